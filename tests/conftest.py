@@ -1,0 +1,44 @@
+"""What every test shares: the options and the two markers.
+
+    pytest                  everything this machine can run
+    pytest --fast           without the tests marked slow
+    pytest --renew-golden   rewrite the stored traces and pictures instead of comparing with them
+"""
+
+import importlib.util
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options named in this file's docstring."""
+    parser.addoption("--fast", action="store_true", help="leave out tests marked slow")
+    parser.addoption("--renew-golden", action="store_true", help="rewrite golden files instead of comparing")
+
+
+@pytest.fixture(scope="session")
+def renew_golden(request: pytest.FixtureRequest) -> bool:
+    """Whether golden files are to be rewritten rather than compared with."""
+    return bool(request.config.getoption("--renew-golden"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip, each with its reason, the tests that this run or this machine cannot do."""
+    reasons = {}
+    if config.getoption("--fast"):
+        reasons["slow"] = "slow, and --fast was given"
+    if any(item.get_closest_marker("gpu") for item in items) and not _has_cuda():
+        reasons["gpu"] = "needs a CUDA device and this machine has none"
+    for item in items:
+        for marker, reason in reasons.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _has_cuda() -> bool:
+    """Tell whether PyTorch is installed and sees a CUDA device."""
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
