@@ -1,8 +1,7 @@
-"""What every test shares: the options and the two markers.
+"""What every test shares: the two markers, and what to ask of a run.
 
-    pytest                  everything this machine can run
-    pytest --fast           without the tests marked slow
-    pytest --renew-golden   rewrite the stored traces and pictures instead of comparing with them
+``pytest`` runs everything this machine can, ``--fast`` leaves out the tests marked slow, and ``--renew-golden``
+rewrites the stored traces and pictures instead of comparing with them.
 """
 
 import importlib.util
