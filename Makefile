@@ -1,0 +1,90 @@
+# Everything one does with Copyist. Needs Python 3.11 or later and make; the rest is installed into .venv/.
+#
+#   make serve PORT=8000 HOST=127.0.0.1      the service, from the default install (no PyTorch)
+#   make test                                everything a change must pass
+#   make train PRESET=... DATA=... OUT=...   see `.venv/dev/bin/python -m model train --help`
+
+PYTHON  ?= $(shell command -v python3.11 || command -v python3)
+HOST    ?= 127.0.0.1
+PORT    ?= 8000
+WORKERS ?= 2
+PYTEST_ARGS ?=
+
+SERVE := .venv/serve
+DEV   := .venv/dev
+PIP   := -m pip install --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+.PHONY: help
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+# An environment is made anew from scratch, and only when what it is made from has changed: a second start asks pip nothing.
+$(SERVE)/.installed: pyproject.toml
+	@echo "installing the service into $(SERVE)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Copyist needs Python 3.11 or later; set PYTHON=")'
+	@rm -rf $(SERVE) && $(PYTHON) -m venv $(SERVE)
+	@$(SERVE)/bin/python $(PIP) --editable .
+	@touch $@
+
+$(DEV)/.installed: pyproject.toml
+	@echo "installing the training stack and the tools into $(DEV)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Copyist needs Python 3.11 or later; set PYTHON=")'
+	@rm -rf $(DEV) && $(PYTHON) -m venv $(DEV)
+	@$(DEV)/bin/python $(PIP) --editable '.[train,dev]'
+	@touch $@
+
+.PHONY: serve
+serve: $(SERVE)/.installed ## run the service (HOST=, PORT=)
+	@COPYIST_HOST=$(HOST) COPYIST_PORT=$(PORT) exec $(SERVE)/bin/python -m service
+
+.PHONY: test
+test: $(SERVE)/.installed check browser ## lint, types, arrows and every test this machine can run
+	COPYIST_SERVE_PYTHON=$(CURDIR)/$(SERVE)/bin/python OMP_NUM_THREADS=1 \
+	    $(DEV)/bin/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+.PHONY: check
+check: $(DEV)/.installed ## lint, types and arrows, without the tests
+	$(DEV)/bin/ruff check .
+	$(DEV)/bin/ruff format --check .
+	$(DEV)/bin/mypy
+	$(DEV)/bin/lint-imports
+
+.PHONY: browser
+browser: # the page is tested in a real browser where one can be had; elsewhere those tests skip and say so
+	@command -v chromium >/dev/null || \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing chromium for the tests of the page"; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	        apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null || \
+	        echo "chromium could not be installed: the tests of the page will skip"; \
+	else echo "no chromium here: the tests of the page will skip"; fi
+
+.PHONY: train
+train: $(DEV)/.installed ## train a model (PRESET=, DATA=, OUT=, ARGS=)
+	$(DEV)/bin/python -m model train $(PRESET) --data $(DATA) --out $(OUT) $(ARGS)
+
+.PHONY: export
+export: $(DEV)/.installed ## turn a checkpoint into a bundle (CKPT=, BUNDLE=)
+	$(DEV)/bin/python -m export $(CKPT) $(BUNDLE) $(ARGS)
+
+.PHONY: bench
+bench: bench-train ## measure everything there is to measure
+
+.PHONY: bench-train
+bench-train: $(DEV)/.installed ## training speed against eager autograd and torch.nn.LSTM
+	OMP_NUM_THREADS=1 $(DEV)/bin/python -m model bench $(ARGS)
+
+.PHONY: docker
+docker: ## build the serving image with the engine that DOCKER and DOCKER_HOST name
+	$(or $(DOCKER),docker) build --network host -f docker/serve.Dockerfile -t copyist:0.1.0 .
+
+.PHONY: docker-test
+docker-test: $(DEV)/.installed ## build the image, run it locked down, stream through it, stop it
+	$(DEV)/bin/python -m pytest tests/test_docker.py -v
+
+.PHONY: clean
+clean: ## remove environments, caches and build output; never runs or bundles
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
