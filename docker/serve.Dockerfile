@@ -36,6 +36,7 @@ COPY --from=build /opt/venv /opt/venv
 # Inside a container the service must listen on every address; outside, publishing the port decides who reaches it.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONSAFEPATH=1 \
     PYTHONUNBUFFERED=1 \
     COPYIST_HOST=0.0.0.0 \
     COPYIST_PORT=8000

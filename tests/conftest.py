@@ -8,6 +8,13 @@ import importlib.util
 
 import pytest
 
+if importlib.util.find_spec("hypothesis"):
+    from hypothesis import HealthCheck, settings
+
+    # A busy machine is slow, not wrong: nothing here is timed.
+    settings.register_profile("copyist", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("copyist")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options named in this file's docstring."""
