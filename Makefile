@@ -43,14 +43,16 @@ serve: $(SERVE)/.installed ## run the service (HOST=, PORT=)
 .PHONY: test
 test: $(SERVE)/.installed check browser ## lint, types, arrows and every test this machine can run
 	COPYIST_SERVE_PYTHON=$(CURDIR)/$(SERVE)/bin/python OMP_NUM_THREADS=1 \
-	    $(DEV)/bin/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+	    $(DEV)/bin/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 .PHONY: check
-check: $(DEV)/.installed ## lint, types and arrows, without the tests
+check: $(DEV)/.installed ## lint, types, arrows and container files, without the tests
 	$(DEV)/bin/ruff check .
 	$(DEV)/bin/ruff format --check .
 	$(DEV)/bin/mypy
 	$(DEV)/bin/lint-imports
+	$(DEV)/bin/hadolint docker/serve.Dockerfile
+	$(DEV)/bin/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
 
 .PHONY: browser
 browser: # the page is tested in a real browser where one can be had; elsewhere those tests skip and say so
