@@ -1,0 +1,317 @@
+"""The manifest of a bundle: what `bundle.json` may say, checked field by field before anything else is believed.
+
+NumPy, PyTorch and ONNX are not needed here: the service reads manifests with the standard library alone. Whatever is
+wrong is told in one sentence that names the field, the value's place in the file and what was expected.
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+FORMAT = "copyist-bundle/1"
+KINDS = ("text", "ink")
+CELLS = ("hmlstm", "lstm")
+SUFFIXES = (".onnx", ".pt", ".json", ".txt")
+MAX_LAYERS = 16
+MAX_WIDTH = 65_536
+MAX_MIXTURES = 1_000
+
+_BUNDLE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_TENSOR_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_KEY = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+_TOP_KEYS = ("format", "name", "kind", "description", "codec", "model", "graph", "data", "training", "metrics")
+
+
+class BundleError(Exception):
+    """A folder is not a bundle that may be used; the message is one sentence with the reason."""
+
+
+def parse(raw: bytes) -> dict[str, Any]:
+    """Return the checked manifest held in the bytes of `bundle.json`.
+
+    Raises:
+        BundleError: not JSON, a field missing, unknown, of the wrong type or out of range, or the fingerprint is wrong.
+    """
+    manifest = _json_object(raw)
+    check(manifest)
+    if manifest["fingerprint"] != fingerprint(manifest):
+        raise BundleError("bundle.json: the fingerprint does not match the content: the manifest was changed by hand")
+    return manifest
+
+
+def fingerprint(manifest: Mapping[str, Any]) -> str:
+    """Return the sha256 (hex) of the canonical JSON of everything in a manifest but the fingerprint itself.
+
+    The file hashes are part of the manifest, so one fingerprint stands for every byte of the bundle. It guards against
+    accidents and against files of different bundles being mixed; it is not a signature.
+    """
+    rest = {key: value for key, value in manifest.items() if key != "fingerprint"}
+    canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode("ascii")).hexdigest()
+
+
+def pretty(manifest: Mapping[str, Any]) -> bytes:
+    """Return the manifest as it stands in the file: indented for people, sorted so that differences show."""
+    return (json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
+
+
+def check(manifest: Mapping[str, Any]) -> None:
+    """Raise BundleError unless every field of a manifest is there, well typed, in range and agrees with the others."""
+    found = manifest.get("format")
+    if found != FORMAT:
+        raise BundleError(f"bundle.json: format is {found!r}, but this version of Copyist reads {FORMAT!r}")
+    _record(manifest, "bundle.json", required=(*_TOP_KEYS, "files", "fingerprint"))
+    _matching(manifest["name"], "name", _BUNDLE_NAME)
+    kind = _one_of(manifest["kind"], "kind", KINDS)
+    _text(manifest["description"], "description", longest=2_000)
+    _check_model(manifest["model"], kind)
+    _check_codec(manifest["codec"], kind, manifest["model"]["vocabulary"])
+    _check_graph(manifest["graph"], manifest["model"])
+    _check_data(manifest["data"])
+    _check_facts(_record(manifest["training"], "training", required=(), optional=None), "training")
+    _check_metrics(manifest["metrics"])
+    _check_files(manifest["files"], manifest["graph"]["file"])
+    _matching(manifest["fingerprint"], "fingerprint", _SHA256)
+
+
+def _json_object(raw: bytes) -> dict[str, Any]:
+    """Parse JSON without the liberties Python takes: no NaN, no repeated keys, no lone surrogates."""
+
+    def no_constant(name: str) -> None:
+        raise ValueError(f"{name} is not a JSON number")
+
+    def no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        record = dict(pairs)
+        if len(record) != len(pairs):
+            raise ValueError("a key is given twice")
+        return record
+
+    def finite(digits: str) -> float:
+        value = float(digits)
+        if not math.isfinite(value):
+            raise ValueError(f"{digits} is out of range")
+        return value
+
+    try:
+        value = json.loads(
+            raw.decode("utf-8"), parse_constant=no_constant, object_pairs_hook=no_repeats, parse_float=finite
+        )
+    except RecursionError:
+        raise BundleError("bundle.json is nested too deeply to be a manifest") from None
+    except ValueError as error:
+        raise BundleError(f"bundle.json is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise BundleError("bundle.json must hold one JSON object")
+    return value
+
+
+def _check_model(model: Any, kind: str) -> None:
+    """Check the network's sizes; further switches of the configuration are facts and may be any plain value."""
+    where = "model"
+    needed = ("kind", "cell", "vocabulary", "embedding", "hidden", "output", "mixtures", "parameters")
+    _record(model, where, required=needed, optional=None)
+    if _one_of(model["kind"], f"{where}.kind", KINDS) != kind:
+        raise BundleError(f"bundle.json: model.kind is {model['kind']!r} but kind is {kind!r}")
+    _one_of(model["cell"], f"{where}.cell", CELLS)
+    _integer(model["vocabulary"], f"{where}.vocabulary", 2 if kind == "text" else 0, MAX_WIDTH if kind == "text" else 0)
+    _integer(model["embedding"], f"{where}.embedding", 1, MAX_WIDTH)
+    _integer(model["output"], f"{where}.output", 1, MAX_WIDTH)
+    _integer(model["mixtures"], f"{where}.mixtures", 1, MAX_MIXTURES)
+    _integer(model["parameters"], f"{where}.parameters", 1, 10**12)
+    for index, width in enumerate(_list(model["hidden"], f"{where}.hidden", 1, MAX_LAYERS)):
+        _integer(width, f"{where}.hidden[{index}]", 1, MAX_WIDTH)
+    _check_facts({key: value for key, value in model.items() if key not in needed}, where)
+
+
+def _check_codec(codec: Any, kind: str, vocabulary: int) -> None:
+    """Check the codec's form; that it is also a meaningful codec is for model.codec to say."""
+    if kind == "ink":
+        _record(codec, "codec", required=("kind", "mean", "std"))
+        for key in ("mean", "std"):
+            for index, value in enumerate(_list(codec[key], f"codec.{key}", 2, 2)):
+                _number(value, f"codec.{key}[{index}]")
+        if min(codec["std"]) <= 0:
+            raise BundleError("bundle.json: codec.std must be positive")
+    else:
+        _record(codec, "codec", required=("kind", "symbols", "unknown"))
+        symbols = _list(codec["symbols"], "codec.symbols", 0, MAX_WIDTH)
+        for index, symbol in enumerate(symbols):
+            _text(symbol, f"codec.symbols[{index}]", longest=1, shortest=1)
+        policy = _one_of(codec["unknown"], "codec.unknown", ("replace", "bytes", "error"))
+        size = len(symbols) + (256 if policy == "bytes" else 0)
+        if size != vocabulary:
+            raise BundleError(f"bundle.json: the codec has {size} symbols but model.vocabulary is {vocabulary}")
+    if codec["kind"] != kind:
+        raise BundleError(f"bundle.json: codec.kind is {codec['kind']!r} but kind is {kind!r}")
+
+
+def _check_graph(graph: Any, model: Mapping[str, Any]) -> None:
+    """Check names, types and shapes of the step graph against the network's sizes."""
+    _record(graph, "graph", required=("file", "input", "output", "state"))
+    if not _matching(graph["file"], "graph.file", _FILE_NAME).endswith(".onnx"):
+        raise BundleError(f"bundle.json: graph.file is {graph['file']!r} but must end in .onnx")
+    is_text = model["kind"] == "text"
+    width = model["vocabulary"] if is_text else 6 * model["mixtures"] + 1
+    _check_tensor(
+        graph["input"],
+        "graph.input",
+        {"name": "token", "dtype": "int64", "shape": ["batch"]}
+        if is_text
+        else {"name": "offset", "dtype": "float32", "shape": ["batch", 3]},
+    )
+    _check_tensor(
+        graph["output"],
+        "graph.output",
+        {"name": "logits" if is_text else "mixture", "dtype": "float32", "shape": ["batch", width]},
+    )
+    _check_states(_list(graph["state"], "graph.state", 1, 8 * MAX_LAYERS), model["hidden"])
+
+
+def _check_states(states: list[Any], hidden: list[int]) -> None:
+    """Check that h, c of every layer and z of all but the top are there; further carried tensors are allowed."""
+    widths: dict[str, tuple[int, ...]] = {}
+    names = ["token", "offset", "logits", "mixture"]
+    for index, state in enumerate(states):
+        where = f"graph.state[{index}]"
+        _record(state, where, required=("name", "next", "dtype", "shape"))
+        names += [_matching(state[key], f"{where}.{key}", _TENSOR_NAME) for key in ("name", "next")]
+        _one_of(state["dtype"], f"{where}.dtype", ("float32",))
+        shape = _list(state["shape"], f"{where}.shape", 1, 2)
+        _one_of(shape[0], f"{where}.shape[0]", ("batch",))
+        widths[state["name"]] = tuple(_integer(n, f"{where}.shape[1]", 1, MAX_WIDTH) for n in shape[1:])
+    if len(set(names)) != len(names):
+        raise BundleError("bundle.json: graph.state uses one tensor name twice")
+    needed: dict[str, tuple[int, ...]] = {}
+    for layer, units in enumerate(hidden, start=1):
+        needed |= {f"h{layer}": (units,), f"c{layer}": (units,)}
+        if layer < len(hidden):
+            needed[f"z{layer}"] = ()
+    for name, expected in needed.items():
+        if name not in widths:
+            raise BundleError(f"bundle.json: graph.state lacks {name!r}, which a {len(hidden)}-layer network carries")
+        if widths[name] != expected:
+            raise BundleError(f"bundle.json: graph.state {name!r} must have shape {['batch', *expected]}")
+
+
+def _check_tensor(tensor: Any, where: str, expected: Mapping[str, Any]) -> None:
+    """Check one tensor description against the only one the kind and the sizes allow."""
+    _record(tensor, where, required=("name", "dtype", "shape"))
+    for key, value in expected.items():
+        if tensor[key] != value or type(tensor[key]) is not type(value):
+            raise BundleError(f"bundle.json: {where}.{key} is {tensor[key]!r} but must be {value!r}")
+
+
+def _check_data(data: Any) -> None:
+    """Check the three lines every user of the weights must be able to read."""
+    _record(data, "data", required=("name", "licence", "use"), optional=None)
+    for key in ("name", "licence", "use"):
+        _text(data[key], f"data.{key}", longest=500, shortest=1)
+    _check_facts(data, "data")
+
+
+def _check_metrics(metrics: Any) -> None:
+    """Check that every figure is a finite number, a list of them or a short remark."""
+    _record(metrics, "metrics", required=(), optional=None)
+    for key, value in metrics.items():
+        where = f"metrics.{_matching(key, 'metrics', _KEY)}"
+        if isinstance(value, list):
+            for index, figure in enumerate(_list(value, where, 0, 1_000)):
+                _number(figure, f"{where}[{index}]")
+        elif isinstance(value, str):
+            _text(value, where, longest=500)
+        else:
+            _number(value, where)
+
+
+def _check_files(files: Any, graph_file: str) -> None:
+    """Check names and digests; names are bare, so that no path can lead out of the folder."""
+    _record(files, "files", required=(graph_file, "parity.json"), optional=None)
+    for name, digest in files.items():
+        _matching(name, "files", _FILE_NAME)
+        if name == "bundle.json":
+            raise BundleError("bundle.json: files lists bundle.json itself, whose hash it cannot hold")
+        if not name.endswith(SUFFIXES):
+            raise BundleError(f"bundle.json: files lists {name!r}, but a bundle holds only {', '.join(SUFFIXES)}")
+        _matching(digest, f"files.{name}", _SHA256)
+
+
+def _check_facts(value: Any, where: str, depth: int = 0) -> None:
+    """Check free facts: plain JSON with sane keys and no more than six levels, so that showing them is harmless."""
+    if depth > 6:
+        raise BundleError(f"bundle.json: {where} is nested too deeply")
+    if isinstance(value, Mapping):
+        for key, entry in _record(value, where, required=(), optional=None).items():
+            _check_facts(entry, f"{where}.{_matching(key, where, _KEY)}", depth + 1)
+    elif isinstance(value, list):
+        for index, entry in enumerate(_list(value, where, 0, 10_000)):
+            _check_facts(entry, f"{where}[{index}]", depth + 1)
+    elif isinstance(value, str):
+        _text(value, where, longest=10_000)
+    elif value is not None and not isinstance(value, bool):
+        _number(value, where)
+
+
+def _record(
+    value: Any, where: str, required: Collection[str], optional: Collection[str] | None = ()
+) -> Mapping[str, Any]:
+    """Return an object that has every required key and, unless `optional` is None, no unknown one."""
+    if not isinstance(value, Mapping):
+        raise BundleError(f"bundle.json: {where} must be an object, not {_shown(value)}")
+    for key in required:
+        if key not in value:
+            raise BundleError(f"bundle.json: {where} lacks the field {key!r}")
+    for key in value:
+        if optional is not None and key not in required and key not in optional:
+            raise BundleError(f"bundle.json: {where} has the unknown field {_shown(key)}")
+    return value
+
+
+def _list(value: Any, where: str, shortest: int, longest: int) -> list[Any]:
+    if not isinstance(value, list) or not shortest <= len(value) <= longest:
+        raise BundleError(f"bundle.json: {where} must be a list of {shortest} to {longest}, not {_shown(value)}")
+    return value
+
+
+def _text(value: Any, where: str, longest: int, shortest: int = 0) -> str:
+    if not isinstance(value, str) or not shortest <= len(value) <= longest or not _is_unicode(value):
+        raise BundleError(f"bundle.json: {where} must be text of length {shortest} to {longest}, not {_shown(value)}")
+    return value
+
+
+def _is_unicode(value: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def _matching(value: Any, where: str, pattern: re.Pattern[str]) -> str:
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        raise BundleError(f"bundle.json: {where} has {_shown(value)}, which does not match {pattern.pattern}")
+    return value
+
+
+def _one_of(value: Any, where: str, choices: Collection[str]) -> str:
+    if not isinstance(value, str) or value not in choices:
+        raise BundleError(f"bundle.json: {where} is {_shown(value)} but must be one of {', '.join(choices)}")
+    return value
+
+
+def _integer(value: Any, where: str, low: int, high: int) -> int:
+    if type(value) is not int or not low <= value <= high:
+        raise BundleError(f"bundle.json: {where} must be an integer from {low} to {high}, not {_shown(value)}")
+    return value
+
+
+def _number(value: Any, where: str) -> None:
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise BundleError(f"bundle.json: {where} must be a finite number, not {_shown(value)}")
+
+
+def _shown(value: object) -> str:
+    """Return a value for a message, shortened so that a hostile manifest cannot fill a log."""
+    shown = repr(value)
+    return shown if len(shown) <= 80 else shown[:77] + "..."
