@@ -12,7 +12,7 @@ PYTEST_ARGS ?=
 
 SERVE := .venv/serve
 DEV   := .venv/dev
-PIP   := -m pip install --disable-pip-version-check --quiet
+PIP   := -m pip install --disable-pip-version-check --quiet --quiet
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -23,14 +23,14 @@ help: ## what can be made
 
 # An environment is made anew from scratch, and only when what it is made from has changed: a second start asks pip nothing.
 $(SERVE)/.installed: pyproject.toml
-	@echo "installing the service into $(SERVE)"
+	@echo "installing the service into $(SERVE) (about 220 MB)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Copyist needs Python 3.11 or later; set PYTHON=")'
 	@rm -rf $(SERVE) && $(PYTHON) -m venv $(SERVE)
 	@$(SERVE)/bin/python $(PIP) --editable .
 	@touch $@
 
 $(DEV)/.installed: pyproject.toml
-	@echo "installing the training stack and the tools into $(DEV)"
+	@echo "installing the training stack and the tools into $(DEV) (about 1.7 GB)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Copyist needs Python 3.11 or later; set PYTHON=")'
 	@rm -rf $(DEV) && $(PYTHON) -m venv $(DEV)
 	@$(DEV)/bin/python $(PIP) --editable '.[train,dev]'
