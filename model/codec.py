@@ -1,0 +1,357 @@
+"""World to numbers and back: characters as ids, pen offsets as standardised floats.
+
+NumPy only. Training, export and serving use these very classes, so a symbol or an offset means the same everywhere.
+Both codecs are values: frozen, compared by content, and written as JSON into checkpoints and bundles.
+"""
+
+import codecs
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, Self, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Unknown = Literal["replace", "bytes", "error"]
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+NUM_BYTES = 256
+_NUM_CODE_POINTS = 0x110000
+
+
+class UnknownSymbolError(ValueError):
+    """A character has no symbol and the codec's policy is "error".
+
+    Attributes:
+        character: the first character without a symbol.
+        position: its index in the text, from 0.
+    """
+
+    def __init__(self, character: str, position: int) -> None:
+        super().__init__(f"character {character!r} (U+{ord(character):04X}) at position {position} has no symbol")
+        self.character = character
+        self.position = position
+
+
+@dataclass(frozen=True)
+class TextCodec:
+    """Characters to ids in 0 .. size-1 and back.
+
+    Ids below len(symbols) are the symbols in their order. What happens to any other character is `unknown`:
+
+    - "replace": it becomes U+FFFD, which is one of the symbols.
+    - "bytes": it becomes its UTF-8 bytes, whose 256 ids follow the symbols. Without symbols, this is a byte codec.
+    - "error": `encode` raises UnknownSymbolError.
+
+    A lone surrogate is no character and has no UTF-8 form; it is treated as U+FFFD, except under "error".
+
+    Args:
+        symbols: single characters, all different, none of them a surrogate.
+        unknown: the policy above.
+
+    Raises:
+        ValueError: a symbol or the policy breaks the rules above.
+    """
+
+    symbols: tuple[str, ...]
+    unknown: Unknown = "replace"
+
+    def __post_init__(self) -> None:
+        if self.unknown not in get_args(Unknown):
+            raise ValueError(f"unknown must be one of {', '.join(get_args(Unknown))}, not {self.unknown!r}")
+        for symbol in self.symbols:
+            if len(symbol) != 1 or _is_surrogate(symbol):
+                raise ValueError(f"a symbol is one character and no surrogate, not {symbol!r}")
+        if len(set(self.symbols)) != len(self.symbols):
+            raise ValueError("each symbol may appear once")
+        if self.unknown == "replace" and REPLACEMENT not in self.symbols:
+            raise ValueError('with unknown="replace" U+FFFD must be one of the symbols')
+        if self.size == 0:
+            raise ValueError("a codec without symbols can encode nothing")
+
+    @property
+    def size(self) -> int:
+        """Number of ids, V."""
+        return len(self.symbols) + (NUM_BYTES if self.unknown == "bytes" else 0)
+
+    @cached_property
+    def separators(self) -> NDArray[np.bool_]:
+        """Which ids are white space, as bool (V,): where a boundary detector may be told to look first."""
+        flags = np.zeros(self.size, np.bool_)
+        flags[: len(self.symbols)] = [symbol.isspace() for symbol in self.symbols]
+        if self.unknown == "bytes":
+            flags[len(self.symbols) :] = [chr(byte).isspace() and byte < 0x80 for byte in range(NUM_BYTES)]
+        return flags
+
+    def encode(self, text: str) -> NDArray[np.int64]:
+        """Return the ids of a text, int64 (n,); n is its length, or more where characters become bytes.
+
+        Raises:
+            UnknownSymbolError: the policy is "error" and a character has no symbol.
+        """
+        points = _code_points(text)
+        ids = self._table[np.minimum(points, len(self._table) - 1)]
+        missing = np.flatnonzero(ids < 0)
+        if not missing.size:
+            return ids
+        if self.unknown == "error":
+            position = int(missing[0])
+            raise UnknownSymbolError(text[position], position)
+        if self.unknown == "replace":
+            ids[missing] = self.symbols.index(REPLACEMENT)
+            return ids
+        return self._with_bytes(ids, missing, points)
+
+    def decode(self, ids: ArrayLike) -> str:
+        """Return the text of ids (n,); bytes that form no character become U+FFFD.
+
+        Raises:
+            ValueError: an id is outside 0 .. size-1.
+        """
+        return b"".join(self._bytes_of(int(i)) for i in np.asarray(ids, np.int64)).decode("utf-8", "replace")
+
+    def decoder(self) -> "TextDecoder":
+        """Return a decoder that takes one id at a time."""
+        return TextDecoder(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the codec as JSON values; `from_json` gives it back."""
+        return {"kind": "text", "symbols": list(self.symbols), "unknown": self.unknown}
+
+    @classmethod
+    def from_json(cls, values: Any) -> Self:
+        """Return the codec that `to_json` described.
+
+        Raises:
+            ValueError: with the reason, when the values describe none.
+        """
+        _check_keys(values, "text", {"symbols", "unknown"})
+        symbols = values["symbols"]
+        if not isinstance(symbols, list) or not all(isinstance(symbol, str) for symbol in symbols):
+            raise ValueError("symbols must be a list of characters")
+        return cls(tuple(symbols), values["unknown"])
+
+    @classmethod
+    def from_text(
+        cls,
+        text: str | Iterable[str],
+        min_count: int = 1,
+        max_size: int | None = None,
+        unknown: Unknown = "replace",
+    ) -> Self:
+        """Return a codec of the characters of a text, most frequent first, ties by code point.
+
+        Args:
+            text: the text, or its pieces, so that a large one need not lie in memory twice.
+            min_count: rarer characters get no symbol.
+            max_size: at most so many symbols, U+FFFD included; None sets no bound.
+            unknown: the policy for everything else. "replace" adds U+FFFD as the last symbol if it has none.
+        """
+        counts = np.zeros(_NUM_CODE_POINTS, np.int64)
+        for piece in [text] if isinstance(text, str) else text:
+            found = np.bincount(_code_points(piece))
+            counts[: len(found)] += found
+        counts[0xD800:0xE000] = 0
+        chosen = np.flatnonzero(counts >= max(min_count, 1))
+        chosen = chosen[np.argsort(-counts[chosen], kind="stable")]
+        symbols = [chr(point) for point in chosen]
+        if unknown != "replace":
+            return cls(tuple(symbols[:max_size]), unknown)
+        if REPLACEMENT not in symbols[:max_size]:
+            symbols = [*symbols[: None if max_size is None else max_size - 1], REPLACEMENT]
+        return cls(tuple(symbols[:max_size]), unknown)
+
+    @cached_property
+    def _table(self) -> NDArray[np.int64]:
+        """Id of each code point up to the largest symbol; -1 for none, and in the last place for all beyond."""
+        points = np.array([ord(symbol) for symbol in self.symbols], np.int64)
+        table = np.full(int(points.max(initial=-1)) + 2, -1, np.int64)
+        table[points] = np.arange(len(points))
+        return table
+
+    @cached_property
+    def _symbol_bytes(self) -> tuple[bytes, ...]:
+        """UTF-8 of each symbol, then each single byte: any sequence of ids is the join of these."""
+        symbols = tuple(symbol.encode() for symbol in self.symbols)
+        return symbols + (tuple(bytes([byte]) for byte in range(NUM_BYTES)) if self.unknown == "bytes" else ())
+
+    def _bytes_of(self, token_id: int) -> bytes:
+        """UTF-8 of one id, or ValueError."""
+        if not 0 <= token_id < self.size:
+            raise ValueError(f"id {token_id} is outside 0 .. {self.size - 1}")
+        return self._symbol_bytes[token_id]
+
+    def _with_bytes(
+        self, ids: NDArray[np.int64], missing: NDArray[np.intp], points: NDArray[np.uint32]
+    ) -> NDArray[np.int64]:
+        """Replace each missing id by the ids of its character's UTF-8 bytes."""
+        lengths = np.ones(len(ids), np.int64)
+        encoded = [_utf8(int(point)) for point in points[missing]]
+        lengths[missing] = [len(piece) for piece in encoded]
+        starts = np.cumsum(lengths) - lengths
+        longer = np.repeat(ids, lengths)
+        places = np.repeat(starts[missing], lengths[missing]) + _ranges(lengths[missing])
+        longer[places] = np.frombuffer(b"".join(encoded), np.uint8).astype(np.int64) + len(self.symbols)
+        return longer
+
+
+class TextDecoder:
+    """Turns ids into text as they come; what it gives in all equals `TextCodec.decode` of all ids."""
+
+    def __init__(self, codec: TextCodec) -> None:
+        self._codec = codec
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token_id: int) -> str:
+        """Return the text that one more id completes; "" while a character of several bytes is unfinished.
+
+        Raises:
+            ValueError: the id is outside 0 .. size-1.
+        """
+        return self._utf8.decode(self._codec._bytes_of(int(token_id)))  # noqa: SLF001 - two halves of one idea
+
+    def flush(self) -> str:
+        """Return U+FFFD for an unfinished character, else "", and start afresh."""
+        rest = self._utf8.decode(b"", final=True)
+        self._utf8.reset()
+        return rest
+
+
+@dataclass(frozen=True)
+class InkCodec:
+    """Pen offsets in raw units to standardised units and back; nothing is clipped.
+
+    Args:
+        mean: of dx and of dy, in raw units.
+        std: of dx and of dy, in raw units, both greater than 0.
+
+    Raises:
+        ValueError: a figure is not finite, or a std is not greater than 0.
+    """
+
+    mean: tuple[float, float]
+    std: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        for name, pair in (("mean", self.mean), ("std", self.std)):
+            if not all(_is_finite(value) for value in pair):
+                raise ValueError(f"{name} must be two finite numbers, not {pair!r}")
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be greater than 0 on both axes, not {self.std!r}")
+
+    @property
+    def log_scale(self) -> float:
+        """ln(std_x * std_y): nats per step in raw units are those in standardised units minus this."""
+        return math.log(self.std[0]) + math.log(self.std[1])
+
+    def encode(self, offsets: ArrayLike) -> NDArray[np.float32]:
+        """Return raw offsets (n, 3) [dx, dy, pen_up] with dx and dy standardised, as float32 (n, 3)."""
+        raw = _as_offsets(offsets)
+        scaled = np.empty(raw.shape, np.float32)
+        scaled[:, :2] = (raw[:, :2] - self.mean) / self.std
+        scaled[:, 2] = raw[:, 2] != 0
+        return scaled
+
+    def decode(self, offsets: ArrayLike) -> NDArray[np.float32]:
+        """Return standardised offsets (n, 3) with dx and dy in raw units, as float32 (n, 3)."""
+        scaled = _as_offsets(offsets)
+        raw = np.empty(scaled.shape, np.float32)
+        raw[:, :2] = scaled[:, :2] * self.std + self.mean
+        raw[:, 2] = scaled[:, 2] != 0
+        return raw
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the codec as JSON values; `from_json` gives it back."""
+        return {"kind": "ink", "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_json(cls, values: Any) -> Self:
+        """Return the codec that `to_json` described.
+
+        Raises:
+            ValueError: with the reason, when the values describe none.
+        """
+        _check_keys(values, "ink", {"mean", "std"})
+        return cls(_pair("mean", values["mean"]), _pair("std", values["std"]))
+
+    @classmethod
+    def from_offsets(cls, offsets: ArrayLike | Sequence[NDArray[Any]]) -> Self:
+        """Return the codec that gives these offsets mean 0 and std 1 on each axis.
+
+        Args:
+            offsets: (n, 3) raw offsets, or a list of such arrays that count as one. The caller leaves out the first
+                point of each line, which has no predecessor and so no offset.
+
+        Raises:
+            ValueError: there are none, or dx or dy never varies.
+        """
+        pieces = [_as_offsets(piece) for piece in offsets] if isinstance(offsets, list) else [_as_offsets(offsets)]
+        pairs = np.concatenate([piece[:, :2] for piece in pieces]) if pieces else np.empty((0, 2))
+        if not len(pairs):
+            raise ValueError("there are no offsets to measure")
+        mean, std = pairs.mean(0), pairs.std(0)
+        return cls((float(mean[0]), float(mean[1])), (float(std[0]), float(std[1])))
+
+
+def codec_from_json(values: Any) -> TextCodec | InkCodec:
+    """Return the codec that a checkpoint or a bundle describes.
+
+    Raises:
+        ValueError: with the reason, when the values describe none.
+    """
+    kind = values.get("kind") if isinstance(values, dict) else None
+    if kind == "text":
+        return TextCodec.from_json(values)
+    if kind == "ink":
+        return InkCodec.from_json(values)
+    raise ValueError(f'a codec is of kind "text" or "ink", not {kind!r}')
+
+
+def _is_surrogate(character: str) -> bool:
+    return "\ud800" <= character <= "\udfff"
+
+
+def _is_finite(value: object) -> bool:
+    """Whether a value is a number and not NaN or infinite; True and False are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _code_points(text: str) -> NDArray[np.uint32]:
+    """Code points of a text, surrogates included."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.dtype("<u4"))
+
+
+def _utf8(point: int) -> bytes:
+    """UTF-8 of a code point; a surrogate has none and gives that of U+FFFD."""
+    character = chr(point)
+    return (REPLACEMENT if _is_surrogate(character) else character).encode()
+
+
+def _ranges(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return 0 .. length-1 for each length, one after the other."""
+    return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+
+
+def _as_offsets(offsets: ArrayLike) -> NDArray[np.float64]:
+    """Offsets as float64 (n, 3), or ValueError."""
+    array = np.asarray(offsets, np.float64)
+    if array.ndim != 2 or array.shape[1] != 3:  # dx, dy, pen_up
+        raise ValueError(f"offsets must have shape (n, 3), not {array.shape}")
+    return array
+
+
+def _check_keys(values: Any, kind: str, keys: set[str]) -> None:
+    """Raise ValueError unless the values are an object of this kind with exactly these keys."""
+    if not isinstance(values, dict) or values.get("kind") != kind:
+        raise ValueError(f'expected a codec of kind "{kind}"')
+    if set(values) != keys | {"kind"}:
+        raise ValueError(f"a codec of kind {kind} has the keys {sorted(keys | {'kind'})}, not {sorted(values)}")
+
+
+def _pair(name: str, values: Any) -> tuple[float, float]:
+    """Two numbers from JSON, or ValueError."""
+    if not isinstance(values, list) or len(values) != 2 or not all(_is_finite(v) for v in values):
+        raise ValueError(f"{name} must be a list of two finite numbers, not {values!r}")
+    return float(values[0]), float(values[1])

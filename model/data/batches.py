@@ -1,0 +1,253 @@
+"""Streams cut into windows: what a training step sees, and where the next one goes on.
+
+State is carried from window to window, so row b of one window continues row b of the one before, unless it is said to
+start afresh. A stream's place is a few integers; saved and loaded, it goes on with the very same windows.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.data.errors import DataError
+
+Ids = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+
+class TextStreams:
+    """B parallel streams over one text, cut into windows of T steps, without end.
+
+    A pass uses the longest run of characters that divides into B streams of whole windows. The few left over (fewer
+    than B * T) are at the end of the text in even passes and at its start in odd ones, so two passes see every
+    character. All streams end together.
+
+    Args:
+        ids: (n,) ids of the text.
+        batch: number of streams, B.
+        window: steps of a window, T.
+        start: number of windows already drawn.
+
+    Attributes:
+        windows_per_pass: windows until the streams wrap.
+        wrapped: whether the window given last was the first of a pass, so that no state may be carried into it.
+
+    Raises:
+        DataError: the text is shorter than one window of all streams.
+    """
+
+    def __init__(self, ids: NDArray[Any], batch: int, window: int, start: int = 0) -> None:
+        self._ids = ids
+        self._batch = batch
+        self._window = window
+        self.windows_per_pass = (len(ids) - 1) // (batch * window)
+        if self.windows_per_pass < 1:
+            raise DataError(
+                f"{batch} streams in windows of {window} steps need at least {batch * window + 1} characters, "
+                f"but the split has {len(ids)}: take a smaller batch or window, or a longer text"
+            )
+        self._drawn = start
+        self.wrapped = False
+
+    def next(self) -> tuple[Ids, Ids]:
+        """Return inputs and targets, each int64 (T, B); the target of a character is the one after it."""
+        number, place = divmod(self._drawn, self.windows_per_pass)
+        stream = self.windows_per_pass * self._window
+        left_over = len(self._ids) - 1 - self._batch * stream
+        begin = place * self._window + (left_over if number % 2 else 0)
+        rows = begin + stream * np.arange(self._batch) + np.arange(self._window)[:, None]
+        self._drawn += 1
+        self.wrapped = place == 0
+        return self._ids[rows].astype(np.int64), self._ids[rows + 1].astype(np.int64)
+
+    @property
+    def passes(self) -> float:
+        """Passes done, with the fraction of the present one."""
+        return self._drawn / self.windows_per_pass
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the place as JSON values."""
+        return {"drawn": self._drawn}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken, from a stream over the same text, batch and window."""
+        self._drawn = int(state["drawn"])
+        self.wrapped = self._drawn > 0 and (self._drawn - 1) % self.windows_per_pass == 0
+
+
+class InkWindow(NamedTuple):
+    """T steps of B lanes of ink.
+
+    Attributes:
+        inputs: float32 (T, B, 3), the points [dx, dy, pen_up].
+        targets: float32 (T, B, 3), the point after each.
+        weight: float32 (T, B), 1 where the target is a point of the line, 0 where it is padding.
+        fresh: bool (B,), lanes that begin a line here, so that no state may be carried into them.
+    """
+
+    inputs: Floats
+    targets: Floats
+    weight: Floats
+    fresh: NDArray[np.bool_]
+
+
+class InkStreams:
+    """B lanes, each showing one line after another in windows of T steps, without end.
+
+    A lane whose line is done takes the next of a queue; each pass of the queue is all lines in a new order that only
+    seed and pass decide. A line of n points gives n - 1 scored steps and is padded up to whole windows.
+
+    Args:
+        lines: (n, 3) float32 arrays, each of at least 2 points.
+        batch: number of lanes, B.
+        window: steps of a window, T.
+        seed: of the orders.
+
+    Raises:
+        DataError: there is no line, or one of fewer than 2 points.
+    """
+
+    def __init__(self, lines: Sequence[Floats], batch: int, window: int, seed: int) -> None:
+        _check_lines(lines)
+        self._lines = lines
+        self._window = window
+        self._seed = seed
+        self._taken = 0  # lines taken from the queue
+        self._scored = 0  # steps with weight 1 that were given
+        self._steps_per_pass = sum(len(line) - 1 for line in lines)
+        self._order = (-1, np.empty(0, np.int64))
+        self._lane_line = [-1] * batch
+        self._lane_step = [0] * batch
+
+    @property
+    def passes(self) -> float:
+        """Passes done, as a fraction, counted in scored steps."""
+        return self._scored / self._steps_per_pass
+
+    def next(self) -> InkWindow:
+        """Return the next window of all lanes."""
+        shape = (self._window, len(self._lane_line))
+        filled = InkWindow(
+            np.zeros((*shape, 3), np.float32),
+            np.zeros((*shape, 3), np.float32),
+            np.zeros(shape, np.float32),
+            np.zeros(shape[1], np.bool_),
+        )
+        for lane in range(shape[1]):
+            self._fill(filled, lane)
+        return filled
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the place as JSON values."""
+        return {
+            "seed": self._seed,
+            "taken": self._taken,
+            "scored": self._scored,
+            "lane_line": list(self._lane_line),
+            "lane_step": list(self._lane_step),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken, from streams over the same lines, batch and window."""
+        if len(state["lane_line"]) != len(self._lane_line):
+            raise ValueError(f"the place is one of {len(state['lane_line'])} lanes, not {len(self._lane_line)}")
+        self._seed = int(state["seed"])
+        self._taken = int(state["taken"])
+        self._scored = int(state["scored"])
+        self._lane_line = [int(line) for line in state["lane_line"]]
+        self._lane_step = [int(step) for step in state["lane_step"]]
+        self._order = (-1, np.empty(0, np.int64))
+
+    def _fill(self, window: InkWindow, lane: int) -> None:
+        """Write a lane's next steps into a window of zeros."""
+        if self._lane_line[lane] < 0 or self._lane_step[lane] >= len(self._lines[self._lane_line[lane]]) - 1:
+            self._lane_line[lane], self._lane_step[lane] = self._take(), 0
+            window.fresh[lane] = True
+        line, step = self._lines[self._lane_line[lane]], self._lane_step[lane]
+        piece = line[step : step + self._window + 1]
+        steps = len(piece) - 1
+        window.inputs[:steps, lane] = piece[:-1]
+        window.targets[:steps, lane] = piece[1:]
+        window.weight[:steps, lane] = 1
+        self._lane_step[lane] += self._window
+        self._scored += steps
+
+    def _take(self) -> int:
+        """Index of the next line of the queue."""
+        number, place = divmod(self._taken, len(self._lines))
+        if self._order[0] != number:
+            self._order = (number, shuffled(len(self._lines), self._seed, number))
+        self._taken += 1
+        return int(self._order[1][place])
+
+
+def shuffled(count: int, *seed: int) -> NDArray[np.int64]:
+    """Return 0 .. count-1 in an order that only the seed decides, on any machine and in any release of NumPy.
+
+    NumPy promises the raw numbers of a bit generator for ever, but not what its `permutation` makes of them.
+    """
+    keys = np.random.PCG64(np.random.SeedSequence(seed)).random_raw(count)
+    return np.argsort(keys, kind="stable")
+
+
+def evaluation_text(ids: NDArray[Any], batch: int) -> tuple[Ids, Ids, Floats]:
+    """Lay a text out as B contiguous streams that together score every character but the first, once.
+
+    Args:
+        ids: (n,) ids, at least 2.
+        batch: number of streams, B.
+
+    Returns:
+        inputs and targets, int64 (T, B), and weight, float32 (T, B): 1 where the target counts, 0 where it is padding.
+        T is (n - 1) / B, rounded up; stream b begins at character b * T.
+
+    Raises:
+        DataError: the text has fewer than 2 characters.
+    """
+    if len(ids) < 2:  # one to read, one to score
+        raise DataError(f"a text to evaluate needs at least 2 characters, but this split has {len(ids)}")
+    scored = len(ids) - 1
+    steps = -(-scored // batch)
+    places = np.arange(batch) * steps + np.arange(steps)[:, None]
+    real = places < scored
+    places = np.minimum(places, scored - 1)
+    inputs, targets = ids[places].astype(np.int64), ids[places + 1].astype(np.int64)
+    return inputs, targets, real.astype(np.float32)
+
+
+def evaluation_lines(lines: Sequence[Floats], batch: int) -> Iterator[tuple[Floats, Floats, Floats]]:
+    """Give every line whole and once, at most B at a time, the shortest first so that little is padding.
+
+    Args:
+        lines: (n, 3) float32 arrays, each of at least 2 points.
+        batch: number of lines of a batch, B; the last batch may have fewer.
+
+    Yields:
+        inputs and targets, float32 (T, B, 3), and weight, float32 (T, B), as in InkWindow. T is the longest line of the
+        batch less one.
+
+    Raises:
+        DataError: there is no line, or one of fewer than 2 points.
+    """
+    _check_lines(lines)
+    order = np.argsort([len(line) for line in lines], kind="stable")
+    for begin in range(0, len(order), batch):
+        yield _side_by_side([lines[i] for i in order[begin : begin + batch]])
+
+
+def _side_by_side(lines: Sequence[Floats]) -> tuple[Floats, Floats, Floats]:
+    """Inputs, targets and weight of whole lines, padded to the longest."""
+    shape = (max(len(line) for line in lines) - 1, len(lines))
+    inputs, targets = np.zeros((*shape, 3), np.float32), np.zeros((*shape, 3), np.float32)
+    weight = np.zeros(shape, np.float32)
+    for row, line in enumerate(lines):
+        steps = len(line) - 1
+        inputs[:steps, row], targets[:steps, row], weight[:steps, row] = line[:-1], line[1:], 1
+    return inputs, targets, weight
+
+
+def _check_lines(lines: Sequence[Floats]) -> None:
+    """Raise DataError unless there are lines and each has a step to score."""
+    if not lines or min(len(line) for line in lines) < 2:  # one to read, one to score
+        raise DataError("streams of ink need at least one line, and every line at least 2 points")

@@ -1,0 +1,8 @@
+"""What goes wrong with data, told in one sentence."""
+
+
+class DataError(Exception):
+    """A file of data is missing, damaged or of another kind.
+
+    The message is one sentence that names the file and says what was expected.
+    """

@@ -1,0 +1,209 @@
+"""Pen trajectories: stroke files and InkML folders to standardised offsets, split for training."""
+
+import hashlib
+import itertools
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.codec import InkCodec
+from model.data.batches import shuffled
+from model.data.errors import DataError
+from model.data.inkml import read_inkml
+from model.data.known import INKS, UNKNOWN_LICENCE, UNKNOWN_USE
+
+Protocol = Literal["paper", "official"]
+Line = NDArray[np.float64]
+
+MIN_POINTS = 300  # the paper drops shorter lines
+MIN_LONG_LINES = 20  # a set with fewer lines of that length keeps all it has
+MIN_LINES = 3  # one for each split
+OFFICIAL = {"train": 0, "valid": 1, "test": 3}  # codes of IAM-OnDB's task; 2 is its second validation set
+
+
+@dataclass(frozen=True)
+class InkCorpus:
+    """Lines of handwriting in three splits.
+
+    Attributes:
+        codec: between raw and standardised offsets, measured on train.
+        train: lines, each float32 (n, 3): standardised dx, dy and pen_up, 1 on the last point of a stroke. The first
+            point of a line has no predecessor: its raw offset is 0, and no statistic and no score counts it.
+        valid: the same.
+        test: the same.
+        facts: JSON values that a checkpoint carries: name, path, sha256, protocol, seed, lines and points, split rule,
+            raw mean and std, log_scale, licence, use.
+    """
+
+    codec: InkCodec
+    train: list[NDArray[np.float32]]
+    valid: list[NDArray[np.float32]]
+    test: list[NDArray[np.float32]]
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Raw lines as they were read, their split codes where there are any, and the checksum of the files."""
+
+    lines: list[Line]
+    split: NDArray[np.int64] | None
+    sha256: str
+
+
+def load_ink(path: Path, codec: InkCodec | None = None, protocol: Protocol = "paper", seed: int = 0) -> InkCorpus:
+    """Read a set of pen strokes.
+
+    Both protocols keep lines of at least 300 points as they were recorded: nothing is smoothed, clipped or removed. A
+    set with fewer than 20 such lines keeps every line of at least 2 points instead, and its facts say so.
+
+    Args:
+        path: an .npz with dx, dy, eos and offsets (and split, for "official"), or a folder of .inkml files, one a line.
+        codec: the codec to use; None measures mean and std of the train split's offsets, each axis by itself.
+        protocol: "paper" shuffles all lines and cuts them 90/5/5, which gives 10,465 / 581 / 582 on IAM-OnDB and lets
+            writers occur on both sides; "official" takes the file's own writer-disjoint split.
+        seed: of the shuffle.
+
+    Raises:
+        DataError: a file is missing, damaged or of another kind, or there are too few lines.
+    """
+    path = Path(path)
+    source = _read(path)
+    least = MIN_POINTS if sum(len(line) >= MIN_POINTS for line in source.lines) >= MIN_LONG_LINES else 2
+    kept = np.flatnonzero([len(line) >= least for line in source.lines])
+    if len(kept) < MIN_LINES:
+        raise DataError(f"{path}: expected at least {MIN_LINES} lines of 2 or more points, found {len(kept)}")
+    parts = _official_split(path, source, kept) if protocol == "official" else _paper_split(kept, seed)
+    if codec is None:
+        codec = _measure(path, [source.lines[i] for i in parts["train"]])
+    train, valid, test = ([codec.encode(source.lines[i]) for i in part] for part in parts.values())
+    facts = _facts(path, source, parts, codec) | {
+        "protocol": protocol,
+        "seed": seed if protocol == "paper" else None,
+        "min_points": least,
+        "split": (
+            "the file's own, without its second validation set"
+            if protocol == "official"
+            else "90/5/5 of the kept lines, shuffled; writers are shared between the splits"
+        ),
+    }
+    return InkCorpus(codec, train, valid, test, facts)
+
+
+def _read(path: Path) -> _Source:
+    """Find out what lies at the path, and read it."""
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder; expected strokes as .npz or a folder of .inkml files")
+    if path.is_dir():
+        return _read_inkml_folder(path)
+    return _read_npz(path)
+
+
+def _read_inkml_folder(path: Path) -> _Source:
+    """Each InkML file of a folder is one line; the order is that of the names."""
+    files = sorted(path.rglob("*.inkml"))
+    if not files:
+        raise DataError(f"{path}: expected .inkml files in the folder, found none")
+    contents = [file.read_bytes() for file in files]
+    lines = [read_inkml(file, content) for file, content in zip(files, contents, strict=True)]
+    return _Source(lines, None, hashlib.sha256(b"".join(contents)).hexdigest())
+
+
+def _read_npz(path: Path) -> _Source:
+    """Strokes in the .npz format, checked before they are cut into lines."""
+    arrays = _load_arrays(path, ("dx", "dy", "eos", "offsets"), ("split",))
+    dx, dy, eos, offsets = (arrays[name] for name in ("dx", "dy", "eos", "offsets"))
+    if not len(dx) == len(dy) == len(eos):
+        raise DataError(f"{path}: expected dx, dy and eos of one length, found {len(dx)}, {len(dy)} and {len(eos)}")
+    if not np.isin(eos, (0, 1)).all():
+        raise DataError(f"{path}: expected 0 or 1 in eos, found other values")
+    if offsets.dtype.kind not in "iu" or not len(offsets) or offsets[0] != 0 or offsets[-1] != len(dx):
+        raise DataError(f"{path}: expected integer offsets from 0 to the number of points, {len(dx)}")
+    if (np.diff(offsets.astype(np.int64)) < 0).any():
+        raise DataError(f"{path}: expected offsets that never fall")
+    split = arrays.get("split")
+    if split is not None and len(split) != len(offsets) - 1:
+        raise DataError(f"{path}: expected one split code for each of {len(offsets) - 1} lines, found {len(split)}")
+    points = np.stack([dx, dy, eos], 1).astype(np.float64)
+    lines = [points[begin:end] for begin, end in itertools.pairwise(offsets.tolist())]
+    return _Source(lines, None if split is None else split.astype(np.int64), _sha256(path))
+
+
+def _load_arrays(path: Path, needed: tuple[str, ...], optional: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+    """Flat arrays of finite numbers from an .npz, or DataError."""
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path}: expected an .npz of strokes, but the file is truncated or of another kind")
+    arrays = {}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            for name in needed + optional:
+                if name in file.files:
+                    arrays[name] = file[name]
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path}: expected plain arrays of numbers, but one cannot be read ({error})") from error
+    missing = [name for name in needed if name not in arrays]
+    if missing:
+        raise DataError(f"{path}: expected the arrays {', '.join(needed)}, but {', '.join(missing)} is missing")
+    for name, array in arrays.items():
+        if array.ndim != 1 or array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+            raise DataError(f"{path}: expected {name} to be a flat array of finite numbers")
+    return arrays
+
+
+def _paper_split(kept: NDArray[np.intp], seed: int) -> dict[str, NDArray[np.intp]]:
+    """Shuffle, then 90 % and 5 % rounded down and the rest; each split has at least one line."""
+    order = kept[shuffled(len(kept), seed)]
+    valid = max(len(kept) * 5 // 100, 1)
+    test = max(len(kept) - len(kept) * 90 // 100 - valid, 1)
+    train = len(kept) - valid - test
+    return {"train": order[:train], "valid": order[train : train + valid], "test": order[train + valid :]}
+
+
+def _official_split(path: Path, source: _Source, kept: NDArray[np.intp]) -> dict[str, NDArray[np.intp]]:
+    """Take the lines of each split as the file names them."""
+    if source.split is None:
+        raise DataError(f'{path}: the "official" protocol needs an .npz with an array named split')
+    parts = {name: kept[source.split[kept] == code] for name, code in OFFICIAL.items()}
+    for name, part in parts.items():
+        if not len(part):
+            raise DataError(f"{path}: expected lines with split code {OFFICIAL[name]} ({name}), found none")
+    return parts
+
+
+def _measure(path: Path, lines: list[Line]) -> InkCodec:
+    """Codec of the train split; each line's first point has no offset to count."""
+    try:
+        return InkCodec.from_offsets([line[1:] for line in lines])
+    except ValueError as error:
+        raise DataError(f"{path}: expected points that move along both axes, but {error}") from error
+
+
+def _facts(path: Path, source: _Source, parts: dict[str, NDArray[np.intp]], codec: InkCodec) -> dict[str, Any]:
+    """What a checkpoint should remember of the ink, but for the protocol."""
+    known = INKS.get(source.sha256)
+    order = np.concatenate(list(parts.values())).astype("<i8")
+    return {
+        "name": known.name if known else path.name,
+        "path": path.resolve().name,
+        "sha256": source.sha256,
+        "lines": {name: len(part) for name, part in parts.items()},
+        "points": {name: sum(len(source.lines[i]) for i in part) for name, part in parts.items()},
+        "lines_read": len(source.lines),
+        "order_sha256": hashlib.sha256(order.tobytes()).hexdigest(),
+        "mean": list(codec.mean),
+        "std": list(codec.std),
+        "log_scale": codec.log_scale,
+        "licence": known.licence if known else UNKNOWN_LICENCE,
+        "use": known.use if known else UNKNOWN_USE,
+    }
+
+
+def _sha256(path: Path) -> str:
+    """Checksum of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
