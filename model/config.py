@@ -1,0 +1,199 @@
+"""What a network is and how it is trained: frozen dataclasses, checked when made, and the named presets."""
+
+import math
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, Self, get_args
+
+Kind = Literal["text", "ink"]
+Cell = Literal["hmlstm", "lstm"]
+CopyBoundary = Literal["nested", "recompute"]
+Detector = Literal["step", "sample", "soft"]
+DetectorPrior = Literal["none", "separator"]
+Precision = Literal["bfloat16", "float32", "float64"]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be: the message names the field and what it must be."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a network and the choices the paper leaves open.
+
+    Attributes:
+        kind: "text" predicts symbols, "ink" predicts pen offsets.
+        cell: "hmlstm" (Eqs. 2-9) or "lstm", the control: the same stack with every layer updated at every step,
+            no top-down input and no detectors.
+        vocabulary: V, the number of symbols; 0 for ink.
+        embedding: E, the width of the embedded input.
+        hidden: H of each layer, from layer 1 up.
+        output: O, the width of the output embedding (Eq. 12).
+        mixtures: M, bivariate Gaussians of the ink head.
+        layer_norm: normalise the pre-activations (docs/adr: statistics over the four gates).
+        copy_boundary: z where the layer below has no boundary: "nested" makes it 0, so that boundaries nest and a COPY
+            needs no work at all; "recompute" reads the detector there too.
+        detector: "step" (threshold), "sample" (Bernoulli) or "soft" (no binarisation).
+        detector_prior: "separator" starts layer 1's detector on separators (spaces, pen-ups): a prior, not a discovery.
+    """
+
+    kind: Kind = "text"
+    cell: Cell = "hmlstm"
+    vocabulary: int = 0
+    embedding: int = 128
+    hidden: tuple[int, ...] = (256, 256, 256)
+    output: int = 256
+    mixtures: int = 20
+    layer_norm: bool = True
+    copy_boundary: CopyBoundary = "nested"
+    detector: Detector = "step"
+    detector_prior: DetectorPrior = "none"
+
+    def __post_init__(self) -> None:
+        _check_choice(self, "kind", Kind)
+        _check_choice(self, "cell", Cell)
+        _check_choice(self, "copy_boundary", CopyBoundary)
+        _check_choice(self, "detector", Detector)
+        _check_choice(self, "detector_prior", DetectorPrior)
+        if len(self.hidden) < 1 or min(self.hidden) < 1:
+            raise ConfigError(f"hidden must hold at least one width of at least 1, not {self.hidden}")
+        for name in ("embedding", "output", "mixtures"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if (self.kind == "text") != (self.vocabulary > 0):
+            raise ConfigError(f"vocabulary must be positive for text and 0 for ink, not {self.vocabulary} for {self.kind}")
+
+    @property
+    def num_layers(self) -> int:
+        """L."""
+        return len(self.hidden)
+
+    @property
+    def num_outputs(self) -> int:
+        """Width of the head: V logits, or 6M + 1 mixture parameters."""
+        return self.vocabulary if self.kind == "text" else 6 * self.mixtures + 1
+
+    def has_detector(self, layer: int) -> bool:
+        """Whether this layer (counted from 0 here) has a boundary detector: all but the top one of an HM-LSTM."""
+        return self.cell == "hmlstm" and layer < self.num_layers - 1
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary that `from_json` reads back."""
+        return asdict(self) | {"hidden": list(self.hidden)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Read a dictionary made by `to_json`; unknown or missing fields raise ConfigError."""
+        known = {f.name for f in fields(cls)}
+        if set(values) != known:
+            raise ConfigError(f"a model configuration has the fields {sorted(known)}, not {sorted(values)}")
+        return cls(**(values | {"hidden": tuple(int(h) for h in values["hidden"])}))
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a network is trained.
+
+    Attributes:
+        batch: B, parallel streams.
+        window: T, steps between updates; the state is carried from window to window.
+        learning_rate, final_learning_rate: start (after the warm-up) and end of the cosine over the budget.
+        warmup: updates of linear warm-up.
+        clip: largest global gradient norm.
+        slope, final_slope: the paper's a, linear over the first `slope_share` of the budget (Eq. 9).
+        precision: operands of the matrix products; master weights, cell state, statistics and detector stay float32
+            (or float64 with "float64").
+        average: decay of the exponential moving average of the weights that is evaluated and kept; 0 switches it off.
+        seed: of the weights, the order of lines and the sampled detector.
+    """
+
+    batch: int = 32
+    window: int = 100
+    learning_rate: float = 2e-3
+    final_learning_rate: float = 2e-5
+    warmup: int = 200
+    clip: float = 1.0
+    slope: float = 1.0
+    final_slope: float = 1.0
+    slope_share: float = 0.6
+    precision: Precision = "bfloat16"
+    average: float = 0.0
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        _check_choice(self, "precision", Precision)
+        for name in ("batch", "window"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.average < 1:
+            raise ConfigError(f"average must be in [0, 1), not {self.average}")
+        for name in ("learning_rate", "clip", "slope", "final_slope", "slope_share"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} must be positive, not {getattr(self, name)}")
+
+    def learning_rate_at(self, update: int, progress: float) -> float:
+        """Learning rate at an update (counted from 0) when `progress` in [0, 1] of the budget is spent: cosine."""
+        progress = min(max(progress, 0.0), 1.0)
+        span = self.learning_rate - self.final_learning_rate
+        cosine = self.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * progress))
+        return cosine * min(1.0, (update + 1) / max(1, self.warmup))
+
+    def slope_at(self, progress: float) -> float:
+        """The slope a when `progress` of the budget is spent."""
+        share = min(max(progress, 0.0) / self.slope_share, 1.0)
+        return self.slope + (self.final_slope - self.slope) * share
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary that `from_json` reads back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Read a dictionary made by `to_json`."""
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named pair of model and training configuration."""
+
+    model: ModelConfig
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def _check_choice(config: object, name: str, choices: Any) -> None:
+    value = getattr(config, name)
+    if value not in get_args(choices):
+        raise ConfigError(f"{name} must be one of {', '.join(get_args(choices))}, not {value!r}")
+
+
+# The vocabulary of a text preset is filled in from the corpus.
+PRESETS: dict[str, Preset] = {
+    "tiny": Preset(
+        ModelConfig(vocabulary=1, embedding=16, hidden=(32, 32, 32), output=32, detector_prior="separator"),
+        TrainConfig(batch=16, window=50, warmup=20),
+    ),
+    "tiny-ink": Preset(
+        ModelConfig(kind="ink", embedding=16, hidden=(32, 32, 32), output=32, mixtures=5, detector_prior="separator"),
+        TrainConfig(batch=8, window=50, warmup=20),
+    ),
+    "prose": Preset(
+        ModelConfig(vocabulary=1, hidden=(256, 256, 256), output=256, detector_prior="separator"),
+        TrainConfig(batch=32, window=100, learning_rate=3e-3, final_slope=2.0, average=0.998),
+    ),
+    "prose-lstm": Preset(
+        ModelConfig(vocabulary=1, cell="lstm", hidden=(300, 300, 300), output=300),
+        TrainConfig(batch=32, window=100, learning_rate=3e-3, average=0.998),
+    ),
+    "ptb": Preset(
+        ModelConfig(vocabulary=1, hidden=(512, 512, 512), output=512, detector_prior="separator"),
+        TrainConfig(batch=64, window=100, final_slope=5.0),
+    ),
+    "ink-free": Preset(
+        ModelConfig(kind="ink", hidden=(256, 256, 256), output=256, detector_prior="separator"),
+        TrainConfig(batch=32, window=150, learning_rate=2e-3, final_slope=2.0, average=0.998),
+    ),
+    "ink-free-lstm": Preset(
+        ModelConfig(kind="ink", cell="lstm", hidden=(300, 300, 300), output=300),
+        TrainConfig(batch=32, window=150, learning_rate=2e-3, average=0.998),
+    ),
+}

@@ -1,0 +1,317 @@
+"""A window of T steps, forward and backward, as one autograd function written by hand.
+
+Per layer and step: one matrix product and one pointwise kernel (model/kernels.py). What does not depend on the previous
+step leaves the loop: the embedded input before it; the output module and all weight gradients (one product per layer,
+over T * B rows) after it. Autograd over the same steps (model/cell.py) is several times slower and judges the gradients.
+
+Each layer's operand X (T + 1, B, K) holds, side by side, what its product reads at every step: own h of the step
+before, z * h above of the step before, z_below * h below. Every h is written once into each operand that will read it.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from model.cell import Layer
+from model.config import ModelConfig
+from model.kernels import Variant, kernels
+from model.state import LayerState, NetworkState
+
+# Leading dimensions that are no multiple of 8 disable the fast bf16 products of GPUs.
+ALIGNMENT = 8
+
+
+@dataclass(frozen=True)
+class WindowOptions:
+    """How a window is computed.
+
+    Attributes:
+        operand: dtype of the matrix products' operands and of the saved activations; c, the LayerNorm statistics and
+            the detector's logit stay in the dtype of the weights.
+        compiled: fuse the pointwise kernels with torch.compile.
+    """
+
+    operand: torch.dtype = torch.float32
+    compiled: bool = False
+
+
+def run_window(
+    config: ModelConfig,
+    layers: list[Layer],
+    source: Tensor,
+    state: NetworkState,
+    options: WindowOptions,
+    slope: Tensor,
+    noise: Tensor | None = None,
+) -> tuple[Tensor, NetworkState, Tensor, Tensor]:
+    """Run all layers over a window.
+
+    Args:
+        config: of the network.
+        layers: their parameters, from layer 1 up.
+        source: the embedded input's share of layer 1's pre-activations (T, B, N).
+        state: carried in; no gradient flows into it.
+        options: dtype and compilation.
+        slope: the paper's a, 0-d.
+        noise: uniform (T, B, L-1), for a sampled detector.
+
+    Returns:
+        h of all layers side by side (T, B, sum H) in the operand dtype, the state after the window (no history),
+        z (T, B, L-1) and the detectors' logits (T, B, L-1), both without gradient.
+    """
+    plan = _Plan(
+        [_variant(config, layer, index == 0) for index, layer in enumerate(layers)], state, options, slope, noise
+    )
+    parameters = [parameter for layer in layers for parameter in (layer.weight, layer.gain, layer.bias)]
+    h, z, logit, *final = _Window.apply(plan, source, *parameters)
+    states = tuple(LayerState(*final[3 * n : 3 * n + 3]) for n in range(len(layers)))
+    return h, NetworkState(states), z, logit
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a window needs beside the tensors that take gradients."""
+
+    variants: list[Variant]
+    state: NetworkState
+    options: WindowOptions
+    slope: Tensor
+    noise: Tensor | None
+
+
+@dataclass
+class _Run:
+    """One layer in one window: its weights as operands, and everything the backward will read, per step."""
+
+    variant: Variant
+    weight: Tensor
+    gain: Tensor | None
+    bias: Tensor
+    x: Tensor
+    c: list[Tensor]
+    z: list[Tensor] = field(default_factory=list)
+    gates: list[Tensor] = field(default_factory=list)
+    normal: list[Tensor] = field(default_factory=list)
+    rstd: list[Tensor | None] = field(default_factory=list)
+    q_hat: list[Tensor | None] = field(default_factory=list)
+    q: list[Tensor] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        size, above = self.variant.size, self.variant.above
+        self.rows = self.x.unbind(0)
+        self.own = self.x[:, :, :size].unbind(0)
+        self.above = self.x[:, :, size : size + above].unbind(0) if above else ()
+        self.below = self.x[:, :, size + above :].unbind(0) if self.variant.below else ()
+
+    def flush(self, t: int) -> Tensor | None:
+        """z of the step before step t (B,), None where it is always 0."""
+        return self.z[t] if self.variant.detects else None
+
+
+def _variant(config: ModelConfig, layer: Layer, bottom: bool) -> Variant:
+    return Variant(
+        size=layer.size,
+        above=layer.above,
+        below=layer.below,
+        bottom=bottom,
+        detects=layer.detects,
+        gated=config.cell == "hmlstm",
+        copy_boundary=config.copy_boundary,
+        detector=config.detector,
+    )
+
+
+def _start(
+    variant: Variant, weight: Tensor, gain: Tensor | None, bias: Tensor, state: LayerState, steps: int, plan: _Plan
+) -> _Run:
+    operand = plan.options.operand
+    x = torch.zeros(steps + 1, state.h.shape[0], weight.shape[0], dtype=operand, device=weight.device)
+    x[0, :, : variant.size] = state.h
+    run = _Run(variant, weight, gain, bias, x, [state.c])
+    if variant.detects:
+        run.z.append(state.z)
+    return run
+
+
+def _z_below(runs: list[_Run], index: int, t: int) -> Tensor | None:
+    """Boundary of the layer below at step t (B,), None where the layer is never blocked."""
+    return runs[index - 1].z[t + 1] if index and runs[index].variant.gated else None
+
+
+def _noise(plan: _Plan, index: int, t: int) -> Tensor | None:
+    return None if plan.noise is None or not plan.variants[index].detects else plan.noise[t, :, index]
+
+
+class _Window(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, plan: _Plan, source: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+        steps, count = source.shape[0], len(plan.variants)
+        runs = [
+            _start(variant, *parameters[3 * n : 3 * n + 3], plan.state.layers[n], steps, plan)
+            for n, variant in enumerate(plan.variants)
+        ]
+        for lower, upper in zip(runs, runs[1:], strict=False):
+            if lower.variant.detects:
+                lower.above[0].copy_(lower.z[0][:, None] * upper.own[0])
+        steppers = [_Stepper(plan, runs, index) for index in range(count)]
+        sources = source.detach().to(plan.options.operand).unbind(0)
+        for t in range(steps):
+            for stepper in steppers:
+                stepper.forward(t, sources[t])
+
+        ctx.plan, ctx.runs, ctx.source_dtype = plan, runs, source.dtype
+        h = torch.cat([run.x[1:, :, : run.variant.size] for run in runs], dim=2)
+        detecting = [run for run in runs if run.variant.detects]
+        none = torch.zeros(*source.shape[:2], 0, dtype=runs[0].c[0].dtype, device=source.device)
+        z = torch.stack([torch.stack(run.z[1:]) for run in detecting], 2) if detecting else none
+        logit = torch.stack([torch.stack(run.q) for run in detecting], 2) if detecting else none
+        final: list[Tensor] = []
+        for run in runs:
+            c = run.c[-1].clone()
+            z_last = run.z[-1].clone() if run.variant.detects else torch.zeros_like(c[:, 0])
+            final += [run.own[-1].to(c.dtype, copy=True), c, z_last]
+        ctx.mark_non_differentiable(z, logit, *final)
+        return h, z, logit, *final
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_h: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        plan, runs = ctx.plan, ctx.runs
+        if runs is None:
+            msg = "a window's gradients can be taken once: its activations are reused"
+            raise RuntimeError(msg)
+        ctx.runs = None
+        sizes = [run.variant.size for run in runs]
+        d_outs = [part.unbind(0) for part in d_h.split(sizes, 2)]
+        steppers = [_Backstepper(plan, runs, index, d_outs[index]) for index in range(len(runs))]
+        for t in reversed(range(d_h.shape[0])):
+            for stepper in reversed(steppers):
+                stepper.backward(t, steppers)
+        d_source = steppers[0].d_s[:, :, : steppers[0].columns].to(ctx.source_dtype)
+        gradients = [gradient for stepper in steppers for gradient in stepper.gradients()]
+        return None, d_source, *gradients
+
+
+class _Stepper:
+    """One layer going forward: its product, its kernel, and h written to where it will be read."""
+
+    def __init__(self, plan: _Plan, runs: list[_Run], index: int) -> None:
+        self.plan, self.runs, self.index, self.run = plan, runs, index, runs[index]
+        variant = self.run.variant
+        self.kernel = kernels(variant, plan.options.compiled)[0]
+        gates = self.run.weight.detach()[:, : 4 * variant.size]
+        self.gates = gates.to(plan.options.operand).contiguous()
+        self.detector = self.run.weight.detach()[:, -1].contiguous() if variant.detects else None
+        self.s = torch.empty(self.run.x.shape[1], 4 * variant.size, dtype=self.gates.dtype, device=gates.device)
+
+    def forward(self, t: int, source: Tensor) -> None:
+        run, runs, index = self.run, self.runs, self.index
+        torch.mm(run.rows[t], self.gates, out=self.s)
+        z_below = _z_below(runs, index, t)
+        h, c, gates, normal, rstd, q_hat, q, z = self.kernel(
+            self.s,
+            run.rows[t],
+            source if index == 0 else None,
+            self.detector,
+            run.gain,
+            run.bias,
+            run.c[t],
+            run.flush(t),
+            z_below,
+            self.plan.slope,
+            _noise(self.plan, index, t),
+        )
+        run.c.append(c)
+        run.gates.append(gates)
+        run.normal.append(normal)
+        run.rstd.append(rstd)
+        run.q_hat.append(q_hat)
+        if z is not None:
+            run.q.append(q)
+            run.z.append(z)
+        run.own[t + 1].copy_(h)
+        if index + 1 < len(runs):
+            _gated_copy(runs[index + 1].below[t], h, z)
+        if index and runs[index - 1].variant.detects:
+            _gated_copy(runs[index - 1].above[t + 1], h, z_below)
+
+
+def _gated_copy(target: Tensor, h: Tensor, gate: Tensor | None) -> None:
+    if gate is None:
+        target.copy_(h)
+    else:
+        torch.mul(h, gate[:, None].to(h.dtype), out=target)
+
+
+class _Backstepper:
+    """One layer going backward, from the last step to the first."""
+
+    def __init__(self, plan: _Plan, runs: list[_Run], index: int, d_out: tuple[Tensor, ...]) -> None:
+        self.plan, self.runs, self.index, self.run, self.d_out = plan, runs, index, runs[index], d_out
+        run, variant = self.run, self.run.variant
+        self.kernel = kernels(variant, plan.options.compiled)[1]
+        self.columns = run.weight.shape[1]
+        padding = -self.columns % ALIGNMENT
+        weight = torch.nn.functional.pad(run.weight.detach(), (0, padding))
+        self.weight_t = weight.t().to(plan.options.operand).contiguous()
+        steps, batch = run.x.shape[0] - 1, run.x.shape[1]
+        self.d_s = torch.zeros(steps, batch, self.columns + padding, dtype=run.x.dtype, device=run.x.device)
+        self.d_s_rows = self.d_s.unbind(0)
+        self.d_s_written = self.d_s[:, :, : self.columns].unbind(0)
+        # By the operand of the step last visited: the next one while a kernel runs, then this one.
+        self.d_x = torch.zeros_like(run.rows[0])
+        own, above = variant.size, variant.above
+        self.d_own = self.d_x[:, :own]
+        self.d_above = self.d_x[:, own : own + above]
+        self.d_below = self.d_x[:, own + above :]
+        self.d_c = torch.zeros_like(run.c[0])
+        self.d_carry = torch.zeros_like(run.c[0])
+        self.d_z: Tensor | None = torch.zeros_like(run.c[0][:, 0]) if variant.detects else None
+        self.d_z_below: Tensor | None = None
+        self.d_bias = torch.zeros_like(run.bias)
+        self.d_gain = None if run.gain is None else torch.zeros_like(run.gain)
+
+    def backward(self, t: int, steppers: list["_Backstepper"]) -> None:
+        run, runs, index = self.run, self.runs, self.index
+        upper = steppers[index + 1] if index + 1 < len(steppers) else None
+        lower = steppers[index - 1] if index and runs[index - 1].variant.detects else None
+        d_s, self.d_gain, self.d_bias, self.d_c, self.d_carry, self.d_z, self.d_z_below = self.kernel(
+            self.d_out[t],
+            self.d_own,
+            self.d_carry,
+            None if upper is None else upper.d_below,
+            None if lower is None else lower.d_above,
+            self.d_c,
+            self.d_z,
+            None if upper is None else upper.d_z_below,
+            self.d_above if run.variant.detects else None,
+            runs[index + 1].own[t + 1] if run.variant.detects else None,
+            run.own[t + 1],
+            run.own[t],
+            run.c[t + 1],
+            run.c[t],
+            run.gates[t],
+            run.normal[t],
+            run.rstd[t],
+            run.q_hat[t],
+            run.q[t] if run.variant.detects else None,
+            run.z[t + 1] if run.variant.detects else None,
+            run.flush(t),
+            _z_below(runs, index, t),
+            run.gain,
+            self.d_gain,
+            self.d_bias,
+            self.plan.slope,
+            _noise(self.plan, index, t),
+        )
+        self.d_s_written[t].copy_(d_s)
+        torch.mm(self.d_s_rows[t], self.weight_t, out=self.d_x)
+
+    def gradients(self) -> tuple[Tensor, Tensor | None, Tensor]:
+        """By weight, gain and bias; the weight's as one product over all steps and rows."""
+        x = self.run.x[:-1].flatten(0, 1)
+        d_weight = (x.t() @ self.d_s.flatten(0, 1))[:, : self.columns].to(self.run.weight.dtype)
+        return d_weight, self.d_gain, self.d_bias
