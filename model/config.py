@@ -178,7 +178,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "prose": Preset(
         ModelConfig(vocabulary=1, hidden=(256, 256, 256), output=256, detector_prior="separator"),
-        TrainConfig(batch=32, window=100, learning_rate=3e-3, final_slope=2.0, average=0.998),
+        TrainConfig(batch=32, window=100, learning_rate=3e-3, average=0.998),
     ),
     "prose-lstm": Preset(
         ModelConfig(vocabulary=1, cell="lstm", hidden=(300, 300, 300), output=300),
@@ -189,11 +189,11 @@ PRESETS: dict[str, Preset] = {
         TrainConfig(batch=64, window=100, final_slope=5.0),
     ),
     "ink-free": Preset(
-        ModelConfig(kind="ink", hidden=(256, 256, 256), output=256, detector_prior="separator"),
-        TrainConfig(batch=32, window=150, learning_rate=2e-3, final_slope=2.0, average=0.998),
+        ModelConfig(kind="ink", hidden=(256, 256, 256), output=256),
+        TrainConfig(batch=32, window=100, learning_rate=2e-3, average=0.998),
     ),
     "ink-free-lstm": Preset(
         ModelConfig(kind="ink", cell="lstm", hidden=(300, 300, 300), output=300),
-        TrainConfig(batch=32, window=150, learning_rate=2e-3, average=0.998),
+        TrainConfig(batch=32, window=100, learning_rate=2e-3, average=0.998),
     ),
 }

@@ -55,12 +55,13 @@ class OutputModule(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """All layers' h side by side (N, sum H) -> raw outputs (N, outputs) float32 (or float64).
 
-        Products run in the dtype of h; the head's sum is taken up to float32 before the softmax.
+        The output embedding's product runs in the dtype of h, the head's in that of the weights: means and scales of
+        pen offsets need more digits than bfloat16 has.
         """
         gates = torch.sigmoid(h @ self.gate.to(h.dtype))
         scaled = torch.cat([gates[:, n : n + 1] * part for n, part in enumerate(h.split(list(self.hidden), 1))], 1)
-        embedded = torch.relu(scaled @ self.project.to(h.dtype))
-        return (embedded @ self.weight.to(h.dtype)).to(self.bias.dtype) + self.bias
+        embedded = torch.relu(scaled @ self.project.to(h.dtype)).to(self.weight.dtype)
+        return embedded @ self.weight + self.bias
 
 
 class Network(nn.Module):

@@ -1,0 +1,209 @@
+"""The command line of `python -m model`; each command one deed."""
+
+import json
+import shutil
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from model import checkpoint as checkpoints
+from model.budget import Budget
+from model.checkpoint import CheckpointError
+from model.config import PRESETS, ConfigError, Preset
+from model.corpus import Corpus
+from model.data.errors import DataError
+from model.evaluate import evaluate as evaluate_network
+from model.evaluate import summarise
+from model.train import Interrupted, Trainer, TrainingError
+from model.window import WindowOptions
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+console = Console(stderr=True)
+INTERRUPTED = 130
+
+
+def _fail(message: object) -> typer.Exit:
+    console.print(f"[red]error:[/red] {message}", highlight=False)
+    return typer.Exit(1)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def _override(preset: Preset, settings: list[str]) -> Preset:
+    """Apply `model.hidden=128,128` or `train.batch=64` to a preset."""
+    parts: dict[str, Any] = {"model": preset.model, "train": preset.train}
+    for setting in settings:
+        key, _, text = setting.partition("=")
+        part, _, name = key.partition(".")
+        if part not in parts or name not in {f.name for f in fields(parts[part])} or not text:
+            raise ConfigError(f"{setting!r}: expected model.FIELD=VALUE or train.FIELD=VALUE with a field of model/config.py")
+        parts[part] = replace(parts[part], **{name: _parse(text, get_type_hints(type(parts[part]))[name], setting)})
+    return Preset(**parts)
+
+
+def _parse(text: str, wanted: Any, setting: str) -> Any:
+    try:
+        if wanted is bool:
+            return {"true": True, "false": False}[text.lower()]
+        if wanted in (int, float):
+            return wanted(text)
+        return tuple(int(part) for part in text.split(",")) if wanted == tuple[int, ...] else text
+    except (KeyError, ValueError) as error:
+        raise ConfigError(f"{setting!r}: {text!r} is no value for this field") from error
+
+
+@app.command()
+def train(
+    preset: Annotated[str, typer.Argument(help=f"One of: {', '.join(PRESETS)}.")],
+    data: Annotated[Path, typer.Option(help="Corpus: a text file or folder, an .xz text, stroke .npz, or InkML folder.")],
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints, log and pictures.")],
+    minutes: Annotated[float | None, typer.Option(help="Time budget; drives the schedule.")] = None,
+    updates: Annotated[int | None, typer.Option(help="Budget in updates, instead of minutes.")] = None,
+    stop_after: Annotated[int | None, typer.Option(help="Stop after so many updates, as if interrupted.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
+    compiled: Annotated[bool | None, typer.Option("--compile/--no-compile", help="Fuse the pointwise kernels.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Override, like train.batch=64.")] = None,
+) -> None:
+    """Train a network on a corpus, for a time."""
+    if preset not in PRESETS:
+        raise _fail(f"there is no preset {preset!r}; choose one of {', '.join(PRESETS)}")
+    try:
+        chosen = _override(PRESETS[preset], settings or [])
+        corpus = Corpus.load(chosen.model.kind, data)
+        budget = Budget(updates=updates) if updates else Budget(minutes=minutes or 60.0)
+        fused = shutil.which("g++") is not None if compiled is None else compiled
+        with _Progress(budget) as progress:
+            trainer = Trainer(chosen, corpus, out, budget, _device(device), compiled=fused, report=progress.report)
+            if resume:
+                trainer.resume()
+            elif (out / checkpoints.LAST).exists():
+                raise TrainingError(f"{out} holds a training already: give --resume, or another --out")
+            progress.follow(trainer)
+            trainer.run(stop_after)
+    except Interrupted as stop:
+        console.print(stop)
+        raise typer.Exit(INTERRUPTED) from stop
+    except (ConfigError, DataError, CheckpointError, TrainingError, ValueError) as error:
+        raise _fail(error) from error
+    from model.plots import plot_boundaries, plot_curves  # matplotlib only where it is used
+
+    plot_curves(out / "log.jsonl", out / "curves.png")
+    plot_boundaries(checkpoints.load(out), corpus, out / "boundaries.png")
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint or a training folder.")],
+    data: Annotated[Path, typer.Option(help="The corpus it was trained on.")],
+    split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    window: Annotated[int, typer.Option(help="Steps computed at a time; the state is carried.")] = 100,
+    protocol: Annotated[str, typer.Option(help="Ink: paper (random lines) or official (by writer).")] = "paper",
+) -> None:
+    """Measure a checkpoint on a split, in float32, state carried; prints one JSON object."""
+    if split not in ("train", "valid", "test"):
+        raise _fail(f"there is no split {split!r}; choose train, valid or test")
+    try:
+        loaded = checkpoints.load(checkpoint)
+        corpus = Corpus.load(loaded.model.kind, data, loaded.codec, protocol)
+    except (DataError, CheckpointError, ValueError) as error:
+        raise _fail(error) from error
+    network = loaded.network().to(_device(device))
+    found = evaluate_network(network, corpus.evaluation(split, window), WindowOptions(torch.float32))
+    report = {"split": split, "data": corpus.facts.get("name"), "sha256": corpus.facts.get("sha256")}
+    sys.stdout.write(json.dumps(report | summarise(corpus, split, found), indent=2) + "\n")
+
+
+@app.command()
+def sample(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint or a training folder.")],
+    length: Annotated[int, typer.Option(help="Characters or pen points.")] = 500,
+    prompt: Annotated[str, typer.Option(help="Text to continue.")] = "",
+    temperature: Annotated[float, typer.Option(help="Text: below 1 is tamer.")] = 0.8,
+    bias: Annotated[float, typer.Option(help="Ink: larger is neater.")] = 0.5,
+    seed: Annotated[int, typer.Option(help="Same seed, same sample.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Ink: where to draw it (.svg).")] = None,
+) -> None:
+    """Let a checkpoint write: text with its boundaries, or strokes as SVG."""
+    from model.sample import mark_boundaries, sample_ink, sample_text, strokes_svg
+
+    try:
+        loaded = checkpoints.load(checkpoint)
+    except CheckpointError as error:
+        raise _fail(error) from error
+    if loaded.model.kind == "text":
+        text, z = sample_text(loaded, prompt, length, temperature, seed)
+        sys.stdout.write(mark_boundaries(text, z) + "\n")
+        return
+    svg = strokes_svg(sample_ink(loaded, length, bias, seed))
+    if out is None:
+        sys.stdout.write(svg + "\n")
+    else:
+        out.write_text(svg, encoding="utf-8")
+
+
+@app.command()
+def bench(
+    hidden: Annotated[int, typer.Option(help="H of each of the three layers.")] = 256,
+    batch: Annotated[int, typer.Option(help="B.")] = 64,
+    window: Annotated[int, typer.Option(help="T.")] = 100,
+    rounds: Annotated[int, typer.Option(help="Interleaved rounds; medians are reported.")] = 5,
+) -> None:
+    """Time one update (forward and backward) beside eager autograd and torch.nn.LSTM, interleaved, one core."""
+    from model.bench import run_bench
+
+    run_bench(hidden, batch, window, rounds)
+
+
+class _Progress:
+    """A progress bar on a terminal, a line for each evaluation elsewhere."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> "_Progress":
+        self._bar.start()
+        self._task = self._bar.add_task("training", total=1.0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def follow(self, trainer: Trainer) -> None:
+        """Move the bar with every update."""
+        update = trainer.update
+
+        def followed() -> None:
+            update()
+            self._bar.update(self._task, completed=self._budget.progress)
+
+        trainer.update = followed  # type: ignore[method-assign]
+
+    def report(self, record: dict[str, Any]) -> None:
+        """Say how it goes."""
+        rates = " ".join(f"z{n}={rate:.3f}" for n, rate in enumerate(record["z_rates"], start=1))
+        line = (
+            f"{record['progress']:4.0%} update {record['update']} train {record['train']:.4f} valid {record['valid']:.4f} "
+            f"{record['unit']} {rates} {record['steps_per_s']:.0f} steps/s, {self._budget.remaining_s / 60:.0f} min left"
+        )
+        self._bar.update(self._task, description=f"valid {record['valid']:.4f} {rates}")
+        console.print(line, highlight=False)

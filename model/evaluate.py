@@ -1,0 +1,100 @@
+"""How well a network predicts a split: bits per character, or nats per line, with its boundaries counted."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.codec import InkCodec
+from model.corpus import Corpus, Window
+from model.heads import mixture_nll, mixture_of, text_nll
+from model.metrics import BoundaryCounts, bits_per_symbol, cell_work_share
+from model.network import Network
+from model.state import NetworkState
+from model.window import WindowOptions
+
+
+def window_nll(network: Network, raw: Tensor, window: Window) -> Tensor:
+    """Nats of each target (T, B), 0 for padding."""
+    if network.config.kind == "text":
+        nats = text_nll(raw, window.targets)
+    else:
+        nats = mixture_nll(mixture_of(raw), window.targets.to(raw.dtype))
+    return torch.where(window.weight > 0, nats, torch.zeros_like(nats))
+
+
+def stacked_z(state: NetworkState) -> Tensor:
+    """z of all layers but the top one (B, L-1)."""
+    return torch.stack([layer.z for layer in state.layers[:-1]], 1) if len(state.layers) > 1 else state.layers[0].z[:, :0]
+
+
+@torch.no_grad()
+def evaluate(network: Network, windows: Iterable[Window], options: WindowOptions, slope: float = 1.0) -> dict[str, Any]:
+    """Go through windows once, state carried, and count.
+
+    Returns:
+        steps, nats (sum), and for an HM-LSTM z_rates, active_rates, live_rates and cell_work_share.
+    """
+    device = network.output.bias.device
+    total, steps = torch.zeros((), dtype=torch.float64, device=device), 0.0
+    counts = BoundaryCounts()
+    state: NetworkState | None = None
+    for cpu_window in windows:
+        window = to_device(cpu_window, device)
+        batch = window.fresh.shape[0]
+        if state is None or state.layers[0].z.shape[0] != batch:
+            state = network.zeros(batch)
+        state = state.keep(~window.fresh)
+        before = stacked_z(state)
+        result = network(window.inputs, state, options, torch.tensor(slope, device=device), noise_for(network, window))
+        state = result.state
+        total += window_nll(network, result.raw, window).double().sum()
+        steps += float(window.weight.sum())
+        if network.config.cell == "hmlstm":
+            counts.add(result.z, result.logit, before, slope, window.weight)
+    found: dict[str, Any] = {"steps": int(steps), "nats": float(total), "nats_per_step": float(total) / max(steps, 1.0)}
+    if counts.steps:
+        found |= {
+            "z_rates": counts.rates(),
+            "active_rates": counts.active_rates(),
+            "live_rates": counts.live_rates(),
+            "cell_work_share": cell_work_share(network.config.hidden, counts.rates(), counts.active_rates()),
+        }
+    return found
+
+
+def summarise(corpus: Corpus, split: str, found: dict[str, Any]) -> dict[str, Any]:
+    """Put the counts into the units a reader expects, with the constants that they depend on.
+
+    Text: bits per character. Ink: log-likelihood in nats per line and per step in standardised units (higher is
+    better), and the raw-unit value, which does not depend on the normalisation.
+    """
+    common = {key: value for key, value in found.items() if key not in ("nats", "nats_per_step")}
+    if corpus.kind == "text":
+        return {"bpc": bits_per_symbol(found["nats_per_step"])} | common
+    lines = len(getattr(corpus.data, split))
+    codec = corpus.codec
+    log_scale = codec.log_scale if isinstance(codec, InkCodec) else math.nan
+    per_step = -found["nats_per_step"]
+    return {
+        "nats_per_line": -found["nats"] / lines,
+        "nats_per_step": per_step,
+        "nats_per_step_raw_units": per_step - log_scale,
+        "lines": lines,
+        "log_scale": log_scale,
+    } | common
+
+
+def noise_for(network: Network, window: Window, generator: torch.Generator | None = None) -> Tensor | None:
+    """Uniform draws (T, B, L-1) where the detector is sampled, else None."""
+    if network.config.detector != "sample":
+        return None
+    shape = (*window.weight.shape, network.config.num_layers - 1)
+    return torch.rand(shape, generator=generator, dtype=network.output.bias.dtype, device=window.weight.device)
+
+
+def to_device(window: Window, device: torch.device) -> Window:
+    """The same window on a device."""
+    return Window(*(part.to(device) for part in (window.inputs, window.targets, window.weight, window.fresh)))
