@@ -68,12 +68,21 @@ class TextStreams:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the place as JSON values."""
-        return {"drawn": self._drawn}
+        return {"drawn": self._drawn} | self._shape()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken, from a stream over the same text, batch and window."""
+        """Go on where `state_dict` was taken.
+
+        Raises:
+            ValueError: that was over a text of another length, or with another batch or window.
+        """
+        _check_same(state, self._shape())
         self._drawn = int(state["drawn"])
         self.wrapped = self._drawn > 0 and (self._drawn - 1) % self.windows_per_pass == 0
+
+    def _shape(self) -> dict[str, int]:
+        """What a place is only good for."""
+        return {"ids": len(self._ids), "batch": self._batch, "window": self._window}
 
 
 class InkWindow(NamedTuple):
@@ -146,18 +155,30 @@ class InkStreams:
             "scored": self._scored,
             "lane_line": list(self._lane_line),
             "lane_step": list(self._lane_step),
-        }
+        } | self._shape()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken, from streams over the same lines, batch and window."""
-        if len(state["lane_line"]) != len(self._lane_line):
-            raise ValueError(f"the place is one of {len(state['lane_line'])} lanes, not {len(self._lane_line)}")
+        """Go on where `state_dict` was taken.
+
+        Raises:
+            ValueError: that was over other lines, or with another batch or window.
+        """
+        _check_same(state, self._shape())
         self._seed = int(state["seed"])
         self._taken = int(state["taken"])
         self._scored = int(state["scored"])
         self._lane_line = [int(line) for line in state["lane_line"]]
         self._lane_step = [int(step) for step in state["lane_step"]]
         self._order = (-1, np.empty(0, np.int64))
+
+    def _shape(self) -> dict[str, int]:
+        """What a place is only good for."""
+        return {
+            "lines": len(self._lines),
+            "steps_per_pass": self._steps_per_pass,
+            "batch": len(self._lane_line),
+            "window": self._window,
+        }
 
     def _fill(self, window: InkWindow, lane: int) -> None:
         """Write a lane's next steps into a window of zeros."""
@@ -251,3 +272,10 @@ def _check_lines(lines: Sequence[Floats]) -> None:
     """Raise DataError unless there are lines and each has a step to score."""
     if not lines or min(len(line) for line in lines) < 2:  # one to read, one to score
         raise DataError("streams of ink need at least one line, and every line at least 2 points")
+
+
+def _check_same(state: dict[str, Any], shape: dict[str, int]) -> None:
+    """Raise ValueError unless a saved place belongs to streams of this shape."""
+    for name, value in shape.items():
+        if state[name] != value:
+            raise ValueError(f"the saved place is one of streams with {name} {state[name]}, not {value}")

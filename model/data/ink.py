@@ -1,6 +1,7 @@
 """Pen trajectories: stroke files and InkML folders to standardised offsets, split for training."""
 
 import hashlib
+import io
 import itertools
 import zipfile
 import zlib
@@ -106,17 +107,18 @@ def _read(path: Path) -> _Source:
 
 def _read_inkml_folder(path: Path) -> _Source:
     """Each InkML file of a folder is one line; the order is that of the names."""
-    files = sorted(path.rglob("*.inkml"))
+    files = sorted(file for file in path.rglob("*.inkml") if file.is_file())
     if not files:
         raise DataError(f"{path}: expected .inkml files in the folder, found none")
-    contents = [file.read_bytes() for file in files]
+    contents = [_content(file) for file in files]
     lines = [read_inkml(file, content) for file, content in zip(files, contents, strict=True)]
     return _Source(lines, None, hashlib.sha256(b"".join(contents)).hexdigest())
 
 
 def _read_npz(path: Path) -> _Source:
     """Strokes in the .npz format, checked before they are cut into lines."""
-    arrays = _load_arrays(path, ("dx", "dy", "eos", "offsets"), ("split",))
+    content = _content(path)
+    arrays = _load_arrays(path, content, ("dx", "dy", "eos", "offsets"), ("split",))
     dx, dy, eos, offsets = (arrays[name] for name in ("dx", "dy", "eos", "offsets"))
     if not len(dx) == len(dy) == len(eos):
         raise DataError(f"{path}: expected dx, dy and eos of one length, found {len(dx)}, {len(dy)} and {len(eos)}")
@@ -131,26 +133,27 @@ def _read_npz(path: Path) -> _Source:
         raise DataError(f"{path}: expected one split code for each of {len(offsets) - 1} lines, found {len(split)}")
     points = np.stack([dx, dy, eos], 1).astype(np.float64)
     lines = [points[begin:end] for begin, end in itertools.pairwise(offsets.tolist())]
-    return _Source(lines, None if split is None else split.astype(np.int64), _sha256(path))
+    return _Source(lines, None if split is None else split.astype(np.int64), hashlib.sha256(content).hexdigest())
 
 
-def _load_arrays(path: Path, needed: tuple[str, ...], optional: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+def _load_arrays(
+    path: Path, content: bytes, needed: tuple[str, ...], optional: tuple[str, ...]
+) -> dict[str, NDArray[Any]]:
     """Flat arrays of finite numbers from an .npz, or DataError."""
-    if not zipfile.is_zipfile(path):
+    file = io.BytesIO(content)
+    if not zipfile.is_zipfile(file):
         raise DataError(f"{path}: expected an .npz of strokes, but the file is truncated or of another kind")
-    arrays = {}
     try:
-        with np.load(path, allow_pickle=False) as file:
-            for name in needed + optional:
-                if name in file.files:
-                    arrays[name] = file[name]
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        with np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in needed + optional if name in archive.files}
+    except (ValueError, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: expected plain arrays of numbers, but one cannot be read ({error})") from error
     missing = [name for name in needed if name not in arrays]
     if missing:
         raise DataError(f"{path}: expected the arrays {', '.join(needed)}, but {', '.join(missing)} is missing")
     for name, array in arrays.items():
-        if array.ndim != 1 or array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+        is_flat = isinstance(array, np.ndarray) and array.ndim == 1 and array.dtype.kind in "iuf"
+        if not is_flat or not np.isfinite(array).all():
             raise DataError(f"{path}: expected {name} to be a flat array of finite numbers")
     return arrays
 
@@ -203,7 +206,12 @@ def _facts(path: Path, source: _Source, parts: dict[str, NDArray[np.intp]], code
     }
 
 
-def _sha256(path: Path) -> str:
-    """Checksum of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _content(path: Path) -> bytes:
+    """Bytes of a file; never empty."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); expected strokes as .npz or .inkml") from error
+    if not content:
+        raise DataError(f"{path}: expected strokes as .npz or .inkml, but the file is empty")
+    return content

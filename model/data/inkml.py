@@ -72,7 +72,7 @@ def _parse(path: Path, content: bytes) -> Element:
     parser.CharacterDataHandler = builder.data
     try:
         parser.Parse(content, True)
-    except expat.ExpatError as error:
+    except (expat.ExpatError, LookupError, ValueError) as error:  # the last two for an encoding that it cannot read
         raise DataError(f"{path}: expected InkML, but it is no well-formed XML ({error})") from error
     return builder.close()
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.codec import TextCodec
+from model.codec import REPLACEMENT, TextCodec
 from model.data.errors import DataError
 from model.data.known import PTB, PTB_MD5, TEXTS, UNKNOWN_LICENCE, UNKNOWN_USE, KnownText
 
@@ -36,8 +36,9 @@ class TextCorpus:
         train: uint16 (n,) ids.
         valid: the same.
         test: the same.
-        facts: JSON values that a checkpoint carries: name, path, sha256 of the unpacked text, bytes, characters and ids
-            for each split, split rule, licence, use.
+        facts: JSON values that a checkpoint carries: name, path, sha256 of the unpacked text (of the derived
+            character stream for Penn Treebank); bytes, characters, ids and replaced characters of each split; split
+            rule, licence, use.
     """
 
     codec: TextCodec
@@ -82,19 +83,22 @@ def load_text(path: Path, codec: TextCodec | None = None) -> TextCorpus:
     bounds = _bounds(source)
     if codec is None:
         codec = _codec_of_train(path, source, bounds["train"])
+    elif codec.size > np.iinfo(np.uint16).max + 1:
+        raise ValueError(f"a corpus holds ids of 16 bits, but the codec has {codec.size}")
     splits: dict[str, NDArray[np.uint16]] = {}
     characters: dict[str, int] = {}
     for split in SPLITS:
         if split == "test" and bounds["test"] == bounds["valid"]:
             splits[split], characters[split] = splits["valid"], characters["valid"]
         else:
-            splits[split], characters[split] = _encode(path, source.raw, bounds[split], codec)
+            splits[split], characters[split] = _encode(path, source, bounds[split], codec)
     for split in SPLITS:
         if len(splits[split]) < 2:  # one to read, one to score
             raise DataError(f"{path}: expected at least 2 characters in the {split} split, found {characters[split]}")
     facts = _facts(path, source, bounds) | {
         "characters": characters,
         "ids": {split: len(ids) for split, ids in splits.items()},
+        "replaced": {split: _num_replaced(codec, ids) for split, ids in splits.items()},
     }
     return TextCorpus(codec, splits["train"], splits["valid"], splits["test"], facts)
 
@@ -134,7 +138,8 @@ def _read_ptb(path: Path) -> _Source:
     streams = [_ptb_characters(raw) for raw in files]
     raw = b"".join(streams)
     cuts = (len(streams[0]), len(streams[0]) + len(streams[1]))
-    return _Source(raw, cuts, PTB.rule, hashlib.sha256(raw).hexdigest(), PTB if md5 == PTB_MD5 else None)
+    known = PTB if md5 == PTB_MD5 else None
+    return _Source(raw, cuts, known.rule if known else "three files", hashlib.sha256(raw).hexdigest(), known)
 
 
 def _ptb_file(path: Path, split: str) -> Path:
@@ -183,13 +188,15 @@ def _next_character(raw: bytes, offset: int) -> int:
     return min(offset, len(raw))
 
 
-def _pieces(path: Path, raw: bytes, bounds: tuple[int, int]) -> Iterator[str]:
+def _pieces(path: Path, source: _Source, bounds: tuple[int, int]) -> Iterator[str]:
     """Decode a stretch of bytes in pieces of whole characters."""
-    begin, last = bounds
+    raw, (begin, last) = source.raw, bounds
+    # A known text is whole, as its checksum says, even if it was once cut by bytes within its last character.
+    errors = "replace" if source.known else "strict"
     while begin < last:
         end = min(_next_character(raw, begin + _PIECE), last)
         try:
-            yield raw[begin:end].decode("utf-8")
+            yield raw[begin:end].decode("utf-8", errors)
         except UnicodeDecodeError as error:
             at = begin + error.start
             raise DataError(f"{path}: expected UTF-8 text, but byte {raw[at]:#04x} at {at:,} is none") from error
@@ -198,23 +205,25 @@ def _pieces(path: Path, raw: bytes, bounds: tuple[int, int]) -> Iterator[str]:
 
 def _codec_of_train(path: Path, source: _Source, bounds: tuple[int, int]) -> TextCodec:
     """The codec of a corpus that was given none."""
-    pieces = _pieces(path, source.raw, bounds)
-    if source.known and source.known.whole_alphabet:
-        return TextCodec.from_text(pieces, max_size=MAX_SYMBOLS)
-    characters = sum(len(piece) for piece in pieces)
-    min_count = MIN_COUNT_IN_LARGE if characters > LARGE_TRAIN else 1
-    return TextCodec.from_text(_pieces(path, source.raw, bounds), min_count, MAX_SYMBOLS)
+    min_count = 1
+    if not (source.known and source.known.whole_alphabet):
+        characters = sum(len(piece) for piece in _pieces(path, source, bounds))
+        min_count = MIN_COUNT_IN_LARGE if characters > LARGE_TRAIN else 1
+    return TextCodec.from_text(_pieces(path, source, bounds), min_count, MAX_SYMBOLS)
 
 
-def _encode(path: Path, raw: bytes, bounds: tuple[int, int], codec: TextCodec) -> tuple[NDArray[np.uint16], int]:
+def _encode(path: Path, source: _Source, bounds: tuple[int, int], codec: TextCodec) -> tuple[NDArray[np.uint16], int]:
     """Ids of a stretch of bytes, and its number of characters."""
-    if codec.size > np.iinfo(np.uint16).max + 1:
-        raise ValueError(f"a corpus holds ids of 16 bits, but the codec has {codec.size}")
     ids, characters = [np.empty(0, np.uint16)], 0
-    for piece in _pieces(path, raw, bounds):
+    for piece in _pieces(path, source, bounds):
         characters += len(piece)
         ids.append(codec.encode(piece).astype(np.uint16))
     return np.concatenate(ids), characters
+
+
+def _num_replaced(codec: TextCodec, ids: NDArray[np.uint16]) -> int:
+    """How many characters of a split are U+FFFD; a model is spared what lies behind them, so figures must tell."""
+    return int(np.count_nonzero(ids == codec.symbols.index(REPLACEMENT))) if REPLACEMENT in codec.symbols else 0
 
 
 def _facts(path: Path, source: _Source, bounds: dict[str, tuple[int, int]]) -> dict[str, Any]:
