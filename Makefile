@@ -2,7 +2,8 @@
 #
 #   make serve PORT=8000 HOST=127.0.0.1      the service, from the default install (no PyTorch)
 #   make test                                everything a change must pass
-#   make train PRESET=... DATA=... OUT=...   see `.venv/dev/bin/python -m model train --help`
+#   make train PRESET=prose DATA=books/ OUT=runs/mine MINUTES=60
+#   make export CKPT=runs/mine BUNDLE=service/bundles/mine
 
 PYTHON  ?= $(shell command -v python3.11 || command -v python3)
 HOST    ?= 127.0.0.1
@@ -65,11 +66,13 @@ browser: # the page is tested in a real browser where one can be had; elsewhere 
 	else echo "no chromium here: the tests of the page will skip"; fi
 
 .PHONY: train
-train: $(DEV)/.installed ## train a model (PRESET=, DATA=, OUT=, ARGS=)
-	$(DEV)/bin/python -m model train $(PRESET) --data $(DATA) --out $(OUT) $(ARGS)
+train: $(DEV)/.installed ## train a model (PRESET=, DATA=, OUT=, MINUTES=, ARGS=)
+	@: $(if $(and $(PRESET),$(DATA),$(OUT)),,$(error say PRESET=, DATA= and OUT=))
+	$(DEV)/bin/python -m model train $(PRESET) --data $(DATA) --out $(OUT) $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
 .PHONY: export
-export: $(DEV)/.installed ## turn a checkpoint into a bundle (CKPT=, BUNDLE=)
+export: $(DEV)/.installed ## turn a checkpoint into a bundle (CKPT=, BUNDLE=, ARGS=)
+	@: $(if $(and $(CKPT),$(BUNDLE)),,$(error say CKPT= and BUNDLE=))
 	$(DEV)/bin/python -m export $(CKPT) $(BUNDLE) $(ARGS)
 
 .PHONY: bench
