@@ -132,6 +132,7 @@ def _read_npz(path: Path) -> _Source:
     if split is not None and len(split) != len(offsets) - 1:
         raise DataError(f"{path}: expected one split code for each of {len(offsets) - 1} lines, found {len(split)}")
     points = np.stack([dx, dy, eos], 1).astype(np.float64)
+    points[offsets[:-1][np.diff(offsets) > 0], :2] = 0  # a line begins where it begins, whatever the file says
     lines = [points[begin:end] for begin, end in itertools.pairwise(offsets.tolist())]
     return _Source(lines, None if split is None else split.astype(np.int64), hashlib.sha256(content).hexdigest())
 
@@ -191,7 +192,7 @@ def _facts(path: Path, source: _Source, parts: dict[str, NDArray[np.intp]], code
     known = INKS.get(source.sha256)
     order = np.concatenate(list(parts.values())).astype("<i8")
     return {
-        "name": known.name if known else path.name,
+        "name": known.name if known else path.resolve().name,
         "path": path.resolve().name,
         "sha256": source.sha256,
         "lines": {name: len(part) for name, part in parts.items()},

@@ -181,11 +181,11 @@ def _bounds(source: _Source) -> dict[str, tuple[int, int]]:
 
 
 def _next_character(raw: bytes, offset: int) -> int:
-    """The first offset from here on where a character begins; UTF-8 needs at most 3 bytes more."""
+    """The first offset from here on where a character begins or the text ends; in UTF-8 at most 3 bytes on."""
     for place in range(offset, min(offset + 4, len(raw))):
         if raw[place] & 0xC0 != 0x80:  # continuation bytes are 10xxxxxx
             return place
-    return min(offset, len(raw))
+    return offset if offset + 4 <= len(raw) else len(raw)
 
 
 def _pieces(path: Path, source: _Source, bounds: tuple[int, int]) -> Iterator[str]:
@@ -230,7 +230,7 @@ def _facts(path: Path, source: _Source, bounds: dict[str, tuple[int, int]]) -> d
     """What a checkpoint should remember of the text, but for the counts."""
     known = source.known
     return {
-        "name": known.name if known else path.name,
+        "name": known.name if known else path.resolve().name,
         "path": path.resolve().name,
         "sha256": source.sha256,
         "bytes": {split: end - begin for split, (begin, end) in bounds.items()},
