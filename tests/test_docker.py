@@ -151,15 +151,25 @@ def test_it_carries_the_shipped_bundles(models: list[dict[str, Any]]) -> None:
 
 
 def test_it_streams_text(service: tuple[str, str]) -> None:
-    """A completion arrives in events whose pieces make up the text asked for."""
-    events = stream(f"{service[1]}/v1/completions", {"model": "prose", "prompt": "It was", "max_tokens": 40, "seed": 1})
-    assert len("".join(event["choices"][0]["text"] for event in events if event["choices"])) == 40
+    """A completion arrives piece by piece, each character with the boundaries and the operations of the layers."""
+    body = {"model": "prose", "prompt": "It was", "max_tokens": 40, "seed": 1, "boundaries": True}
+    choices = [event["choices"][0] for event in stream(f"{service[1]}/v1/completions", body)]
+    written = len("".join(choice["text"] for choice in choices))
+    assert len(choices) > 1
+    assert written > 0
+    for row in zip(*(choice["z"] for choice in choices), strict=True):
+        assert sum(map(len, row)) == written
+    assert len({len(choice["op"]) for choice in choices}) == 1
+    assert choices[-1]["finish_reason"] == "length"
 
 
 def test_it_streams_ink(service: tuple[str, str]) -> None:
-    """Free writing arrives in several events."""
+    """Free writing arrives piece by piece, in columns that join to as many points as were asked for."""
     events = stream(f"{service[1]}/v1/handwriting", {"model": "ink-free", "max_points": 60, "seed": 1})
     assert len(events) > 1
+    for column in ("x", "y", "pen"):
+        assert sum(len(event[column]) for event in events) == 60
+    assert events[-1]["finish_reason"] == "length"
 
 
 def test_it_stops_cleanly(service: tuple[str, str]) -> None:
