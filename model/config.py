@@ -102,6 +102,8 @@ class TrainConfig:
         slope, final_slope: the paper's a, linear over the first `slope_share` of the budget (Eq. 9).
         precision: operands of the matrix products; master weights, cell state, statistics and detector stay float32
             (or float64 with "float64").
+        detector_rate: learning rate of the detectors' columns, relative to the rest. At 1, Adam moves them so fast that
+            an upper detector is switched off before its layer above has learned to be of use, and never comes back.
         average: decay of the exponential moving average of the weights that is evaluated and kept; 0 switches it off.
         seed: of the weights, the order of lines and the sampled detector.
     """
@@ -116,6 +118,7 @@ class TrainConfig:
     final_slope: float = 1.0
     slope_share: float = 0.6
     precision: Precision = "bfloat16"
+    detector_rate: float = 0.1
     average: float = 0.0
     seed: int = 1
 
@@ -126,7 +129,7 @@ class TrainConfig:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not 0 <= self.average < 1:
             raise ConfigError(f"average must be in [0, 1), not {self.average}")
-        for name in ("learning_rate", "clip", "slope", "final_slope", "slope_share"):
+        for name in ("learning_rate", "detector_rate", "clip", "slope", "final_slope", "slope_share"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} must be positive, not {getattr(self, name)}")
 

@@ -69,22 +69,26 @@ class Corpus:
             return TextStreams(self.data.train, batch, window)
         return InkStreams(self.data.train, batch, window, seed)
 
-    def evaluation(self, split: str, window: int, limit: int | None = None) -> Iterator[Window]:
+    def evaluation(
+        self, split: str, window: int, limit: int | None = None, batch: int = EVALUATION_STREAMS
+    ) -> Iterator[Window]:
         """A split from its beginning, every target once, cut into windows with carried state.
 
         Args:
             split: "train", "valid" or "test".
             window: T.
             limit: at most this many steps in all, taken from the beginning.
+            batch: streams, or lines, side by side.
         """
         part = getattr(self.data, split)
         if isinstance(self.data, TextCorpus):
             ids = part if limit is None else part[: limit + 1]
-            streams = min(EVALUATION_STREAMS, max(1, (len(ids) - 1) // 1000))
+            streams = min(batch, max(1, (len(ids) - 1) // 1000))
             yield from _cut(*evaluation_text(ids, streams), window)
             return
         lines = part if limit is None else part[: max(1, limit // max(1, int(np.mean([len(p) for p in part]))))]
-        for inputs, targets, weight in evaluation_lines(lines, EVALUATION_STREAMS):
+        lines = lines[: max(len(lines) // batch, 1) * batch] if limit else lines
+        for inputs, targets, weight in evaluation_lines(lines, batch):
             yield from _cut(inputs, targets, weight, window)
 
 

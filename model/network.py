@@ -161,6 +161,11 @@ class Network(nn.Module):
         raw = self.output(h.flatten(0, 1))
         return WindowResult(raw.unflatten(0, h.shape[:2]), final, z, logit)
 
+    def detector_columns(self) -> list[Tensor]:
+        """Views of all parameters that only feed a detector: the last column of each layer that has one."""
+        detecting = [self.layer(index) for index in range(self.config.num_layers) if self.layer(index).detects]
+        return [parameter[..., -1] for layer in detecting for parameter in layer.parameters()]
+
     @torch.no_grad()
     def set_separator_prior(self, separators: np.ndarray[Any, np.dtype[np.bool_]] | None = None) -> None:
         """Start layer 1's detector on separators: logit +4 after one, -2 after anything else.

@@ -135,7 +135,7 @@ class Trainer:
         rate = self.config.learning_rate_at(self.budget.done, progress)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        self.optimiser.step()
+        self._step()
         self.budget.done += 1
         self._average()
         if self.model.cell == "hmlstm":
@@ -154,7 +154,7 @@ class Trainer:
         slope = self.config.slope_at(progress)
         network = self.averaged()
         limit = VALIDATION_STEPS if progress < 1 else None
-        windows = self.corpus.evaluation("valid", self.config.window, limit)
+        windows = self.corpus.evaluation("valid", self.config.window, limit, self.config.batch)
         found = evaluate(network, windows, self.options, slope)
         counts: BoundaryCounts = self._since["counts"]
         record = {
@@ -272,6 +272,15 @@ class Trainer:
         self.best = math.inf if resume["best"] is None else resume["best"]
         self.sick, self.steps, self.next_evaluation = resume["sick"], resume["steps"], resume["next_evaluation"]
         self._clear()
+
+    @torch.no_grad()
+    def _step(self) -> None:
+        """One step of Adam; the detectors' columns go only `detector_rate` of the way."""
+        columns = self.network.detector_columns()
+        before = [column.clone() for column in columns]
+        self.optimiser.step()
+        for column, old in zip(columns, before, strict=True):
+            column.copy_(torch.lerp(old, column, self.config.detector_rate))
 
     def _average(self) -> None:
         if self.averages:

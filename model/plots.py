@@ -1,0 +1,128 @@
+"""Pictures: the curves of a training, and boundaries over real text or real ink (the paper's Figures 3-5)."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from model.checkpoint import Checkpoint
+from model.codec import InkCodec, TextCodec
+from model.corpus import Corpus
+
+mpl.use("Agg")
+
+COLOURS = ("#2a6f97", "#e07a1f", "#7b2d8b")
+LINE, LINES = 90, 3  # the paper shows 270 characters in three rows
+INK_POINTS = 700
+
+
+def plot_curves(log: Path, out: Path) -> None:
+    """Loss, boundary rates and live shares over the updates, from a training's log."""
+    records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    updates = [record["update"] for record in records]
+    figure, (loss, rates) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    loss.plot(updates, [record["train"] for record in records], color=COLOURS[0], lw=1, label="train")
+    loss.plot(updates, [record["valid"] for record in records], color=COLOURS[1], lw=2, label="valid")
+    loss.set(xlabel="updates", ylabel=records[-1]["unit"], title="prediction")
+    loss.legend(frameon=False)
+    for index in range(len(records[-1]["z_rates"])):
+        rates.plot(updates, [r["z_rates"][index] for r in records], color=COLOURS[index], lw=2, label=f"z{index + 1} rate")
+        rates.plot(updates, [r["live_rates"][index] for r in records], color=COLOURS[index], lw=1, ls=":", label="live")
+    rates.set(xlabel="updates", ylim=(0, 1), title="boundaries")
+    if records[-1]["z_rates"]:
+        rates.legend(frameon=False)
+    _save(figure, out)
+
+
+def plot_boundaries(checkpoint: Checkpoint, corpus: Corpus, out: Path) -> None:
+    """Boundaries over the beginning of the validation split: text as bands, ink as coloured strokes."""
+    if isinstance(checkpoint.codec, TextCodec):
+        ids = np.asarray(corpus.data.valid[: LINE * LINES], dtype=np.int64)
+        z, norms = trace(checkpoint, torch.from_numpy(ids))
+        _plot_text(checkpoint.codec, ids, z, norms, out)
+    elif isinstance(checkpoint.codec, InkCodec):
+        line = np.asarray(corpus.data.valid[0][:INK_POINTS], dtype=np.float32)
+        z, _ = trace(checkpoint, torch.from_numpy(line))
+        _plot_ink(checkpoint.codec, line, z, out)
+
+
+@torch.no_grad()
+def trace(checkpoint: Checkpoint, inputs: torch.Tensor) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Read symbols (n,) or points (n, 3) one by one; give z (n, L-1) and the norms of h (n, L)."""
+    network = checkpoint.network()
+    state, z, norms = network.zeros(1), [], []
+    for x in inputs:
+        _, state = network.step(x[None], state)
+        z.append([int(layer.z) for layer in state.layers[:-1]])
+        norms.append([float(layer.h.norm()) for layer in state.layers])
+    return np.asarray(z, np.int64).reshape(len(z), -1), np.asarray(norms, np.float32)
+
+
+def _plot_text(codec: TextCodec, ids: NDArray[np.int64], z: NDArray[np.int64], norms: Any, out: Path) -> None:
+    detectors = z.shape[1]
+    figure, axes = plt.subplots(LINES, 1, figsize=(14, 1.0 * LINES + 0.3 * detectors), layout="constrained")
+    for row, axis in enumerate(np.atleast_1d(axes)):
+        part = slice(row * LINE, (row + 1) * LINE)
+        bands = np.concatenate([z[part].T[::-1], np.zeros((0, len(z[part])), np.int64)])
+        if detectors:
+            axis.imshow(bands, cmap="gray", aspect="auto", vmin=0, vmax=1, extent=(-0.5, LINE - 0.5, 0, detectors))
+        for place, symbol in enumerate(ids[part]):
+            text = codec.decode(ids[part][place : place + 1])
+            shown = {"\n": "↵", " ": " "}.get(text, text)
+            axis.text(place, detectors + 0.15, shown, ha="center", va="bottom", family="monospace", fontsize=9)
+            del symbol
+        axis.set_yticks([level + 0.5 for level in range(detectors)], [f"z{level + 1}" for level in range(detectors)])
+        axis.set(xticks=[], xlim=(-0.5, LINE - 0.5), ylim=(0, detectors + 1))
+        for spine in axis.spines.values():
+            spine.set_visible(False)
+    active = [len(ids), *(int(v) for v in _active(z))]
+    figure.suptitle(f"boundaries (white) over {len(ids)} characters; updates of layers: {', '.join(map(str, active))}")
+    _save(figure, out)
+    del norms
+
+
+def _active(z: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Steps on which layers 2, 3, ... were computed: z below fired, or their own z fired before."""
+    own = np.concatenate([z[:, 1:], np.zeros_like(z[:, :1])], 1) if z.shape[1] else z
+    before = np.concatenate([np.zeros_like(own[:1]), own[:-1]])
+    return np.maximum(z, before).sum(0)
+
+
+def _plot_ink(codec: InkCodec, line: NDArray[np.float32], z: NDArray[np.int64], out: Path) -> None:
+    points = np.cumsum(codec.decode(line)[:, :2], axis=0)
+    stroke = np.concatenate([[0], np.cumsum(line[:-1, 2] > 0)])
+    figure, axes = plt.subplots(1 + z.shape[1], 1, figsize=(12, 2.2 * (1 + z.shape[1])), layout="constrained")
+    axes = np.atleast_1d(axes)
+    _draw_strokes(axes[0], points, stroke, stroke)
+    axes[0].set_title("strokes (pen lifted between colours)")
+    for index in range(z.shape[1]):
+        segment = np.concatenate([[0], np.cumsum(z[:-1, index])])
+        _draw_strokes(axes[index + 1], points, stroke, segment)
+        fired = z[:, index] > 0
+        axes[index + 1].set_title(f"segments of z{index + 1} (fires on {fired.mean():.1%} of points)")
+    _save(figure, out)
+
+
+def _draw_strokes(axis: Axes, points: NDArray[Any], stroke: NDArray[Any], colour: NDArray[Any]) -> None:
+    for number in np.unique(stroke):
+        inside = stroke == number
+        for part in np.unique(colour[inside]):
+            chosen = np.flatnonzero(inside & (colour == part))
+            # One point more, so that a change of colour leaves no gap in the stroke.
+            if chosen[-1] + 1 < len(points) and stroke[chosen[-1] + 1] == number:
+                chosen = np.append(chosen, chosen[-1] + 1)
+            axis.plot(points[chosen, 0], points[chosen, 1], color=COLOURS[int(part) % len(COLOURS)], lw=1.6)
+    axis.set_aspect("equal")
+    axis.invert_yaxis()
+    axis.axis("off")
+
+
+def _save(figure: Any, out: Path) -> None:
+    figure.savefig(out, dpi=110)
+    plt.close(figure)
