@@ -1,0 +1,136 @@
+"""The four versions of a step behind one face: a literal judge per row, and three engines per batch.
+
+Every one takes and gives the state by the names of the bundle (`h1` ... `e3`), as NumPy arrays.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from export.graph import load_script
+from model.heads import CORRELATION_LIMIT, LOG_SCALE_CEILING, LOG_SCALE_FLOOR
+from model.network import Network
+from model.reference import Reference, RowState, RowStep
+from model.state import NetworkState
+
+Array = NDArray[Any]
+State = dict[str, Array]
+
+
+class Engine(Protocol):
+    """Anything that takes a step for a batch."""
+
+    def zeros(self, batch: int) -> State:
+        """Return the state before the first step."""
+
+    def step(self, x: Array, state: Mapping[str, Array]) -> tuple[Array, State]:
+        """Return the output and the next state."""
+
+
+class TorchStep:
+    """`Network.step`: dense, every layer computed, COPY by masks; it carries no `e`."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+
+    def zeros(self, batch: int) -> State:
+        """Return the state before the first step."""
+        return {name: tensor.numpy() for name, tensor in self._network.zeros(batch).named()}
+
+    @torch.no_grad()
+    def step(self, x: Array, state: Mapping[str, Array]) -> tuple[Array, State]:
+        """Return the output and the next state."""
+        tensors = {name: torch.tensor(values) for name, values in state.items() if name[0] in "hcz"}
+        for number in range(1, self._network.config.num_layers + 1):  # the bundle leaves out z that is always 0
+            tensors.setdefault(f"z{number}", torch.zeros_like(tensors["h1"][:, 0]))
+        output, following = self._network.step(torch.tensor(x), NetworkState.from_named(tensors))
+        return output.numpy(), {name: tensor.numpy() for name, tensor in following.named() if name in state}
+
+
+class ScriptStep:
+    """The TorchScript file."""
+
+    def __init__(self, content: bytes) -> None:
+        self._module = load_script(content)
+
+    def zeros(self, batch: int) -> State:
+        """Return the state before the first step."""
+        return {name: tensor.numpy() for name, tensor in self._module.zeros(batch).items()}
+
+    @torch.no_grad()
+    def step(self, x: Array, state: Mapping[str, Array]) -> tuple[Array, State]:
+        """Return the output and the next state."""
+        output, following = self._module(torch.tensor(x), {name: torch.tensor(v) for name, v in state.items()})
+        return output.numpy(), {name: tensor.numpy() for name, tensor in following.items()}
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the judge says about one step of a batch, float64.
+
+    Attributes:
+        output: (B, outputs).
+        state: by name, as the engines give it.
+        logits: detector logits (B, L - 1), NaN where no detector was read.
+        operations: (B, L): 0 COPY, 1 UPDATE, 2 FLUSH.
+    """
+
+    output: Array
+    state: State
+    logits: Array
+    operations: Array
+
+
+class Judge:
+    """`model.reference`, row by row, literally, in float64; its state is its own."""
+
+    def __init__(self, network: Network, rows: int) -> None:
+        self._reference: Reference = network.reference()
+        self._text = network.config.kind == "text"
+        self._gated = network.config.cell == "hmlstm"
+        widths = np.cumsum(network.config.hidden)[:-1]
+        self._out = np.split(np.concatenate([self._reference.gate, self._reference.project], 1), widths)
+        self._rows: list[list[RowState]] = [self._reference.zeros() for _ in range(rows)]
+
+    def state(self) -> State:
+        """Return the state of all rows by name, with `e` worked out from h."""
+        named: State = {}
+        for layer in range(len(self._out)):
+            number = layer + 1
+            h = np.stack([row[layer].h for row in self._rows])
+            named[f"h{number}"] = h
+            named[f"c{number}"] = np.stack([row[layer].c for row in self._rows])
+            if self._gated and number < len(self._out):
+                named[f"z{number}"] = np.array([row[layer].z for row in self._rows])
+            if self._gated and layer:
+                named[f"e{number}"] = h @ self._out[layer]
+        return named
+
+    def step(self, x: Array) -> Judgement:
+        """Take one step on every row."""
+        outputs: list[Array] = []
+        done: list[list[RowStep]] = []
+        for row, states in enumerate(self._rows):
+            output, steps = self._reference.step(int(x[row]) if self._text else x[row].astype(np.float64), states)
+            outputs.append(output if self._text else pack(output))
+            done.append(steps)
+        self._rows = [[step.state for step in steps] for steps in done]
+        return Judgement(
+            output=np.stack(outputs),
+            state=self.state(),
+            logits=np.array([[step.logit for step in steps[:-1]] for steps in done]).reshape(len(done), -1),
+            operations=np.array([[step.operation for step in steps] for steps in done]),
+        )
+
+
+def pack(raw: Array) -> Array:
+    """Bring one row of raw outputs (6M + 1,) into mixture parameters, literally (Graves 2013, Eqs. 18-22)."""
+    count = (len(raw) - 1) // 6
+    weight, means, scales, correlation, pen_up = np.split(raw, np.cumsum([count, 2 * count, 2 * count, count]))
+    log_weight = weight - weight.max() - np.log(np.exp(weight - weight.max()).sum())
+    bounded = np.clip(scales, LOG_SCALE_FLOOR, LOG_SCALE_CEILING)
+    return np.concatenate([log_weight, means, bounded, np.tanh(correlation) * CORRELATION_LIMIT, pen_up])

@@ -1,0 +1,268 @@
+"""One step as a PyTorch module in which a layer that COPYs is not computed: (input, state) -> (output, state).
+
+Eqs. 2-12 of arXiv 1609.01704v7 on the rows that need them. The rows of layers 2, 3, ... that do not COPY are gathered,
+computed side by side and scattered back; the others keep their bits. The top-down product runs on the rows whose own
+boundary fired at the step before. Nothing is masked: what is not needed is not multiplied.
+
+The module is scripted for people who embed a network (`torch.jit.load`), so annotations are what TorchScript can read.
+`export/onnx_graph.py` says the same in ONNX operators for the service.
+"""
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from export.weights import NORM_EPSILON, LayerWeights, StepWeights, state_specs
+from model.heads import CORRELATION_LIMIT, LOG_SCALE_CEILING, LOG_SCALE_FLOOR
+
+
+class Matrix(nn.Module):
+    """A matrix, kept in float32 for computing and stored in float16 where that loses nothing; a product is folded.
+
+    Attributes:
+        value: (rows, columns) float32.
+    """
+
+    is_half: Final[bool]
+    folded: Final[bool]
+    left: Tensor
+    right: Tensor
+    value: Tensor
+
+    def __init__(self, left: Tensor, right: Tensor | None, half: bool) -> None:
+        super().__init__()
+        self.is_half = half
+        self.folded = right is not None
+        self.register_buffer("left", left if right is not None else torch.empty(0))
+        self.register_buffer("right", right if right is not None else torch.empty(0))
+        self.register_buffer("value", left if right is None else left @ right)
+
+    def forward(self) -> Tensor:
+        """Return the matrix."""
+        return self.value
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[Tensor, Tensor, bool]:
+        """What the file keeps."""
+        stored, other = (self.left, self.right) if self.folded else (self.value, self.right)
+        return (stored.half(), other.half(), self.training) if self.is_half else (stored, other, self.training)
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[Tensor, Tensor, bool]) -> None:
+        """Unpack what the file kept."""
+        stored, other = state[0].float(), state[1].float()
+        self.left = stored if self.folded else other
+        self.right = other
+        self.value = torch.mm(stored, other) if self.folded else stored
+        self.training = state[2]
+
+
+class GatedLayer(nn.Module):
+    """One layer on a set of rows, all of which are to be computed."""
+
+    size: Final[int]
+    detects: Final[bool]
+    normed: Final[bool]
+    epsilon: Final[float]
+    gain: Tensor
+    bias: Tensor
+
+    def __init__(self, weights: LayerWeights, half: bool) -> None:
+        super().__init__()
+        self.size = weights.size
+        self.detects = weights.detects
+        self.normed = weights.gain is not None
+        self.epsilon = NORM_EPSILON
+        self.own = Matrix(torch.from_numpy(weights.own), None, half)
+        self.above = Matrix(_tensor(weights.above), None, half)
+        self.out = Matrix(torch.from_numpy(weights.out), None, half)
+        self.register_buffer("gain", _tensor(weights.gain))
+        self.register_buffer("bias", torch.from_numpy(weights.bias))
+
+    def forward(
+        self, own: Tensor, source: Tensor, h_above: Tensor, z_prev: Tensor, c_prev: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return h, c (n, H), z (n,) and e (n, L + O) of n rows.
+
+        Args:
+            own: (n, H + H_below), h of the step before beside z_below * h below.
+            source: (n, N) the input's share in layer 1, (1,) zero elsewhere.
+            h_above: (n, H_above), read only where z_prev is 1; anything on top.
+            z_prev: (n,), own boundary at the step before; zeros on top.
+            c_prev: (n, H).
+        """
+        s = torch.mm(own, self.own()) + source
+        if self.detects:
+            flushed = torch.nonzero(z_prev).flatten()
+            if flushed.numel() > 0:
+                s = s.index_add(0, flushed, torch.mm(h_above.index_select(0, flushed), self.above()))
+        gates, logit = self.normalise(s)
+        f, i, o, g = gates.chunk(4, dim=1)
+        kept = torch.sigmoid(f) * c_prev
+        if self.detects:
+            kept = kept * (1 - z_prev).unsqueeze(1)
+        c = torch.sigmoid(i) * torch.tanh(g) + kept
+        h = torch.sigmoid(o) * torch.tanh(c)
+        return h, c, (logit > 0).to(c.dtype), torch.mm(h, self.out())
+
+    def normalise(self, s: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gates (n, 4H) and the detector's logit (n,), 0 where there is none."""
+        width = 4 * self.size
+        gates = s[:, :width]
+        logit = s[:, -1] if self.detects else torch.zeros_like(s[:, 0])
+        if not self.normed:
+            return gates + self.bias[:width], logit + self.bias[-1] if self.detects else logit
+        normal, mean, scale = torch.native_layer_norm(
+            gates, [width], self.gain[:width], self.bias[:width], self.epsilon
+        )
+        if self.detects:
+            logit = (logit - mean[:, 0]) * scale[:, 0] * self.gain[-1] + self.bias[-1]
+        return normal, logit
+
+
+class GatedStep(nn.Module):
+    """The whole network, one step: state goes in and comes out by name (`h1` ... `e3`)."""
+
+    text: Final[bool]
+    gated: Final[bool]
+    num_layers: Final[int]
+    mixtures: Final[int]
+    floor: Final[float]
+    ceiling: Final[float]
+    limit: Final[float]
+    embedding_bias: Tensor
+    head_bias: Tensor
+
+    def __init__(self, weights: StepWeights) -> None:
+        super().__init__()
+        config = weights.config
+        self.text, self.gated = config.kind == "text", config.cell == "hmlstm"
+        self.num_layers, self.mixtures = config.num_layers, config.mixtures
+        self.floor, self.ceiling, self.limit = LOG_SCALE_FLOOR, LOG_SCALE_CEILING, CORRELATION_LIMIT
+        self.widths = {
+            spec.name: (spec.shape[1] if len(spec.shape) == 2 and isinstance(spec.shape[1], int) else 0)
+            for spec in state_specs(config)
+        }
+        self.embedding = Matrix(torch.from_numpy(weights.embedding), torch.from_numpy(weights.input), weights.half)
+        self.register_buffer("embedding_bias", _tensor(weights.embedding_bias))
+        self.layers = nn.ModuleList(GatedLayer(layer, weights.half) for layer in weights.layers)
+        self.head = Matrix(torch.from_numpy(weights.head), None, weights.half)
+        self.register_buffer("head_bias", torch.from_numpy(weights.head_bias))
+
+    @torch.jit.export
+    def zeros(self, batch: int) -> dict[str, Tensor]:
+        """Return the state before the first step for a number of rows."""
+        like = self.head_bias
+        return {
+            name: torch.zeros([batch, width] if width > 0 else [batch], dtype=like.dtype, device=like.device)
+            for name, width in self.widths.items()
+        }
+
+    def forward(self, x: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return logits (B, V) or mixture parameters (B, 6M + 1), and the next state.
+
+        Args:
+            x: symbols (B,) int64, or standardised offsets (B, 3) float32 [dx, dy, pen_up].
+            state: as from `zeros` or from the step before.
+        """
+        if self.text:
+            source = self.embedding().index_select(0, x)
+        else:
+            source = torch.mm(x, self.embedding()) + self.embedding_bias
+        following: dict[str, Tensor] = {}
+        sent: list[Tensor] = []
+        below, z_below = state["h1"], state["h1"]
+        for index, layer in enumerate(self.layers):
+            number = str(index + 1)
+            h, c = state["h" + number], state["c" + number]
+            z = state["z" + number] if layer.detects else torch.zeros_like(h[:, 0])
+            above = state["h" + str(index + 2)] if layer.detects else h
+            if index == 0:
+                h, c, z, e = layer(h, source, above, z, c)
+            elif not self.gated:
+                h, c, z, e = layer(torch.cat([h, below], 1), torch.zeros_like(c[:1, :1]), above, z, c)
+            else:
+                e = state["e" + number]
+                rows = torch.nonzero(torch.maximum(z, z_below)).flatten()
+                if rows.numel() > 0:
+                    open_below = z_below.index_select(0, rows)
+                    fresh = below.index_select(0, rows) * open_below.unsqueeze(1)
+                    done = layer(
+                        torch.cat([h.index_select(0, rows), fresh], 1),
+                        torch.zeros_like(c[:1, :1]),
+                        above.index_select(0, rows),
+                        z.index_select(0, rows),
+                        c.index_select(0, rows),
+                    )
+                    h, c = h.index_copy(0, rows, done[0]), c.index_copy(0, rows, done[1])
+                    z, e = z.index_copy(0, rows, done[2] * open_below), e.index_copy(0, rows, done[3])
+            following["h" + number], following["c" + number] = h, c
+            if layer.detects:
+                following["z" + number] = z
+            if self.gated and index > 0:
+                following["e" + number] = e
+            sent.append(e)
+            below, z_below = h, z
+        return self.output(sent), following
+
+    def output(self, sent: list[Tensor]) -> Tensor:
+        """Combine what the layers send (Eqs. 11-12) and apply the head."""
+        total = sent[0][:, : self.num_layers]
+        for part in sent[1:]:
+            total = total + part[:, : self.num_layers]
+        gates = torch.sigmoid(total)
+        summed = gates[:, 0:1] * sent[0][:, self.num_layers :]
+        for index in range(1, self.num_layers):
+            summed = summed + gates[:, index : index + 1] * sent[index][:, self.num_layers :]
+        raw = torch.mm(torch.relu(summed), self.head()) + self.head_bias
+        return raw if self.text else self.mixture(raw)
+
+    def mixture(self, raw: Tensor) -> Tensor:
+        """Bring raw outputs (B, 6M + 1) into the form of `model.heads.pack`."""
+        m = self.mixtures
+        return torch.cat(
+            [
+                torch.log_softmax(raw[:, :m], 1),
+                raw[:, m : 3 * m],
+                raw[:, 3 * m : 5 * m].clamp(self.floor, self.ceiling),
+                torch.tanh(raw[:, 5 * m : 6 * m]) * self.limit,
+                raw[:, 6 * m :],
+            ],
+            1,
+        )
+
+
+def script(weights: StepWeights) -> bytes:
+    """Return the step as a TorchScript file."""
+    with _deprecation_is_known():
+        scripted = torch.jit.script(GatedStep(weights).eval())
+        buffer = io.BytesIO()
+        torch.jit.save(scripted, buffer)
+    return buffer.getvalue()
+
+
+def load_script(content: bytes) -> torch.jit.ScriptModule:
+    """Return the module of a TorchScript file."""
+    with _deprecation_is_known():
+        return torch.jit.load(io.BytesIO(content), map_location="cpu")  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _deprecation_is_known() -> Iterator[None]:
+    """Silence PyTorch's advice to use torch.export instead of torch.jit, and nothing else.
+
+    TorchScript is what C++ and mobile users of such a file load today, and its data-dependent rows need no tricks.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is", category=DeprecationWarning)
+        yield
+
+
+def _tensor(values: object) -> Tensor:
+    """A tensor, empty for None: TorchScript wants every attribute to be one."""
+    return torch.empty(0, 0) if values is None else torch.as_tensor(values)

@@ -1,0 +1,183 @@
+"""Two promises of the step graph, measured on the file itself: COPY costs nothing, and company changes nothing.
+
+That a COPY is skipped is read from ONNX Runtime's own profile: how many rows every matrix product was really given.
+That a row does not depend on the rows beside it is shown bit for bit, over batch sizes, orders and neighbours.
+"""
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.runtime import OnnxStep
+from export.trace import Trace
+from export.weights import input_spec, output_spec, state_specs
+from model.config import ModelConfig
+
+Array = NDArray[Any]
+
+PROFILED_STEPS = 400
+BATCH_SIZES = (1, 2, 3, 5, 8, 16, 31, 64)
+BATCH_STEPS = 48
+
+
+@dataclass(frozen=True)
+class Skipping:
+    """Rows given to each product over some steps.
+
+    Attributes:
+        steps, rows: of the trace.
+        multiplied: rows by product, counted by ONNX Runtime.
+        needed: rows by product that had to be multiplied, from the boundaries.
+    """
+
+    steps: int
+    rows: int
+    multiplied: Mapping[str, int]
+    needed: Mapping[str, int]
+
+    def faults(self) -> list[str]:
+        """Return which products ran on other rows than the boundaries called for."""
+        return [
+            f"{product} multiplied {self.multiplied.get(product, 0)} rows, but {needed} were needed"
+            for product, needed in self.needed.items()
+            if self.multiplied.get(product, 0) != needed
+        ]
+
+    def report(self) -> dict[str, Any]:
+        """Return the figures."""
+        return {
+            "measured": "rows given to each matrix product, from ONNX Runtime's profile",
+            "row_steps": self.steps * self.rows,
+            "rows_multiplied": dict(self.multiplied),
+            "rows_needed": dict(self.needed),
+        }
+
+
+@dataclass(frozen=True)
+class BatchInvariance:
+    """Whether rows of a batch equal themselves run alone.
+
+    Attributes:
+        sizes: batch sizes tried.
+        compared: rows times steps compared bit for bit.
+        different: those that differ in any bit of output or state.
+    """
+
+    sizes: tuple[int, ...]
+    compared: int
+    different: int
+
+    def faults(self) -> list[str]:
+        """Return the sentence to say when a row depends on its neighbours."""
+        if not self.different:
+            return []
+        return [f"{self.different} of {self.compared} row-steps change their bits with the rows beside them"]
+
+    def report(self) -> dict[str, Any]:
+        """Return the figures."""
+        return {"batch_sizes": list(self.sizes), "row_steps": self.compared, "different": self.different}
+
+
+def operations(before: Mapping[str, Array], after: Mapping[str, Array], num_layers: int) -> Array:
+    """Return what each layer of an HM-LSTM did at a step, (B, L): 0 COPY, 1 UPDATE, 2 FLUSH.
+
+    Args:
+        before: the state given to the step. after: the state it gave.
+        num_layers: L.
+    """
+    rows = len(before["h1"])
+    done = np.zeros((rows, num_layers), np.int64)
+    z_below: Array = np.ones(rows)
+    for layer in range(num_layers):
+        name = f"z{layer + 1}"
+        flushed = before[name] == 1 if name in before else np.zeros(rows, bool)
+        done[:, layer] = np.where(flushed, 2, np.where(z_below == 1, 1, 0))
+        z_below = after[name] if name in after else z_below
+    return done
+
+
+def rows_multiplied(graph: bytes, config: ModelConfig, trace: Trace) -> Skipping:
+    """Run the beginning of a trace under ONNX Runtime's profiler and count the rows of every matrix product."""
+    inputs = trace.inputs[:PROFILED_STEPS]
+    needed: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        step = OnnxStep(
+            graph, input_spec(config), output_spec(config), state_specs(config), profile=str(Path(folder) / "profile")
+        )
+        state = step.zeros(trace.rows)
+        for x in inputs:
+            before = state
+            _, state = step.step(x, before)
+            needed.update(_needed(before, state, config))
+        profile = Path(step.session.end_profiling())
+        multiplied = _profiled_rows(json.loads(profile.read_text(encoding="utf-8")), set(needed))
+    return Skipping(len(inputs), trace.rows, multiplied, dict(sorted(needed.items())))
+
+
+def batch_invariance(step: OnnxStep, trace: Trace) -> BatchInvariance:
+    """Run rows alone, and then in batches of several sizes, orders and neighbours, and compare every bit."""
+    pool = _pool(trace)
+    alone = [_run(step, pool[:, row : row + 1]) for row in range(pool.shape[1])]
+    generator = np.random.default_rng(0)
+    compared = different = 0
+    for size in BATCH_SIZES:
+        chosen = generator.choice(pool.shape[1], size, replace=size > pool.shape[1])
+        together = _run(step, pool[:, chosen])
+        for place, row in enumerate(chosen):
+            same = [
+                all(np.array_equal(mine[place], solo[0]) for mine, solo in zip(now, then, strict=True))
+                for now, then in zip(together, alone[row], strict=True)
+            ]
+            compared += len(same)
+            different += len(same) - sum(same)
+    return BatchInvariance(BATCH_SIZES, compared, different)
+
+
+def _pool(trace: Trace) -> Array:
+    """Cut a trace into pieces that serve as independent rows, (BATCH_STEPS, rows, ...); at most 64."""
+    pieces = min(trace.steps // BATCH_STEPS, max(1, max(BATCH_SIZES) // trace.rows))
+    cut = [trace.inputs[piece * BATCH_STEPS : (piece + 1) * BATCH_STEPS] for piece in range(pieces)]
+    return np.concatenate(cut, axis=1)
+
+
+def _run(step: OnnxStep, inputs: Array) -> list[list[Array]]:
+    """Return output and states of every step as integers of the same bits."""
+    state = step.zeros(inputs.shape[1])
+    seen = []
+    for x in inputs:
+        output, state = step.step(x, state)
+        seen.append([values.view(np.int32) for values in (output, *state.values())])
+    return seen
+
+
+def _needed(before: Mapping[str, Array], after: Mapping[str, Array], config: ModelConfig) -> Counter[str]:
+    """Return how many rows each product of a step has to see."""
+    rows = len(before["h1"])
+    lstm = config.cell == "lstm"
+    done = np.ones((rows, config.num_layers), np.int64) if lstm else operations(before, after, config.num_layers)
+    count: Counter[str] = Counter()
+    for layer in range(config.num_layers):
+        active = int((done[:, layer] != 0).sum())
+        count[f"layer{layer + 1}.own"] += active
+        count[f"layer{layer + 1}.e.rows"] += active
+        if config.has_detector(layer):
+            count[f"layer{layer + 1}.above.product"] += int((done[:, layer] == 2).sum())
+    return count
+
+
+def _profiled_rows(events: list[dict[str, Any]], products: set[str]) -> dict[str, int]:
+    """Add up, for each named product, the rows of its first operand over all of its runs."""
+    rows: Counter[str] = Counter()
+    for event in events:
+        name = str(event.get("name", "")).removesuffix("_kernel_time")
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time") and name in products:
+            (shape,) = event["args"]["input_type_shape"][0].values()
+            rows[name] += int(shape[0])
+    return {product: rows[product] for product in sorted(products)}

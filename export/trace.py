@@ -1,0 +1,115 @@
+"""Traces: what is fed to a step over many steps and rows, to compare engines on. Real data, or written by the network.
+
+A network that writes for itself stays where its training put it, and so shows the boundaries it shows in service.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.runtime import OnnxStep
+
+Array = NDArray[Any]
+
+
+class TraceError(Exception):
+    """A trace cannot be made of what was given."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Inputs of T steps of B rows.
+
+    Attributes:
+        inputs: (T, B) int64 symbols or (T, B, 3) float32 offsets.
+        source: where they come from, one line for the report.
+    """
+
+    inputs: Array
+    source: str
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return int(self.inputs.shape[0])
+
+    @property
+    def rows(self) -> int:
+        """B."""
+        return int(self.inputs.shape[1])
+
+
+def sampled(step: OnnxStep, rows: int, steps: int, seed: int) -> Trace:
+    """Let a network write `rows` streams of `steps` steps for itself.
+
+    Args:
+        step: the network, as ONNX Runtime runs it.
+        rows: B.
+        steps: T.
+        seed: of the draws.
+    """
+    generator = np.random.default_rng(seed)
+    text = step.input.dtype == "int64"
+    shape = (steps, rows) if text else (steps, rows, 3)
+    inputs = np.zeros(shape, np.int64 if text else np.float32)
+    state = step.zeros(rows)
+    x = generator.integers(0, step.output.shape_for(rows)[1], rows) if text else inputs[0]
+    for now in range(steps):
+        inputs[now] = x
+        output, state = step.step(inputs[now], state)
+        x = draw_symbols(output, generator) if text else draw_offsets(output, generator)
+    return Trace(inputs, f"{rows} rows of {steps} steps sampled from the network itself, seed {seed}")
+
+
+def text_rows(ids: Array, rows: int, steps: int, name: str) -> Trace:
+    """Take `rows` pieces of a text, evenly spread over it.
+
+    Raises:
+        TraceError: the text is shorter than one piece.
+    """
+    if len(ids) < steps:
+        raise TraceError(f"a trace needs at least {steps} characters, but {name} has {len(ids)}")
+    starts = np.linspace(0, len(ids) - steps, rows).astype(np.int64)
+    inputs = ids[starts + np.arange(steps)[:, None]].astype(np.int64)
+    return Trace(inputs, f"{rows} pieces of {steps} characters of {name}")
+
+
+def ink_rows(lines: list[Array], rows: int, steps: int, name: str) -> Trace:
+    """Write lines of ink one after the other into `rows` rows until each has enough points.
+
+    Raises:
+        TraceError: there is no line.
+    """
+    if not lines:
+        raise TraceError(f"a trace needs at least one line of ink, but {name} has none")
+    queue = 0
+    inputs = np.zeros((steps, rows, 3), np.float32)
+    for row in range(rows):
+        filled = 0
+        while filled < steps:
+            piece = lines[queue % len(lines)][: steps - filled]
+            inputs[filled : filled + len(piece), row] = piece
+            filled, queue = filled + len(piece), queue + 1
+    return Trace(inputs, f"{rows} rows of {steps} points of {name}")
+
+
+def draw_symbols(logits: Array, generator: np.random.Generator) -> Array:
+    """Draw a symbol (B,) int64 from the softmax of logits (B, V)."""
+    weights = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
+    total = weights.cumsum(1)
+    return (total > generator.random((len(logits), 1)) * total[:, -1:]).argmax(1)
+
+
+def draw_offsets(mixture: Array, generator: np.random.Generator) -> Array:
+    """Draw an offset (B, 3) float32 from mixture parameters (B, 6M + 1)."""
+    count = (mixture.shape[1] - 1) // 6
+    parts = mixture[:, :-1].astype(np.float64).reshape(len(mixture), 6, count)
+    chosen = draw_symbols(parts[:, 0], generator)
+    _, mean_x, mean_y, log_x, log_y, correlation = parts[np.arange(len(parts)), :, chosen].T
+    first, second = generator.standard_normal((2, len(parts)))
+    dx = mean_x + np.exp(log_x) * first
+    dy = mean_y + np.exp(log_y) * (correlation * first + np.sqrt(1 - correlation**2) * second)
+    pen_up = generator.random(len(parts)) < 1 / (1 + np.exp(-mixture[:, -1].astype(np.float64)))
+    return np.stack([dx, dy, pen_up], 1).astype(np.float32)
