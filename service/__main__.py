@@ -1,0 +1,99 @@
+"""python -m service [--host HOST] [--port PORT]: run the service until a signal ends it.
+
+Everything else is set by environment variables named COPYIST_..., see settings.py. On SIGTERM or SIGINT the service
+becomes unready at once, takes nothing new, lets running requests finish for COPYIST_DRAIN_S seconds, ends what is left
+with an error event and exits with code 0. A second signal ends it now.
+"""
+
+import argparse
+import asyncio
+import math
+import signal
+import socket
+import sys
+from typing import Any
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+from pydantic import ValidationError
+
+from service import log
+from service.app import create_app
+from service.catalogue import CatalogueError
+from service.settings import Settings
+
+_log = structlog.get_logger(__name__)
+
+SWITCH_INTERVAL_S = 5e-4
+GRACE_S = 2
+
+
+class Server(uvicorn.Server):
+    """uvicorn, with our way of stopping."""
+
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        config = uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=math.ceil(settings.drain_s) + GRACE_S,
+        )
+        super().__init__(config)
+        self._app, self._settings = app, settings
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open bundles, then listen, and say where."""
+        await super().startup(sockets)
+        for server in getattr(self, "servers", ()):
+            for listener in server.sockets:
+                host, port = listener.getsockname()[:2]
+                _log.info("listening", host=host, port=port)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain: nothing new, and an end to everything after a while."""
+        engine = self._app.state.service.engine
+        engine.drain()
+        _log.info("draining", open=engine.num_open)
+        asyncio.get_running_loop().call_later(self._settings.drain_s, engine.end_all)
+        await super().shutdown(sockets)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the service and return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m service", description="Serve the bundles of Copyist over HTTP.")
+    parser.add_argument("--host", help="address to listen on (COPYIST_HOST, else 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port to listen on, 0 for a free one (COPYIST_PORT, else 8000)")
+    given: dict[str, Any] = {
+        key: value for key, value in vars(parser.parse_args(arguments)).items() if value is not None
+    }
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        for problem in error.errors():
+            print(f"COPYIST_{str(problem['loc'][0]).upper()}: {problem['msg']}", file=sys.stderr)
+        return 2
+    log.configure(settings)
+    # The engine's thread shares the interpreter with asyncio: a shorter turn keeps first characters quick.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    # uvicorn raises the signal again once it has stopped; by then it has done its work.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        server = Server(create_app(settings), settings)
+        server.run()
+    except CatalogueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 0
+    return 0 if server.started else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

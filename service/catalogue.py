@@ -1,0 +1,202 @@
+"""The bundles that are served: found, checked, opened and warmed up once, at start."""
+
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import structlog
+
+from export import bundle as bundles
+from export.bundle import Bundle
+from model.codec import InkCodec, TextCodec, UnknownSymbolError, codec_from_json
+from service.engine.lane import InkLane, Lane, TextLane
+from service.engine.runner import Runner
+from service.engine.sequence import InkParams, InkSequence, Offset, TextParams, TextSequence
+from service.engine.trace import Hierarchy
+from service.errors import InvalidRequestError, ModelNotFoundError
+
+_log = structlog.get_logger(__name__)
+
+VERSION = "0.1.0"
+SEED_BITS = 53  # a seed made here survives a trip through JavaScript's numbers
+_PRIMERS = ("\n", " ")
+
+
+class CatalogueError(Exception):
+    """The service cannot start with the bundles it was given; the message says which and why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    """A bundle and what is needed to run it; `TextModel` and `InkModel` make sequences of requests.
+
+    Attributes:
+        bundle: its checked facts.
+        hierarchy: reads its trace bytes.
+        lane: steps it.
+    """
+
+    bundle: Bundle
+    hierarchy: Hierarchy
+    lane: Lane[Any]
+
+    @property
+    def name(self) -> str:
+        """The name clients use."""
+        return self.bundle.name
+
+    @property
+    def fingerprint(self) -> str:
+        """Which code and which weights answer."""
+        return f"copyist-{VERSION}-{self.bundle.fingerprint[:12]}"
+
+
+@dataclass(frozen=True, eq=False)
+class TextModel(Served):
+    """A bundle that writes characters."""
+
+    codec: TextCodec
+
+    def sequence(self, prompt: str, params: TextParams, *, boundaries: bool, whole: bool) -> TextSequence:
+        """Return a completion that is ready for the engine.
+
+        Raises:
+            InvalidRequestError: the bundle's codec refuses a character of the prompt.
+        """
+        try:
+            ids = self.codec.encode(prompt).tolist()
+        except UnknownSymbolError as error:
+            raise InvalidRequestError(
+                f"prompt: this model has no symbol for U+{ord(error.character):04X} at position {error.position}.",
+                "prompt",
+            ) from None
+        return TextSequence(self.codec, ids, self.primer, params, boundaries=boundaries, whole=whole)
+
+    @property
+    def primer(self) -> int:
+        """What an empty prompt reads: a line break, else a space, else the first symbol."""
+        known = [symbol for symbol in _PRIMERS if symbol in self.codec.symbols]
+        return self.codec.symbols.index(known[0]) if known else 0
+
+
+@dataclass(frozen=True, eq=False)
+class InkModel(Served):
+    """A bundle that writes freely with a pen."""
+
+    codec: InkCodec
+
+    def sequence(self, params: InkParams, *, whole: bool) -> InkSequence:
+        """Return a drawing that is ready for the engine; it starts as every line of the data does, at rest."""
+        dx, dy, pen_up = self.codec.encode(np.zeros((1, 3)))[0].tolist()
+        start: Offset = (dx, dy, pen_up)
+        return InkSequence(start, params, whole=whole)
+
+
+class Catalogue:
+    """All served bundles by name.
+
+    Args:
+        models: in the order in which clients see them.
+    """
+
+    def __init__(self, models: Mapping[str, Served]) -> None:
+        self._models = dict(models)
+
+    @classmethod
+    def open(cls, folder: Path, rows: int) -> "Catalogue":
+        """Open every bundle in a folder.
+
+        Args:
+            folder: its subfolders are bundles.
+            rows: to be stepped together, of each bundle.
+
+        Raises:
+            CatalogueError: there are none, one is not sound, or two have one name.
+        """
+        paths = sorted(path.parent for path in folder.glob("*/bundle.json")) if folder.is_dir() else []
+        if not paths:
+            raise CatalogueError(f"There are no bundles in {folder}; set COPYIST_BUNDLES to a folder that holds some.")
+        models: dict[str, Served] = {}
+        for path in paths:
+            model = _open(path, rows)
+            if model.name in models:
+                raise CatalogueError(f"{path} and another bundle are both named {model.name}.")
+            models[model.name] = model
+        return cls(models)
+
+    def __iter__(self) -> Any:
+        """Iterate over the models."""
+        return iter(self._models.values())
+
+    @property
+    def lanes(self) -> list[Lane[Any]]:
+        """What the engine steps."""
+        return [model.lane for model in self]
+
+    def find(self, name: str) -> Served:
+        """Return a bundle by name.
+
+        Raises:
+            ModelNotFoundError: none has it.
+        """
+        if name not in self._models:
+            raise ModelNotFoundError(f"There is no such model; there are: {', '.join(self._models)}.", "model")
+        return self._models[name]
+
+    def text(self, name: str) -> TextModel:
+        """Return a text bundle by name.
+
+        Raises:
+            ModelNotFoundError: no bundle has the name.
+            InvalidRequestError: the bundle does not write text.
+        """
+        model = self.find(name)
+        if not isinstance(model, TextModel):
+            raise InvalidRequestError("model: this one writes ink; POST /v1/handwriting takes it.", "model")
+        return model
+
+    def ink(self, name: str | None) -> InkModel:
+        """Return an ink bundle by name, or the first one.
+
+        Raises:
+            ModelNotFoundError: no bundle has the name, or none writes ink.
+            InvalidRequestError: the bundle does not write ink.
+        """
+        if name is None:
+            for model in self:
+                if isinstance(model, InkModel):
+                    return model
+            raise ModelNotFoundError("No model that writes ink is served.", "model")
+        model = self.find(name)
+        if not isinstance(model, InkModel):
+            raise InvalidRequestError("model: this one writes text; POST /v1/completions takes it.", "model")
+        return model
+
+
+def fresh_seed() -> int:
+    """Return a seed for a request that names none."""
+    return secrets.randbits(SEED_BITS)
+
+
+def _open(path: Path, rows: int) -> Served:
+    """Check and open one bundle and run it once, so that the first request finds it warm."""
+    began = time.perf_counter()
+    try:
+        checked = bundles.load(path)
+        codec = codec_from_json(dict(checked.codec))
+        hierarchy = Hierarchy(len(checked.hidden))
+    except (bundles.BundleError, ValueError) as error:
+        raise CatalogueError(f"A bundle cannot be served: {error}") from None
+    runner = Runner(checked, rows)
+    if not np.isfinite(runner.step(1)).all():
+        raise CatalogueError(f"A bundle cannot be served: {path}: the first output is not finite.")
+    runner.clear(0)
+    took_ms = round(1000 * (time.perf_counter() - began))
+    _log.info("bundle opened", model=checked.name, kind=checked.kind, fingerprint=checked.fingerprint, ms=took_ms)
+    if isinstance(codec, InkCodec):
+        return InkModel(checked, hierarchy, InkLane(checked.name, runner), codec)
+    return TextModel(checked, hierarchy, TextLane(checked.name, runner, codec), codec)

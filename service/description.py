@@ -1,0 +1,75 @@
+"""What the OpenAPI description says beyond the types: problems, events by example, and the operator's limits."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from service.schemas import ErrorReply, configured_limits
+from service.settings import Settings
+
+ABOUT = """Copyist writes text and handwriting with a Hierarchical Multiscale LSTM and says, for every step, where the
+network thinks a segment ends.
+
+`z` of a layer is 1 where it found a boundary; an operation is `U` (UPDATE), `C` (COPY: not computed) or `F` (FLUSH).
+Columns have one entry per character or point. The same request with the same `seed` gets the same reply, alone or in
+company. Every error is OpenAI's error object with the keys message, type, param and code."""
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorReply, "description": "A field is missing, odd or beyond its limit; `param` names it."},
+    404: {"model": ErrorReply, "description": "There is no such model."},
+    408: {"model": ErrorReply, "description": "The body did not arrive in time."},
+    413: {"model": ErrorReply, "description": "The body is too large."},
+    415: {"model": ErrorReply, "description": "The body is not JSON."},
+    429: {"model": ErrorReply, "description": "As many requests wait as may; see Retry-After."},
+    500: {"model": ErrorReply, "description": "A step of the engine failed."},
+    503: {"model": ErrorReply, "description": "The service is shutting down or stuck; see Retry-After."},
+}
+
+
+def _events(*examples: str) -> dict[str, Any]:
+    """Document a stream by what it looks like."""
+    text = "".join(f"data: {example}\n\n" for example in (*examples, "[DONE]"))
+    return {"text/event-stream": {"schema": {"type": "string"}, "example": text}}
+
+
+COMPLETION_EVENTS = _events(
+    '{"id":"cmpl-1","object":"text_completion","created":1790000000,"model":"prose","system_fingerprint":"copyist",'
+    '"choices":[{"index":0,"text":"an","logprobs":null,"finish_reason":null,"z":[[0,1],[0,0]],"op":["UU","CU","CC"]}]}',
+    '{"id":"cmpl-1","object":"text_completion","created":1790000000,"model":"prose","system_fingerprint":"copyist",'
+    '"choices":[{"index":0,"text":"d","logprobs":null,"finish_reason":"length","z":[[0],[0]],"op":["F","C","C"]}],'
+    '"seed":1}',
+)
+HANDWRITING_EVENTS = _events(
+    '{"object":"handwriting.chunk","model":"ink-free","system_fingerprint":"copyist","start":0,"x":[0.0,1.2],'
+    '"y":[0.0,-0.4],"pen":[0,1],"z":[[0,1],[0,0]],"op":["UU","CU","CC"],"finish_reason":null}',
+    '{"object":"handwriting.chunk","model":"ink-free","system_fingerprint":"copyist","start":2,"x":[7.1],"y":[0.3],'
+    '"pen":[0],"z":[[0],[0]],"op":["F","C","C"],"finish_reason":"length","seed":1,'
+    '"usage":{"points":3,"steps":3,"layer_updates":[3,1,0]}}',
+)
+PICTURE = {"image/svg+xml": {"schema": {"type": "string"}}}
+
+
+def describe(app: FastAPI, settings: Settings) -> dict[str, Any]:
+    """Return the OpenAPI description of an application under these settings."""
+    description = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    schemas = description["components"]["schemas"]
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    for path in description["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)  # FastAPI promises it, but ours are 400
+    for name, fields in configured_limits(settings).items():
+        for field, limits in fields.items():
+            schemas[name]["properties"][field] |= limits
+    for name in ("CompletionRequest", "HandwritingRequest", "StreamOptions"):
+        _allow_null(schemas[name])
+    return description
+
+
+def _allow_null(schema: dict[str, Any]) -> None:
+    """Say that null may stand for any field that may be left out."""
+    for name, field in schema["properties"].items():
+        if name not in schema.get("required", ()):
+            notes = {key: field.pop(key) for key in ("title", "description", "default") if key in field}
+            schema["properties"][name] = {"anyOf": [field, {"type": "null"}], **notes}

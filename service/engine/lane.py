@@ -1,0 +1,140 @@
+"""One bundle at work: its rows, who sits in them, and how an output becomes the next input."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence as Seq
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.codec import REPLACEMENT, TextCodec
+from service import sampling
+from service.engine.scheduler import Scheduler
+from service.engine.sequence import InkSequence, Reason, Sequence, TextSequence
+
+S = TypeVar("S", bound=Sequence)
+
+
+class Stepper(Protocol):
+    """What a lane needs of a runner."""
+
+    capacity: int
+    inputs: NDArray[Any]
+    codes: NDArray[np.uint8]
+
+    def step(self, count: int) -> NDArray[np.float32]:
+        """Run one step of the first rows and return their outputs."""
+        ...
+
+    def clear(self, row: int) -> None:
+        """Set a row to zeros."""
+        ...
+
+    def move(self, source: int, target: int) -> None:
+        """Copy a row over another."""
+        ...
+
+
+class Lane(ABC, Generic[S]):
+    """Steps the sequences of one bundle together; they join and leave at any step.
+
+    Args:
+        name: of the bundle.
+        runner: owns the rows.
+
+    Attributes:
+        scheduler: who runs and who waits.
+        num_failures: steps that failed, one after the other, until now.
+    """
+
+    def __init__(self, name: str, runner: Stepper) -> None:
+        self.name = name
+        self.runner = runner
+        self.scheduler: Scheduler[S] = Scheduler(runner.capacity)
+        self.num_failures = 0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do something."""
+        return bool(self.scheduler.rows or self.scheduler.waiting)
+
+    def admit(self, now: float) -> None:
+        """Seat waiting sequences in free rows, each with a fresh state."""
+        admitted = self.scheduler.admit()
+        for sequence in admitted:
+            self.runner.clear(sequence.row)
+            self.runner.inputs[sequence.row] = sequence.next_input
+            sequence.times.admitted = now
+        if admitted:
+            self._seated()
+
+    def step(self) -> list[S]:
+        """Run one step of every row and return the sequences that it was for, ended ones included."""
+        rows = list(self.scheduler.rows)
+        outputs = self.runner.step(len(rows))
+        choices = self._choose(outputs, np.array([sequence.draw() for sequence in rows]))
+        codes = self.runner.codes[: len(rows)].tolist()
+        for sequence, code, choice in zip(rows, codes, choices, strict=True):
+            sequence.advance(code, choice)
+        self.runner.inputs[: len(rows)] = [sequence.next_input for sequence in rows]
+        self.num_failures = 0
+        return rows
+
+    def remove(self, sequence: S) -> None:
+        """Free what a sequence occupies, a row or a place in the queue."""
+        move = self.scheduler.remove(sequence)
+        if move:
+            self.runner.move(*move)
+        self._seated()
+
+    def end_all(self, reason: Reason, *, waiting: bool) -> list[S]:
+        """End the running sequences, and the waiting ones too if so told, and return them."""
+        ended = [*self.scheduler.rows, *(self.scheduler.waiting if waiting else ())]
+        for sequence in ended:
+            sequence.finish(reason)
+        return ended
+
+    @abstractmethod
+    def _choose(self, outputs: NDArray[np.float32], draws: sampling.Floats) -> Seq[Any]:
+        """Return what each row draws from its output."""
+
+    def _seated(self) -> None:
+        """Take note that other sequences sit in the rows now, or sit elsewhere."""
+
+
+class TextLane(Lane[TextSequence]):
+    """Completions.
+
+    Args:
+        name: of the bundle.
+        runner: owns the rows.
+        codec: of the bundle; its replacement symbol stands for what it does not know, so it is never drawn.
+    """
+
+    def __init__(self, name: str, runner: Stepper, codec: TextCodec) -> None:
+        super().__init__(name, runner)
+        self._barred = np.zeros(codec.size, np.bool_)
+        if REPLACEMENT in codec.symbols:
+            self._barred[codec.symbols.index(REPLACEMENT)] = True
+
+    def _seated(self) -> None:
+        params = [sequence.params for sequence in self.scheduler.rows]
+        self._temperature = np.array([each.temperature for each in params], np.float64)
+        self._top_p = np.array([each.top_p for each in params], np.float64)
+        self._top_k = np.array([each.top_k for each in params], np.int64)
+
+    def _choose(self, outputs: NDArray[np.float32], draws: sampling.Floats) -> list[int]:
+        drawn = sampling.sample_text(outputs, self._temperature, self._top_p, self._top_k, draws[:, 0], self._barred)
+        ids: list[int] = drawn.tolist()
+        return ids
+
+
+class InkLane(Lane[InkSequence]):
+    """Free writing."""
+
+    def _seated(self) -> None:
+        self._bias = np.array([sequence.params.bias for sequence in self.scheduler.rows], np.float64)
+
+    def _choose(self, outputs: NDArray[np.float32], draws: sampling.Floats) -> list[list[float]]:
+        offsets: list[list[float]] = sampling.sample_ink(outputs, self._bias, draws).tolist()
+        return offsets

@@ -1,0 +1,336 @@
+"""The one thread that steps all bundles, and the only bridge between it and asyncio.
+
+Into the thread goes a queue of orders (submit, cancel, end all, stop); out of it comes a queue of deltas with at most
+one pending wake-up of the event loop, however many streams have something to tell. Neither side ever waits for the
+other: asyncio puts orders and goes on, and the thread leaves deltas and takes the next step. A reader that has not
+taken its last delta gets no further one: its sequence keeps what it has to tell, bounded by what it may draw.
+"""
+
+import asyncio
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from service.engine.lane import Lane
+from service.engine.sequence import Delta, Reason, Sequence
+from service.errors import QueueFullError, ShuttingDownError
+
+_log = structlog.get_logger(__name__)
+
+MAX_FAILURES = 3
+
+
+@dataclass(frozen=True)
+class FlushPolicy:
+    """When a stream is told what its sequence has: its first item at once, then on either bound, and at the end.
+
+    Attributes:
+        items: so many items.
+        interval_s: so long after the last flush.
+    """
+
+    items: int = 32
+    interval_s: float = 0.015
+
+
+class Stream:
+    """The asyncio side of a sequence; all methods belong to the event loop's thread.
+
+    Attributes:
+        is_hungry: whether the reader waits for more: set here, cleared by the engine's thread when it tells something.
+    """
+
+    def __init__(self, engine: "Engine", lane: Lane[Any], sequence: Sequence) -> None:
+        self.lane, self.sequence = lane, sequence
+        self.is_hungry = True
+        self.has_ended = False
+        self._engine = engine
+        self._pending: Delta | None = None
+        self._ready = asyncio.Event()
+        self._is_cancelled = False
+
+    async def take(self) -> Delta | None:
+        """Return all there is to tell, at least something, or None after a `nudge` that found nothing."""
+        self.is_hungry = self._pending is None
+        await self._ready.wait()
+        self._ready.clear()
+        delta, self._pending = self._pending, None
+        return delta
+
+    def nudge(self) -> None:
+        """Let a waiting `take` return."""
+        self._ready.set()
+
+    def cancel(self) -> None:
+        """Have the sequence end as cancelled within one step, if it has not ended yet."""
+        if not self._is_cancelled and not self.has_ended:
+            self._is_cancelled = True
+            self._engine.cancel(self)
+
+    def put(self, delta: Delta) -> None:
+        """Take in what the engine tells."""
+        if self._pending is None:
+            self._pending = delta
+        else:
+            self._pending.extend(delta)
+        self.has_ended = self.has_ended or delta.end is not None
+        self._ready.set()
+
+
+@dataclass
+class Gauges:
+    """What the engine's thread counts; others only read.
+
+    Attributes:
+        steps: rounds of the loop in which at least one bundle was stepped.
+        row_steps: rows stepped, summed over all steps.
+        finished: sequences that ended, cancelled and failed ones included.
+        cancelled: sequences that ended because their client left.
+        cancel_steps_max: the most rounds that passed between an order to cancel and the row being free.
+        failures: steps that raised.
+    """
+
+    steps: int = 0
+    row_steps: int = 0
+    finished: int = 0
+    cancelled: int = 0
+    cancel_steps_max: int = 0
+    failures: int = 0
+
+
+class Engine:
+    """Runs lanes on a thread of its own.
+
+    Args:
+        lanes: one per bundle.
+        policy: when streams are flushed.
+        max_waiting: sequences of one lane that may wait beyond those that run.
+        stall_s: work without a step for so long counts as stuck.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        lanes: Seq[Lane[Any]],
+        policy: FlushPolicy,
+        max_waiting: int,
+        stall_s: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.gauges = Gauges()
+        self._lanes, self._policy, self._max_waiting, self._stall_s = tuple(lanes), policy, max_waiting, stall_s
+        self._clock = clock
+        self._orders: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self._told: deque[tuple[Stream, Delta]] = deque()
+        self._wake_is_pending = False
+        self._streams: dict[Sequence, Stream] = {}
+        self._open: dict[Lane[Any], int] = dict.fromkeys(self._lanes, 0)
+        self._service_s: dict[Lane[Any], float] = dict.fromkeys(self._lanes, 0.1)
+        self._progress_at = clock()
+        self._is_draining = False
+        self._counting = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    # The event loop's side.
+
+    def start(self) -> None:
+        """Start the thread; streams will be told on the event loop that runs now."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End what still runs and the thread with it; returns when it is gone."""
+        self._is_draining = True
+        if self._thread.is_alive():
+            self._orders.put(("stop", None))
+            self._thread.join()
+
+    def drain(self) -> None:
+        """Take nothing new from now on."""
+        self._is_draining = True
+
+    def end_all(self) -> None:
+        """End all there is, running or waiting, with the reason `shutdown`."""
+        self._orders.put(("end_all", None))
+
+    def submit(self, lane: Lane[Any], sequence: Sequence) -> Stream:
+        """Hand a sequence to its lane.
+
+        Raises:
+            QueueFullError: as many as may wait for this lane do so.
+            ShuttingDownError: the engine drains or is gone.
+        """
+        if self._is_draining or not self._thread.is_alive():
+            raise ShuttingDownError("The service is shutting down and takes no new requests.")
+        if self._open[lane] >= lane.runner.capacity + self._max_waiting:
+            raise QueueFullError(
+                f"{self._max_waiting} requests wait for this model already, as many as may.", self._retry_after_s(lane)
+            )
+        if not self.num_open:
+            self._progress_at = self._clock()
+        self._open[lane] += 1
+        stream = Stream(self, lane, sequence)
+        sequence.times.submitted = self._clock()
+        self._orders.put(("submit", stream))
+        return stream
+
+    def cancel(self, stream: Stream) -> None:
+        """Order a sequence's end; its stream hears of it as of any other end."""
+        with self._counting:
+            stream.sequence.cancelled_at_step = self.gauges.steps
+            self._orders.put(("cancel", stream))
+
+    @property
+    def num_open(self) -> int:
+        """Sequences that were submitted and whose end has not been told yet."""
+        return sum(self._open.values())
+
+    @property
+    def num_running(self) -> int:
+        """Sequences that own a row."""
+        return sum(len(lane.scheduler.rows) for lane in self._lanes)
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences that wait for a row."""
+        return self.num_open - self.num_running
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing should be sent here now, in one sentence; None when all is well."""
+        if self._is_draining:
+            return "The service is shutting down."
+        if not self._thread.is_alive():
+            return "The engine has stopped."
+        if self.num_open and self._clock() - self._progress_at > self._stall_s:
+            return f"The engine has work but took no step for {self._stall_s:g} seconds."
+        if any(lane.num_failures >= MAX_FAILURES for lane in self._lanes):
+            return f"The last {MAX_FAILURES} steps of a model failed."
+        return None
+
+    def _retry_after_s(self, lane: Lane[Any]) -> int:
+        """Seconds in which a place in the queue should become free, from how long requests took of late."""
+        return min(60, 1 + int(self._service_s[lane] / lane.runner.capacity))
+
+    def _hear(self) -> None:
+        """Pass on what the thread has told; runs on the event loop."""
+        self._wake_is_pending = False
+        while self._told:
+            stream, delta = self._told.popleft()
+            if delta.end:
+                self._open[stream.lane] -= 1
+                times = delta.end.times
+                if times.admitted is not None and times.finished is not None:
+                    took = times.finished - times.admitted
+                    self._service_s[stream.lane] += 0.1 * (took - self._service_s[stream.lane])
+            stream.put(delta)
+
+    # The thread's side.
+
+    def _run(self) -> None:
+        """Take orders, step, tell; until told to stop. Whatever happens, every stream hears of its end."""
+        try:
+            while self._obey():
+                for lane in self._lanes:
+                    if lane.has_work:
+                        self._step(lane)
+                with self._counting:
+                    self.gauges.steps += 1
+                self._wake()
+        except Exception:  # noqa: BLE001 - nothing may end this thread unheard
+            _log.exception("the engine stops")
+        finally:
+            self._end_all("shutdown")
+
+    def _step(self, lane: Lane[Any]) -> None:
+        """Run one step of a lane and see who has something to tell."""
+        lane.admit(self._clock())
+        try:
+            stepped = lane.step()
+        except Exception:  # noqa: BLE001 - whatever a step raises ends its rows and nothing else
+            _log.exception("step failed", model=lane.name, rows=len(lane.scheduler.rows))
+            lane.num_failures += 1
+            self.gauges.failures += 1
+            self._tell_ended(lane, lane.end_all("error", waiting=False))
+            return
+        now = self._progress_at = self._clock()
+        self.gauges.row_steps += len(stepped)
+        ended = [sequence for sequence in stepped if sequence.reason]
+        for sequence in stepped:
+            if not sequence.reason and self._is_due(sequence, now):
+                sequence.times.first = sequence.times.first or now
+                sequence.flushed_at = now
+                self._tell(sequence)
+        self._tell_ended(lane, ended)
+
+    def _is_due(self, sequence: Sequence, now: float) -> bool:
+        """Whether to tell what a running sequence has."""
+        count = sequence.num_ready
+        if not count or sequence.whole or not self._streams[sequence].is_hungry:
+            return False
+        return (
+            sequence.times.first is None
+            or count >= self._policy.items
+            or now - sequence.flushed_at >= self._policy.interval_s
+        )
+
+    def _tell_ended(self, lane: Lane[Any], ended: Seq[Sequence]) -> None:
+        """Free what ended sequences occupy, and tell their ends."""
+        now = self._clock()
+        for sequence in ended:
+            lane.remove(sequence)
+            sequence.times.finished = now
+            sequence.times.first = sequence.times.first or (now if sequence.num_ready else None)
+            self.gauges.finished += 1
+            if sequence.cancelled_at_step is not None and sequence.reason == "cancelled":
+                self.gauges.cancelled += 1
+                lag = self.gauges.steps - sequence.cancelled_at_step
+                self.gauges.cancel_steps_max = max(self.gauges.cancel_steps_max, lag)
+            self._tell(sequence)
+            del self._streams[sequence]
+
+    def _end_all(self, reason: Reason) -> None:
+        for lane in self._lanes:
+            self._tell_ended(lane, lane.end_all(reason, waiting=True))
+        self._wake()
+
+    def _tell(self, sequence: Sequence) -> None:
+        stream = self._streams[sequence]
+        stream.is_hungry = False
+        self._told.append((stream, sequence.take()))
+
+    def _wake(self) -> None:
+        """Have the event loop look at what was told, unless it is about to."""
+        if self._told and not self._wake_is_pending and self._loop and not self._loop.is_closed():
+            self._wake_is_pending = True
+            self._loop.call_soon_threadsafe(self._hear)
+
+    def _obey(self) -> bool:
+        """Carry out all orders, waiting for one when there is nothing to step; False after the order to stop."""
+        while not self._orders.empty() or not any(lane.has_work for lane in self._lanes):
+            order, stream = self._orders.get()
+            if order == "stop":
+                return False
+            if order == "submit":
+                self._streams[stream.sequence] = stream
+                stream.lane.scheduler.add(stream.sequence)
+            elif order == "cancel" and stream.sequence in self._streams:
+                stream.sequence.finish("cancelled")
+                self._tell_ended(stream.lane, [stream.sequence])
+            elif order == "end_all":
+                self._end_all("shutdown")
+            self._wake()
+        return True

@@ -1,0 +1,215 @@
+"""What can go wrong, each with its HTTP status, and the one shape in which clients see it.
+
+    CopyistError
+    ├── InvalidRequestError     400  a field is missing, odd or beyond its limit; `param` names it
+    ├── ModelNotFoundError      404  no bundle of that name is served
+    ├── BodyTimeoutError        408  the body did not arrive in time
+    ├── BodyTooLargeError       413  the body is larger than the limit
+    ├── MediaTypeError          415  the body is not JSON by its own account
+    ├── EngineFailureError      500  a step failed; the request cannot be continued
+    └── OverloadedError              try again after `retry_after_s`
+        ├── QueueFullError      429  as many requests wait as may
+        ├── ShuttingDownError   503  the service is about to stop
+        └── NotReadyError       503  the engine does not move
+
+The body is OpenAI's error object and always has its four keys: message, type, param, code. Messages name fields and
+limits; they never repeat what a client sent, and never tell what is inside.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import orjson
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+_log = structlog.get_logger(__name__)
+
+
+class CopyistError(Exception):
+    """Base of all errors that a client may see.
+
+    Args:
+        message: one sentence for the client.
+        param: the request field it is about, if any.
+    """
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: ClassVar[str | None] = None
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers that go with the status."""
+        return {}
+
+    @property
+    def body(self) -> bytes:
+        """OpenAI's error object as JSON."""
+        return error_body(self.message, self.type, self.param, self.code)
+
+
+class InvalidRequestError(CopyistError):
+    """A field of the request cannot be honoured as it is."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class ModelNotFoundError(CopyistError):
+    """No bundle of the name asked for is served."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "model_not_found"
+
+
+class BodyTimeoutError(CopyistError):
+    """The request's body did not arrive within the time set for it."""
+
+    status = 408
+    type = "invalid_request_error"
+    code = "body_timeout"
+
+
+class BodyTooLargeError(CopyistError):
+    """The request's body exceeds the limit, by its declared or by its counted length."""
+
+    status = 413
+    type = "invalid_request_error"
+    code = "body_too_large"
+
+
+class MediaTypeError(CopyistError):
+    """The request's Content-Type is not JSON."""
+
+    status = 415
+    type = "invalid_request_error"
+    code = "unsupported_media_type"
+
+
+class EngineFailureError(CopyistError):
+    """A step of the engine failed, so this request cannot go on; others are not touched by it."""
+
+    code = "engine_failure"
+
+
+class OverloadedError(CopyistError):
+    """Base of refusals that pass with time.
+
+    Args:
+        message: one sentence for the client.
+        retry_after_s: when to try again.
+    """
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Retry-After, which every client obeys."""
+        return {"retry-after": str(self.retry_after_s)}
+
+
+class QueueFullError(OverloadedError):
+    """As many requests as may wait do so already."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "queue_full"
+
+
+class ShuttingDownError(OverloadedError):
+    """The service finishes what it has and takes nothing new."""
+
+    status = 503
+    type = "unavailable_error"
+    code = "shutting_down"
+
+
+class NotReadyError(OverloadedError):
+    """Nothing should be sent here now."""
+
+    status = 503
+    type = "unavailable_error"
+    code = "not_ready"
+
+
+def error_body(message: str, kind: str, param: str | None, code: str | None) -> bytes:
+    """Return OpenAI's error object as JSON, with all four keys."""
+    return orjson.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}})
+
+
+def install(app: FastAPI) -> None:
+    """Make an application answer every error with the error object."""
+    app.add_exception_handler(CopyistError, _on_copyist_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(Exception, _on_unforeseen)
+
+
+def response_of(error: CopyistError) -> Response:
+    """Return the response that carries an error."""
+    return Response(error.body, error.status, error.headers, "application/json")
+
+
+def describe(problem: Mapping[str, Any]) -> tuple[str, str | None]:
+    """Return (message, param) for one of pydantic's findings, without a word of the input.
+
+    Args:
+        problem: an entry of `ValidationError.errors()`.
+    """
+    place = [part for part in problem["loc"] if part != "body"]
+    kind = problem["type"]
+    if kind == "json_invalid":
+        return "The body is not valid JSON.", None
+    param = _param(place)
+    if param is None:
+        return "The body must be a JSON object.", None
+    if kind == "missing":
+        return f"{param} is required.", param
+    if kind == "extra_forbidden":
+        return f"{param} is not a field of this request, or not one that is supported.", param
+    reason = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{param}: {reason[:1].lower()}{reason[1:]}.", param
+
+
+def _param(place: list[Any]) -> str | None:
+    """Name a field as prompt or stop[1]; the part a client made up is shortened and made printable."""
+    if not place or not isinstance(place[0], str):
+        return None
+    name = "".join(character if character.isprintable() else "?" for character in place[0][:64])
+    return name + "".join(f"[{part}]" for part in place[1:] if isinstance(part, int))
+
+
+async def _on_copyist_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, CopyistError)
+    return response_of(error)
+
+
+async def _on_validation_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    message, param = describe(error.errors()[0])
+    return response_of(InvalidRequestError(message, param))
+
+
+async def _on_http_exception(_: Request, error: Exception) -> Response:
+    """Routing's own refusals (404, 405) and FastAPI's (400) in our shape."""
+    assert isinstance(error, HTTPException)
+    body = error_body(str(error.detail), "invalid_request_error", None, None)
+    return Response(body, error.status_code, error.headers, "application/json")
+
+
+async def _on_unforeseen(_: Request, error: Exception) -> Response:
+    """A fault of ours: the log gets everything, the client only that it happened."""
+    _log.error("unforeseen", exc_info=error)
+    return response_of(EngineFailureError("The service failed to answer this request."))

@@ -1,0 +1,94 @@
+"""What a request may weigh and how long it may take to arrive, decided before anything parses it."""
+
+import asyncio
+from email.message import Message as Headers
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import BodyTimeoutError, BodyTooLargeError, CopyistError, MediaTypeError, response_of
+
+_WITHOUT_BODY = ("GET", "HEAD", "OPTIONS", "DELETE")
+
+
+class BodyLimit:
+    """ASGI middleware that reads the whole body, counted as it comes, and hands it on in one piece.
+
+    Args:
+        app: what follows.
+        max_bytes: the largest body; a declared length is believed only when it is too large.
+        timeout_s: time for the whole body, however slowly its pieces drip in.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float) -> None:
+        self._app, self._max_bytes, self._timeout_s = app, max_bytes, timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer it with 408, 413 or 415."""
+        if scope["type"] != "http" or scope["method"] in _WITHOUT_BODY:
+            await self._app(scope, receive, send)
+            return
+        try:
+            self._check_headers(scope)
+            async with asyncio.timeout(self._timeout_s):
+                body = await self._read(receive)
+        except TimeoutError:
+            await _refuse(BodyTimeoutError(f"The body did not arrive within {self._timeout_s:g} seconds."), scope, send)
+        except CopyistError as error:
+            await _refuse(error, scope, send)
+        else:
+            if body is not None:
+                await self._app(scope, _replay(body, receive), send)
+
+    def _check_headers(self, scope: Scope) -> None:
+        headers = {name: value for name, value in scope["headers"] if name in (b"content-length", b"content-type")}
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self._max_bytes:
+            raise self._too_large()
+        if not _is_json(headers.get(b"content-type", b"")):
+            raise MediaTypeError("The body must be JSON; send Content-Type: application/json.")
+
+    async def _read(self, receive: Receive) -> bytes | None:
+        """Return the body, or None if the client left before it was complete."""
+        pieces, size = [], 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            pieces.append(message.get("body", b""))
+            size += len(pieces[-1])
+            if size > self._max_bytes:
+                raise self._too_large()
+            if not message.get("more_body", False):
+                return b"".join(pieces)
+
+    def _too_large(self) -> BodyTooLargeError:
+        return BodyTooLargeError(f"The body may have {self._max_bytes} bytes at most.")
+
+
+def _is_json(content_type: bytes) -> bool:
+    """Whether a Content-Type is application/json or says +json."""
+    headers = Headers()
+    headers["content-type"] = content_type.decode("latin-1").replace("\r", " ").replace("\n", " ")
+    kind = headers.get_content_type()
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that gives the body first and then what really comes: the client's leaving."""
+    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replayed() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return replayed
+
+
+async def _refuse(error: CopyistError, scope: Scope, send: Send) -> None:
+    """Answer and hang up: the rest of the body, if there is one, is nobody's."""
+    response = response_of(error)
+    response.headers["connection"] = "close"
+    await response(scope, _nothing, send)
+
+
+async def _nothing() -> Message:
+    return {"type": "http.disconnect"}

@@ -1,0 +1,316 @@
+"""Requests, as they are checked and documented, and replies, as they are documented.
+
+Types are strict: true is no number and "16" is none either. A field that is not known is refused, never ignored; one
+that OpenAI's clients send by habit is accepted at the value that changes nothing. Limits that an operator sets are
+checked by `check_limits` and written into the OpenAPI description by `app`; the others stand here.
+"""
+
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+from service.errors import InvalidRequestError
+from service.settings import Settings
+
+MAX_STOPS = 4
+MAX_STOP_CHARS = 64
+MAX_BIAS = 5.0
+MAX_SEED = 2**63 - 1
+
+
+# Fields OpenAI's clients send by habit, with the one value that changes nothing. Any other is refused.
+_HABITS: dict[str, Any] = {
+    "include_obfuscation": False,
+    "n": 1,
+    "best_of": 1,
+    "echo": False,
+    "logprobs": None,
+    "logit_bias": {},
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "suffix": None,
+    "text": None,
+}
+
+
+def _habit(name: str) -> Any:
+    """A field that is accepted at its neutral value, or null, and only there."""
+    value = _HABITS[name]
+    return Field(None, description=f"Accepted at {_json(value)}.", json_schema_extra={"enum": [value]})
+
+
+def _changes_nothing(value: Any, info: ValidationInfo) -> Any:
+    """Refuse any but the neutral value; True is not 1 here."""
+    neutral = _HABITS[str(info.field_name)]
+    if value != neutral or isinstance(value, bool) != isinstance(neutral, bool):
+        raise ValueError(f"only {_json(neutral)} is supported")
+    return value
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()
+
+
+def _listed(value: Any) -> Any:
+    """One stop string is a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
+_STOP_SCHEMA: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARS}
+Stop = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]],
+    Field(min_length=1, max_length=MAX_STOPS),
+    BeforeValidator(_listed),
+    WithJsonSchema({"anyOf": [_STOP_SCHEMA, {"type": "array", "items": _STOP_SCHEMA, "minItems": 1, "maxItems": 4}]}),
+]
+Seed = Annotated[int, Field(ge=-MAX_SEED - 1, le=MAX_SEED)]
+
+
+class _Strict(BaseModel):
+    """A request: nothing is coerced, nothing unknown is let through."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, values: Any) -> Any:
+        """OpenAI's clients may send null for whatever they leave to the server."""
+        if not isinstance(values, dict):
+            return values
+        optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
+        return {name: value for name, value in values.items() if value is not None or name not in optional}
+
+
+class StreamOptions(_Strict):
+    """Options of a streamed completion."""
+
+    include_usage: bool = Field(False, description="Send usage in one more event, with no choices.")
+    include_obfuscation: Any = _habit("include_obfuscation")
+
+    _checks = field_validator("include_obfuscation")(_changes_nothing)
+
+
+class CompletionRequest(_Strict):
+    """Text to go on from, and how."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"model": "prose", "prompt": "It was a dark ", "max_tokens": 80, "temperature": 0.7, "seed": 1},
+                {"model": "prose", "prompt": "Chapter 1", "max_tokens": 200, "stream": True, "boundaries": True},
+            ]
+        }
+    )
+
+    model: str = Field(max_length=64, description="Name of a text bundle; GET /v1/models lists them.")
+    prompt: str = Field(description="Text to continue; an empty one is continued as a new line would be.")
+    max_tokens: int = Field(16, ge=1, description="Symbols to write at most.")
+    temperature: float = Field(1.0, ge=0, le=2, description="0 takes the likeliest symbol always.")
+    top_p: float = Field(1.0, ge=0, le=1, description="Draw from the smallest set that holds this share.")
+    top_k: int = Field(0, ge=0, le=65_536, description="Draw from so many likeliest symbols; 0 is all.")
+    seed: Seed | None = Field(None, description="The same seed gives the same text; without one, one is made up.")
+    stop: Stop = Field([], description="Up to four strings that end the text and are left out of it.")
+    stream: bool = Field(False, description="Send events as characters come.")
+    stream_options: StreamOptions | None = Field(None, description="Only with stream.")
+    boundaries: bool = Field(False, description="Tell z and the operation of each layer at each character.")
+    n: Any = _habit("n")
+    best_of: Any = _habit("best_of")
+    echo: Any = _habit("echo")
+    logprobs: Any = _habit("logprobs")
+    logit_bias: Any = _habit("logit_bias")
+    presence_penalty: Any = _habit("presence_penalty")
+    frequency_penalty: Any = _habit("frequency_penalty")
+    suffix: Any = _habit("suffix")
+    user: Annotated[str, Field(max_length=256)] | None = Field(None, description="Accepted, not used, not logged.")
+
+    _checks = field_validator(
+        *("n", "best_of", "echo", "logprobs", "logit_bias", "presence_penalty", "frequency_penalty", "suffix")
+    )(_changes_nothing)
+
+
+class HandwritingRequest(_Strict):
+    """What to write with the pen, and how."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"max_points": 600, "bias": 0.5, "seed": 1},
+                {"max_points": 600, "stream": True},
+                {"max_points": 600, "seed": 1, "format": "svg"},
+            ]
+        }
+    )
+
+    model: Annotated[str, Field(max_length=64)] | None = Field(
+        None, description="Name of an ink bundle; without one, the first."
+    )
+    text: Any = _habit("text")
+    max_points: int = Field(600, ge=1, description="Points of the drawing, about 22 to a letter.")
+    bias: float = Field(0.5, ge=0, le=MAX_BIAS, description="0 writes as learned, more writes neater.")
+    seed: Seed | None = Field(None, description="The same seed gives the same drawing; without one, one is made up.")
+    stream: bool = Field(False, description="Send events as points come; only with the format strokes.")
+    format: Literal["strokes", "svg"] = Field("strokes", description="JSON columns of points, or a picture.")
+
+    _checks = field_validator("text")(_changes_nothing)
+
+
+def check_limits(request: CompletionRequest | HandwritingRequest, settings: Settings) -> None:
+    """Check what depends on the operator's settings, or on two fields at once.
+
+    Raises:
+        InvalidRequestError: names the field and the limit.
+    """
+    if isinstance(request, CompletionRequest):
+        _at_most("prompt", len(request.prompt), settings.max_prompt_chars, " characters")
+        _at_most("max_tokens", request.max_tokens, settings.max_tokens)
+        if request.stream_options and not request.stream:
+            raise InvalidRequestError("stream_options: only allowed when stream is true.", "stream_options")
+    else:
+        _at_most("max_points", request.max_points, settings.max_points)
+        if request.stream and request.format == "svg":
+            raise InvalidRequestError("stream: a picture is sent whole; stream the format strokes.", "stream")
+
+
+def _at_most(field: str, value: int, limit: int, unit: str = "") -> None:
+    if value > limit:
+        raise InvalidRequestError(f"{field}: at most {limit}{unit} are served here.", field)
+
+
+def configured_limits(settings: Settings) -> dict[str, dict[str, dict[str, int]]]:
+    """Return the limits of `check_limits` as additions to the JSON schemas: schema name, field, keyword."""
+    return {
+        "CompletionRequest": {
+            "prompt": {"maxLength": settings.max_prompt_chars},
+            "max_tokens": {"maximum": settings.max_tokens},
+        },
+        "HandwritingRequest": {"max_points": {"maximum": settings.max_points}},
+    }
+
+
+class ErrorBody(BaseModel):
+    """What went wrong."""
+
+    message: str = Field(description="One sentence; names the field and the limit where there is one.")
+    type: str = Field(description="Kind of error.")
+    param: str | None = Field(description="The field it is about.")
+    code: str | None = Field(description="A word for programs.")
+
+
+class ErrorReply(BaseModel):
+    """OpenAI's error object."""
+
+    error: ErrorBody
+
+
+class Usage(BaseModel):
+    """What a completion took."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    steps: int = Field(description="Steps of the network that were run for this request.")
+    layer_updates: list[int] = Field(description="At how many of them each layer was computed; at the others it COPYs.")
+
+
+class Choice(BaseModel):
+    """A text, or in an event a piece of one."""
+
+    index: int
+    text: str
+    logprobs: None
+    finish_reason: Literal["stop", "length"] | None
+    z: list[list[int]] | None = Field(
+        None,
+        description="With boundaries: for each layer but the top, from layer 1 up, 0 or 1 per character of text (per "
+        "code point), found on reading that character.",
+    )
+    op: list[str] | None = Field(
+        None, description="With boundaries: for each layer a string with a letter per character: U, C or F."
+    )
+
+
+class CompletionReply(BaseModel):
+    """A completion, or an event of one."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    seed: int | None = Field(None, description="The seed that was used; in a stream, on the last event of a choice.")
+    choices: list[Choice]
+    usage: Usage | None = None
+
+
+class InkUsage(BaseModel):
+    """What a drawing took."""
+
+    points: int
+    steps: int
+    layer_updates: list[int]
+
+
+class HandwritingReply(BaseModel):
+    """A drawing, or an event of one, as columns with one entry per point."""
+
+    object: Literal["handwriting", "handwriting.chunk"]
+    model: str
+    system_fingerprint: str
+    seed: int | None = None
+    start: int = Field(description="Index of the first point given here.")
+    x: list[float] = Field(description="In CSS pixels.")
+    y: list[float] = Field(description="In CSS pixels, growing downwards.")
+    pen: list[int] = Field(description="1 where the pen lifts after the point.")
+    z: list[list[int]] = Field(description="For each layer but the top, from layer 1 up, 0 or 1 per point.")
+    op: list[str] = Field(description="For each layer a string with a letter per point: U, C or F.")
+    finish_reason: Literal["length"] | None
+    usage: InkUsage | None = None
+
+
+class ModelCard(BaseModel):
+    """A bundle and its facts."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    kind: Literal["text", "ink"]
+    description: str
+    fingerprint: str
+    layers: list[int] = Field(description="Units of each layer, from layer 1 up.")
+    parameters: int
+    vocabulary: int | None = Field(description="Symbols of a text bundle.")
+    data: dict[str, Any] = Field(description="Data set, its licence, and what the weights may be used for.")
+    training: dict[str, Any]
+    metrics: dict[str, Any] = Field(description="Figures of these very files.")
+
+
+class ModelList(BaseModel):
+    """All bundles served."""
+
+    object: Literal["list"]
+    data: list[ModelCard]
+
+
+class Health(BaseModel):
+    """Whether the service lives, or is ready, with the engine's gauges."""
+
+    status: str
+    running: int = Field(description="Sequences that own a row.")
+    waiting: int = Field(description="Sequences that wait for one.")
+    steps: int = Field(description="Rounds of the engine.")
+    row_steps: int = Field(description="Rows stepped, summed over all rounds.")
+    finished: int
+    cancelled: int
+    cancel_steps_max: int = Field(description="Most rounds from a client's leaving to its row being free.")
+    failures: int

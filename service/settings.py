@@ -1,0 +1,38 @@
+"""Everything an operator can set, by environment variables named COPYIST_..., and nothing else reads them."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+
+
+class Settings(BaseSettings):
+    """The service's settings with their defaults; `COPYIST_PORT=9000` sets `port`."""
+
+    model_config = SettingsConfigDict(env_prefix="COPYIST_", frozen=True, extra="ignore")
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65_535, description="Port to listen on; 0 takes a free one.")
+    bundles: Path = Field(Path(__file__).parent / "bundles", description="Folder whose subfolders are the bundles.")
+
+    rows: int = Field(64, ge=1, le=1024, description="Sequences of one bundle that are stepped together.")
+    queue: int = Field(128, ge=0, le=100_000, description="Sequences of one bundle that may wait; one more gets a 429.")
+    max_tokens: int = Field(4096, ge=1, le=1_000_000, description="Largest max_tokens of a completion.")
+    max_points: int = Field(4096, ge=1, le=1_000_000, description="Largest max_points of a handwriting request.")
+    max_prompt_chars: int = Field(8192, ge=1, le=10_000_000, description="Longest prompt, in characters.")
+    max_body_bytes: int = Field(262_144, ge=1, le=2**30, description="Largest request body.")
+    body_timeout_s: Seconds = Field(10.0, description="A body must have arrived after so long.")
+
+    flush_chars: int = Field(
+        32, ge=1, le=65_536, description="A stream's event is sent at so many characters or points"
+    )
+    flush_ms: float = Field(15.0, ge=0, le=10_000, allow_inf_nan=False, description="... or so long after the last.")
+    heartbeat_s: Seconds = Field(15.0, description="A silent stream gets a comment after so long.")
+    stall_s: Seconds = Field(5.0, description="Work without a step for so long makes the service unready.")
+    drain_s: Seconds = Field(10.0, description="On SIGTERM, running requests may finish for so long.")
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severity that is logged")
+    log_format: Literal["auto", "console", "json"] = Field("auto", description="auto: console on a terminal, else json")
