@@ -1,8 +1,10 @@
 // Ink on a canvas: points come in page units, are laid out in lines as wide as the sheet, and each is drawn once.
-// What is finished stays as it is; everything is drawn again only when the sheet changes (size, colours, another line).
+// What is finished stays as it is; everything is drawn again only when the sheet changes (its size or its colours).
 
 const MARGIN = 18;
 const LINE_HEIGHT = 92;
+const MIN_HEIGHT = 240;
+const ROOM = 60;
 const SCALE = 1.35;
 const PEN_WIDTH = 1.9;
 const DOT_RADIUS = 2.6;
@@ -92,13 +94,20 @@ export class Sheet {
     const ratio = devicePixelRatio || 1;
     const width = this.canvas.clientWidth;
     this.layout = new Layout(width);
-    for (const point of this.points.slice(0, upTo)) Object.assign(point, { at: this.layout.place(point.x, point.y, point.lifts) });
-    const height = Math.max(240, LINE_HEIGHT * (this.layout.line + 1) + MARGIN);
-    this.lines = this.layout.line;
+    let [top, bottom] = [MARGIN, MIN_HEIGHT - MARGIN];
+    for (const point of this.points.slice(0, upTo)) {
+      point.at = this.layout.place(point.x, point.y, point.lifts);
+      top = Math.min(top, point.at.y);
+      bottom = Math.max(bottom, point.at.y);
+    }
+    // A hand that drifts off the sheet gets a larger sheet, with room ahead so that this stays rare.
+    this.top = top < MARGIN ? top - ROOM : 0;
+    this.bottom = bottom > MIN_HEIGHT - MARGIN ? bottom + ROOM : MIN_HEIGHT;
+    const height = this.bottom - this.top;
     this.canvas.style.height = `${height}px`;
     this.canvas.width = Math.round(width * ratio);
     this.canvas.height = Math.round(height * ratio);
-    this.context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    this.context.setTransform(ratio, 0, 0, ratio, 0, -this.top * ratio);
     const style = getComputedStyle(this.canvas);
     this.colours = ["--ink", "--z1-dot", "--z2-dot"].map((name) => style.getPropertyValue(name).trim());
     for (let index = 0; index < upTo; index += 1) this.stroke(index);
@@ -109,7 +118,7 @@ export class Sheet {
     const point = this.points[index];
     point.at = this.layout.place(point.x, point.y, point.lifts);
     this.drawn += 1;
-    if (this.layout.line > this.lines) this.redraw();
+    if (point.at.y < this.top + PEN_WIDTH || point.at.y > this.bottom - PEN_WIDTH) this.redraw();
     else this.stroke(index);
   }
 
