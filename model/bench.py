@@ -58,10 +58,10 @@ class _TorchLSTM(nn.Module):
         self.embedding = nn.Embedding(config.vocabulary, config.embedding)
         self.lstm = nn.LSTM(config.embedding, config.hidden[0], config.num_layers)
         self.head = nn.Linear(config.hidden[0], config.vocabulary)
-        self.bfloat16 = bfloat16
+        self.in_bfloat16 = bfloat16
 
     def forward(self, x: Tensor, y: Tensor) -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.in_bfloat16):
             logits = self.head(self.lstm(self.embedding(x))[0])
         text_nll(logits.float(), y).mean().backward()
         self.zero_grad(set_to_none=True)
@@ -99,6 +99,8 @@ def run_bench(hidden: int, batch: int, window: int, rounds: int) -> None:
         median = statistics.median(times)
         ratio = statistics.median(other / mine for other, mine in zip(times, ours, strict=True))
         rate = batch * window / median
-        sys.stdout.write(f"{name:28s} {median / window * 1e6:9.0f} us/step {rate:9.0f} characters/s {ratio:6.2f} x ours\n")
+        sys.stdout.write(
+            f"{name:28s} {median / window * 1e6:9.0f} us/step {rate:9.0f} characters/s {ratio:6.2f} x ours\n"
+        )
         report[name] = {"characters_per_s": round(rate), "time_relative_to_ours": round(ratio, 3)}
     sys.stdout.write(json.dumps(report) + "\n")

@@ -43,4 +43,3 @@ def boundary(logit: Tensor, slope: float | Tensor, detector: Detector, noise: Te
 def has_gradient(logit: Tensor, slope: float | Tensor) -> Tensor:
     """Where the straight-through gradient is not zero: |slope * logit| < 1."""
     return (slope * logit).abs() < 1
-

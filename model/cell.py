@@ -29,8 +29,8 @@ class Layer(nn.Module):
     """The parameters of one layer.
 
     Attributes:
-        weight: (K, N). Rows: [own h (H) | h above (H_above) | h below (H_below)]; layer 1 has no rows for below, the top
-            layer none for above. Columns: gates [f | i | o | g] (4H), then the detector where there is one.
+        weight: (K, N). Rows: [own h (H) | h above (H_above) | h below (H_below)]; layer 1 has no rows for below, the
+            top layer none for above. Columns: gates [f | i | o | g] (4H), then the detector where there is one.
         input: (E, N), layer 1 only: the embedded input's share.
         gain, bias: (N,). Without LayerNorm the gain is absent.
     """

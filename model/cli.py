@@ -5,7 +5,7 @@ import shutil
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Self, get_type_hints
 
 import torch
 import typer
@@ -46,7 +46,9 @@ def _override(preset: Preset, settings: list[str]) -> Preset:
         key, _, text = setting.partition("=")
         part, _, name = key.partition(".")
         if part not in parts or name not in {f.name for f in fields(parts[part])} or not text:
-            raise ConfigError(f"{setting!r}: expected model.FIELD=VALUE or train.FIELD=VALUE with a field of model/config.py")
+            raise ConfigError(
+                f"{setting!r}: expected model.FIELD=VALUE or train.FIELD=VALUE with a field of model/config.py"
+            )
         parts[part] = replace(parts[part], **{name: _parse(text, get_type_hints(type(parts[part]))[name], setting)})
     return Preset(**parts)
 
@@ -57,7 +59,9 @@ def _parse(text: str, wanted: Any, setting: str) -> Any:
             return {"true": True, "false": False}[text.lower()]
         if wanted in (int, float):
             return wanted(text)
-        return tuple(int(part) for part in text.split(",")) if wanted == tuple[int, ...] else text
+        if wanted in (tuple[int, ...], tuple[float, float]):
+            return tuple(wanted.__args__[0](part) for part in text.split(","))
+        return text
     except (KeyError, ValueError) as error:
         raise ConfigError(f"{setting!r}: {text!r} is no value for this field") from error
 
@@ -65,7 +69,9 @@ def _parse(text: str, wanted: Any, setting: str) -> Any:
 @app.command()
 def train(
     preset: Annotated[str, typer.Argument(help=f"One of: {', '.join(PRESETS)}.")],
-    data: Annotated[Path, typer.Option(help="Corpus: a text file or folder, an .xz text, stroke .npz, or InkML folder.")],
+    data: Annotated[
+        Path, typer.Option(help="Corpus: a text file or folder, an .xz text, stroke .npz, or InkML folder.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for checkpoints, log and pictures.")],
     minutes: Annotated[float | None, typer.Option(help="Time budget; drives the schedule.")] = None,
     updates: Annotated[int | None, typer.Option(help="Budget in updates, instead of minutes.")] = None,
@@ -85,10 +91,7 @@ def train(
         fused = shutil.which("g++") is not None if compiled is None else compiled
         with _Progress(budget) as progress:
             trainer = Trainer(chosen, corpus, out, budget, _device(device), compiled=fused, report=progress.report)
-            if resume:
-                trainer.resume()
-            elif (out / checkpoints.LAST).exists():
-                raise TrainingError(f"{out} holds a training already: give --resume, or another --out")
+            trainer.begin(resume=resume)
             progress.follow(trainer)
             trainer.run(stop_after)
     except Interrupted as stop:
@@ -180,7 +183,7 @@ class _Progress:
             disable=not console.is_terminal,
         )
 
-    def __enter__(self) -> "_Progress":
+    def __enter__(self) -> Self:
         self._bar.start()
         self._task = self._bar.add_task("training", total=1.0)
         return self
@@ -202,8 +205,9 @@ class _Progress:
         """Say how it goes."""
         rates = " ".join(f"z{n}={rate:.3f}" for n, rate in enumerate(record["z_rates"], start=1))
         line = (
-            f"{record['progress']:4.0%} update {record['update']} train {record['train']:.4f} valid {record['valid']:.4f} "
-            f"{record['unit']} {rates} {record['steps_per_s']:.0f} steps/s, {self._budget.remaining_s / 60:.0f} min left"
+            f"{record['progress']:4.0%} update {record['update']} train {record['train']:.4f} "
+            f"valid {record['valid']:.4f} {record['unit']} {rates} {record['steps_per_s']:.0f} steps/s, "
+            f"{self._budget.remaining_s / 60:.0f} min left"
         )
         self._bar.update(self._task, description=f"valid {record['valid']:.4f} {rates}")
         console.print(line, highlight=False)

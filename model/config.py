@@ -60,7 +60,9 @@ class ModelConfig:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
         if (self.kind == "text") != (self.vocabulary > 0):
-            raise ConfigError(f"vocabulary must be positive for text and 0 for ink, not {self.vocabulary} for {self.kind}")
+            raise ConfigError(
+                f"vocabulary must be positive for text and 0 for ink, not {self.vocabulary} for {self.kind}"
+            )
 
     @property
     def num_layers(self) -> int:
@@ -104,6 +106,9 @@ class TrainConfig:
             (or float64 with "float64").
         detector_rate: learning rate of the detectors' columns, relative to the rest. At 1, Adam moves them so fast that
             an upper detector is switched off before its layer above has learned to be of use, and never comes back.
+        rate_band: lowest and highest share of boundaries of the layer below (of all steps, for layer 1) at which a
+            detector fires. Outside the band its bias, and nothing else, is moved back; inside, the loss alone decides.
+            (0, 1) switches this off.
         average: decay of the exponential moving average of the weights that is evaluated and kept; 0 switches it off.
         seed: of the weights, the order of lines and the sampled detector.
     """
@@ -119,6 +124,7 @@ class TrainConfig:
     slope_share: float = 0.6
     precision: Precision = "bfloat16"
     detector_rate: float = 0.1
+    rate_band: tuple[float, float] = (0.15, 0.6)
     average: float = 0.0
     seed: int = 1
 
@@ -127,6 +133,8 @@ class TrainConfig:
         for name in ("batch", "window"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.rate_band[0] < self.rate_band[1] <= 1:
+            raise ConfigError(f"rate_band must be two shares in order, not {self.rate_band}")
         if not 0 <= self.average < 1:
             raise ConfigError(f"average must be in [0, 1), not {self.average}")
         for name in ("learning_rate", "detector_rate", "clip", "slope", "final_slope", "slope_share"):
@@ -152,7 +160,8 @@ class TrainConfig:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
         """Read a dictionary made by `to_json`."""
-        return cls(**values)
+        low, high = values["rate_band"]
+        return cls(**(values | {"rate_band": (float(low), float(high))}))
 
 
 @dataclass(frozen=True)
@@ -193,7 +202,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "ink-free": Preset(
         ModelConfig(kind="ink", hidden=(256, 256, 256), output=256),
-        TrainConfig(batch=32, window=100, learning_rate=2e-3, average=0.998),
+        TrainConfig(batch=32, window=100, learning_rate=2e-3, rate_band=(0.2, 0.6), average=0.998),
     ),
     "ink-free-lstm": Preset(
         ModelConfig(kind="ink", cell="lstm", hidden=(300, 300, 300), output=300),

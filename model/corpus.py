@@ -41,7 +41,9 @@ class Corpus:
     data: TextCorpus | InkCorpus
 
     @classmethod
-    def load(cls, kind: Kind, path: Path, codec: TextCodec | InkCodec | None = None, protocol: str = "paper") -> "Corpus":
+    def load(
+        cls, kind: Kind, path: Path, codec: TextCodec | InkCodec | None = None, protocol: str = "paper"
+    ) -> "Corpus":
         """Read a corpus; with a codec given (a trained network's), in that network's numbers."""
         if kind == "text":
             return cls(kind, load_text(path, codec if isinstance(codec, TextCodec) else None))

@@ -27,7 +27,9 @@ def window_nll(network: Network, raw: Tensor, window: Window) -> Tensor:
 
 def stacked_z(state: NetworkState) -> Tensor:
     """z of all layers but the top one (B, L-1)."""
-    return torch.stack([layer.z for layer in state.layers[:-1]], 1) if len(state.layers) > 1 else state.layers[0].z[:, :0]
+    return (
+        torch.stack([layer.z for layer in state.layers[:-1]], 1) if len(state.layers) > 1 else state.layers[0].z[:, :0]
+    )
 
 
 @torch.no_grad()

@@ -60,7 +60,7 @@ def mixture_of(raw: Tensor) -> Mixture:
 
 
 def pack(mixture: Mixture) -> Tensor:
-    """One tensor (..., 6M + 1) in the order of the fields: what `Network.step` gives and what a bundle's graph gives."""
+    """One tensor (..., 6M + 1) in the order of the fields, as `Network.step` and a bundle's graph give it."""
     return torch.cat([*mixture[:-1], mixture.pen_up.unsqueeze(-1)], dim=-1)
 
 

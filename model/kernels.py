@@ -266,7 +266,7 @@ def kernels(variant: Variant, compiled: bool) -> tuple[Callable[..., Any], Calla
         return forward, backward
     # All variants share the code of two inner functions, and dynamo counts compilations by code: with one for each
     # variant, batch size and dtype in use, its default of 8 is soon reached.
-    torch._dynamo.config.recompile_limit = 64
+    torch._dynamo.config.recompile_limit = 64  # noqa: SLF001 (its only public door needs a config file)
     return (
         torch.compile(forward, fullgraph=True, dynamic=False),
         torch.compile(backward, fullgraph=True, dynamic=False),

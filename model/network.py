@@ -77,7 +77,7 @@ class Network(nn.Module):
         )
         if config.kind == "ink":
             nn.init.normal_(self.embedding.weight)
-            nn.init.normal_(self.embedding.bias, std=0.5)  # type: ignore[arg-type]
+            nn.init.normal_(self._embedding_bias, std=0.5)
         self.layers = nn.ModuleList(Layer(config, index) for index in range(config.num_layers))
         self.output = OutputModule(config)
 
@@ -97,7 +97,15 @@ class Network(nn.Module):
             raise RuntimeError(msg)
         if self.config.kind == "text":
             return nn.functional.embedding(x, self.embedding.weight @ first.input)
-        return self.embedding(x) @ first.input
+        return nn.functional.linear(x, self.embedding.weight, self._embedding_bias) @ first.input
+
+    @property
+    def _embedding_bias(self) -> Tensor:
+        bias = self.embedding.bias
+        if not isinstance(bias, Tensor):
+            msg = "only ink's embedding has a bias"
+            raise TypeError(msg)
+        return bias
 
     def layer(self, index: int) -> Layer:
         """Layer `index`, counted from 0."""
@@ -186,8 +194,7 @@ class Network(nn.Module):
             first.input[:, -1] = (torch.linalg.pinv(table) @ target).to(dtype)
         else:
             # Solve for the column that answers the pen and is blind to dx, dy and the embedding's bias.
-            linear = self.embedding
-            rows = torch.cat([linear.weight.T, linear.bias[None]]).double().cpu()  # type: ignore[list-item]
+            rows = torch.cat([self.embedding.weight.T, self._embedding_bias[None]]).double().cpu()
             wanted = torch.tensor([0, 0, SEPARATOR_LOGIT - OTHER_LOGIT, OTHER_LOGIT], dtype=torch.float64)
             first.input[:, -1] = (torch.linalg.pinv(rows) @ wanted).to(dtype)
         first.weight[:, -1] *= 0.1
@@ -206,7 +213,7 @@ class Network(nn.Module):
             layers=layers,
             hidden=self.config.hidden,
             embedding=array(self.embedding.weight) if text else array(self.embedding.weight.T),
-            embedding_bias=None if text else array(self.embedding.bias),  # type: ignore[arg-type]
+            embedding_bias=None if text else array(self._embedding_bias),
             gate=array(self.output.gate),
             project=array(self.output.project),
             head=array(self.output.weight),

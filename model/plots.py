@@ -32,7 +32,9 @@ def plot_curves(log: Path, out: Path) -> None:
     loss.set(xlabel="updates", ylabel=records[-1]["unit"], title="prediction")
     loss.legend(frameon=False)
     for index in range(len(records[-1]["z_rates"])):
-        rates.plot(updates, [r["z_rates"][index] for r in records], color=COLOURS[index], lw=2, label=f"z{index + 1} rate")
+        rates.plot(
+            updates, [r["z_rates"][index] for r in records], color=COLOURS[index], lw=2, label=f"z{index + 1} rate"
+        )
         rates.plot(updates, [r["live_rates"][index] for r in records], color=COLOURS[index], lw=1, ls=":", label="live")
     rates.set(xlabel="updates", ylim=(0, 1), title="boundaries")
     if records[-1]["z_rates"]:
@@ -91,7 +93,8 @@ def _active(z: NDArray[np.int64]) -> NDArray[np.int64]:
     """Steps on which layers 2, 3, ... were computed: z below fired, or their own z fired before."""
     own = np.concatenate([z[:, 1:], np.zeros_like(z[:, :1])], 1) if z.shape[1] else z
     before = np.concatenate([np.zeros_like(own[:1]), own[:-1]])
-    return np.maximum(z, before).sum(0)
+    active: NDArray[np.int64] = np.maximum(z, before).sum(0)
+    return active
 
 
 def _plot_ink(codec: InkCodec, line: NDArray[np.float32], z: NDArray[np.int64], out: Path) -> None:

@@ -1,8 +1,8 @@
 """One layer, one step, one row, written literally with branches in float64: the judge of every other version.
 
 Eqs. 2-9 of arXiv 1609.01704v7 in NumPy, one row at a time, so that nothing is shared with the code it judges.
-Where the paper is silent: where z below is 0, z is 0 too ("nested") or read from the detector ("recompute"); LayerNorm takes its statistics over
-the 4H gate pre-activations and applies them to the detector's column too (docs/adr).
+Where the paper is silent: where z below is 0, z is 0 too ("nested") or read from the detector ("recompute"); LayerNorm
+takes its statistics over the 4H gate pre-activations and applies them to the detector's column too (docs/adr).
 """
 
 from collections.abc import Mapping, Sequence

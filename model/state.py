@@ -76,6 +76,4 @@ class NetworkState:
     def from_named(cls, tensors: dict[str, Tensor]) -> Self:
         """The inverse of `named`."""
         count = sum(name.startswith("h") for name in tensors)
-        return cls(
-            tuple(LayerState(tensors[f"h{n}"], tensors[f"c{n}"], tensors[f"z{n}"]) for n in range(1, count + 1))
-        )
+        return cls(tuple(LayerState(tensors[f"h{n}"], tensors[f"c{n}"], tensors[f"z{n}"]) for n in range(1, count + 1)))

@@ -1,7 +1,8 @@
 """The loop: carry state, detach, clip, anneal the slope, evaluate, save.
 
 A budget of minutes (or updates) drives the learning rate and the slope, so a run ends when it was told to, with its
-schedule done. Everything that decides the next update is in the checkpoint: on the CPU a resumed run gives the same bits.
+schedule done. Everything that decides the next update is in the checkpoint: on the CPU a resumed run gives the same
+bits.
 """
 
 import json
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ from model.window import WindowOptions
 EVALUATIONS = 40  # over a whole budget
 VALIDATION_STEPS = 100_000
 HEALTHY = (0.005, 0.95)
+BAND_STEP = 0.01  # of a detector's logit, per update, at the most
 PATIENCE = 8  # evaluations in a row with a sick boundary
 
 
@@ -136,6 +138,7 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self._step()
+        self._hold_rates(result.z, window.weight)
         self.budget.done += 1
         self._average()
         if self.model.cell == "hmlstm":
@@ -241,6 +244,17 @@ class Trainer:
             Checkpoint(self.model, self.config, self.corpus.codec, facts, self.network.state_dict(), extra),
         )
 
+    def begin(self, *, resume: bool) -> None:
+        """Start afresh in an empty folder, or go on from the last checkpoint in it.
+
+        Raises:
+            TrainingError: the folder holds a training and `resume` is False.
+        """
+        if resume:
+            self.resume()
+        elif (self.out / LAST).exists():
+            raise TrainingError(f"{self.out} holds a training already: give --resume, or another --out")
+
     def resume(self) -> None:
         """Go on from the last checkpoint in the output folder.
 
@@ -282,6 +296,22 @@ class Trainer:
         for column, old in zip(columns, before, strict=True):
             column.copy_(torch.lerp(old, column, self.config.detector_rate))
 
+    @torch.no_grad()
+    def _hold_rates(self, z: Tensor, weight: Tensor) -> None:
+        """Move the bias of a detector that fires too rarely or too often, for a boundary that is off never learns.
+
+        A detector's logits share a common part that wanders while the layer below learns; it decides the rate at first,
+        and a rate of 0 leaves the layer above without any input and z without any use.
+        """
+        low, high = self.config.rate_band
+        below = weight
+        for index in range(z.shape[2]):
+            fired = z[:, :, index] * weight
+            share = fired.sum() / below.sum().clamp_min(1)
+            push = ((low - share) / max(low, 1e-6)).clamp(0, 1) - ((share - high) / max(1 - high, 1e-6)).clamp(0, 1)
+            self.network.layer(index).bias[-1] += BAND_STEP * push
+            below = fired
+
     def _average(self) -> None:
         if self.averages:
             # Early averages would remember the initial weights: the horizon grows with the run.
@@ -311,7 +341,7 @@ class _CatchInterrupt:
     def __init__(self) -> None:
         self.caught = False
 
-    def __enter__(self) -> "_CatchInterrupt":
+    def __enter__(self) -> Self:
         try:
             self._before: Any = signal.signal(signal.SIGINT, self._catch)
         except ValueError:  # not in the main thread: whoever called us owns the signals

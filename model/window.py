@@ -1,14 +1,15 @@
 """A window of T steps, forward and backward, as one autograd function written by hand.
 
-Per layer and step: one matrix product and one pointwise kernel (model/kernels.py). What does not depend on the previous
-step leaves the loop: the embedded input before it; the output module and all weight gradients (one product per layer,
-over T * B rows) after it. Autograd over the same steps (model/cell.py) is several times slower and judges the gradients.
+Per layer and step: one matrix product and one pointwise kernel (model/kernels.py). What does not depend on the step
+before leaves the loop: the embedded input goes before it; the output module and all weight gradients (one product per
+layer, over T * B rows) after it. Autograd over model/cell.py is several times slower and judges the gradients.
 
 Each layer's operand X (T + 1, B, K) holds, side by side, what its product reads at every step: own h of the step
 before, z * h above of the step before, z_below * h below. Every h is written once into each operand that will read it.
 """
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ def run_window(
         [_variant(config, layer, index == 0) for index, layer in enumerate(layers)], state, options, slope, noise
     )
     parameters = [parameter for layer in layers for parameter in (layer.weight, layer.gain, layer.bias)]
-    h, z, logit, *final = _Window.apply(plan, source, *parameters)
+    h, z, logit, *final = _Window.apply(plan, source, *parameters)  # type: ignore[no-untyped-call]
     states = tuple(LayerState(*final[3 * n : 3 * n + 3]) for n in range(len(layers)))
     return h, NetworkState(states), z, logit
 
@@ -124,10 +125,9 @@ def _variant(config: ModelConfig, layer: Layer, bottom: bool) -> Variant:
     )
 
 
-def _start(
-    variant: Variant, weight: Tensor, gain: Tensor | None, bias: Tensor, state: LayerState, steps: int, plan: _Plan
-) -> _Run:
-    operand = plan.options.operand
+def _start(plan: _Plan, index: int, parameters: tuple[Tensor, ...], steps: int) -> _Run:
+    weight, gain, bias = parameters[3 * index : 3 * index + 3]
+    variant, state, operand = plan.variants[index], plan.state.layers[index], plan.options.operand
     x = torch.zeros(steps + 1, state.h.shape[0], weight.shape[0], dtype=operand, device=weight.device)
     x[0, :, : variant.size] = state.h
     run = _Run(variant, weight, gain, bias, x, [state.c])
@@ -149,11 +149,8 @@ class _Window(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, plan: _Plan, source: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
         steps, count = source.shape[0], len(plan.variants)
-        runs = [
-            _start(variant, *parameters[3 * n : 3 * n + 3], plan.state.layers[n], steps, plan)
-            for n, variant in enumerate(plan.variants)
-        ]
-        for lower, upper in zip(runs, runs[1:], strict=False):
+        runs = [_start(plan, index, parameters, steps) for index in range(count)]
+        for lower, upper in pairwise(runs):
             if lower.variant.detects:
                 lower.above[0].copy_(lower.z[0][:, None] * upper.own[0])
         steppers = [_Stepper(plan, runs, index) for index in range(count)]
