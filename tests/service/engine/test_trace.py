@@ -1,0 +1,53 @@
+"""A trace byte says what every layer did, exactly as Eq. 2 does."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.engine.trace import MAX_LAYERS, Hierarchy
+
+
+@st.composite
+def steps(draw: st.DrawFn) -> tuple[int, list[tuple[list[int], list[int]]]]:
+    """A number of layers, and z before and after each of some steps."""
+    layers = draw(st.integers(1, MAX_LAYERS))
+    bits = st.lists(st.integers(0, 1), min_size=layers - 1, max_size=layers - 1)
+    return layers, draw(st.lists(st.tuples(bits, bits), max_size=30))
+
+
+def byte_of(before: list[int], after: list[int]) -> int:
+    """Pack z before and after a step as the runner does."""
+    code = sum(bit << layer for layer, bit in enumerate(after))
+    return code | sum(bit << (layer + len(after)) for layer, bit in enumerate(before))
+
+
+def operation(before: list[int], after: list[int], layer: int) -> str:
+    """Eq. 2, written out: FLUSH after an own boundary, UPDATE on one below, else COPY."""
+    if layer < len(before) and before[layer]:
+        return "F"
+    return "U" if layer == 0 or after[layer - 1] else "C"
+
+
+@given(steps())
+def test_bytes_are_read_as_the_equation_says(case: tuple[int, list[tuple[list[int], list[int]]]]) -> None:
+    """Boundaries, operations and counts are those of z before and after, for any depth."""
+    layers, history = case
+    hierarchy = Hierarchy(layers)
+    trace = bytes(byte_of(before, after) for before, after in history)
+    expected = [[operation(before, after, layer) for before, after in history] for layer in range(layers)]
+    assert hierarchy.operations(trace) == ["".join(row) for row in expected]
+    assert hierarchy.updates(trace) == [sum(letter != "C" for letter in row) for row in expected]
+    boundaries = [[after[layer] for _, after in history] for layer in range(layers - 1)]
+    assert json.loads("{" + hierarchy.columns(trace) + "}") == {
+        "z": boundaries,
+        "op": ["".join(row) for row in expected],
+    }
+
+
+@pytest.mark.parametrize("layers", [0, MAX_LAYERS + 1])
+def test_what_does_not_fit_a_byte_is_refused(layers: int) -> None:
+    """A network too deep for a trace byte is refused when it is opened, not served wrongly."""
+    with pytest.raises(ValueError, match="layers"):
+        Hierarchy(layers)
