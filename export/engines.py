@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from export.graph import load_script
+from export.weights import state_specs
 from model.heads import CORRELATION_LIMIT, LOG_SCALE_CEILING, LOG_SCALE_FLOOR
 from model.network import Network
 from model.reference import Reference, RowState, RowStep
@@ -39,7 +40,8 @@ class TorchStep:
 
     def zeros(self, batch: int) -> State:
         """Return the state before the first step."""
-        return {name: tensor.numpy() for name, tensor in self._network.zeros(batch).named()}
+        carried = {spec.name for spec in state_specs(self._network.config)}
+        return {name: tensor.numpy() for name, tensor in self._network.zeros(batch).named() if name in carried}
 
     @torch.no_grad()
     def step(self, x: Array, state: Mapping[str, Array]) -> tuple[Array, State]:

@@ -99,7 +99,7 @@ def operations(before: Mapping[str, Array], after: Mapping[str, Array], num_laye
         name = f"z{layer + 1}"
         flushed = before[name] == 1 if name in before else np.zeros(rows, bool)
         done[:, layer] = np.where(flushed, 2, np.where(z_below == 1, 1, 0))
-        z_below = after[name] if name in after else z_below
+        z_below = after.get(name, z_below)
     return done
 
 

@@ -99,7 +99,8 @@ def draw_symbols(logits: Array, generator: np.random.Generator) -> Array:
     """Draw a symbol (B,) int64 from the softmax of logits (B, V)."""
     weights = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
     total = weights.cumsum(1)
-    return (total > generator.random((len(logits), 1)) * total[:, -1:]).argmax(1)
+    chosen: Array = (total > generator.random((len(logits), 1)) * total[:, -1:]).argmax(1)
+    return chosen
 
 
 def draw_offsets(mixture: Array, generator: np.random.Generator) -> Array:

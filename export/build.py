@@ -1,0 +1,170 @@
+"""From a network in memory to a bundle in a folder: round, write both graphs, prove them, and only then ship.
+
+bundle = build(network, codec, Path("bundles/mine"), "mine", Facts(...))
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from export import bundle, onnx_graph, parity, trace
+from export.graph import script
+from export.runtime import OnnxStep
+from export.weights import ExportError, Precision, StepWeights, input_spec, output_spec, round_weights, state_specs
+from model.codec import InkCodec, TextCodec
+from model.network import Network
+
+TRACE_ROWS = 4
+TRACE_STEPS = 2_048
+TRACE_SEED = 1
+
+
+class ParityError(ExportError):
+    """The files are not the network; nothing was written. `report` says all that is known."""
+
+    def __init__(self, report: Mapping[str, Any]) -> None:
+        super().__init__("parity failed, so no bundle was written: " + "; ".join(report["reasons"]))
+        self.report = report
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a bundle says about itself.
+
+    Attributes:
+        description: one or two sentences for people.
+        data: at least "name", "licence" and "use" (what the weights may be used for).
+        training: steps, seed, hardware and the like.
+        metrics: figures measured on this very network as it ships.
+        licence: text of LICENSE-DATA.txt, or "" for none.
+    """
+
+    description: str = ""
+    data: Mapping[str, Any] = field(
+        default_factory=lambda: {"name": "unknown", "licence": "unknown", "use": "not stated; assume none"}
+    )
+    training: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    licence: str = ""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A network as it ships.
+
+    Attributes:
+        network: with the weights rounded to what the files store.
+        precision: of the stored matrices.
+        graph: the ONNX file.
+        script: the TorchScript file.
+    """
+
+    network: Network
+    precision: Precision
+    graph: bytes
+    script: bytes
+
+    def step(self) -> OnnxStep:
+        """Return the ONNX file, running."""
+        config = self.network.config
+        return OnnxStep(self.graph, input_spec(config), output_spec(config), state_specs(config))
+
+
+def compile_network(network: Network, precision: Precision = "float32") -> Compiled:
+    """Round a network's weights and write both of its graphs.
+
+    Raises:
+        ExportError: the network has a switch that cannot be exported, or a weight that cannot be stored.
+    """
+    rounded = round_weights(network, precision)
+    weights = StepWeights.of(rounded, precision)
+    return Compiled(rounded, precision, onnx_graph.build(weights), script(weights))
+
+
+def build(
+    network: Network,
+    codec: TextCodec | InkCodec,
+    folder: Path,
+    name: str,
+    facts: Facts | None = None,
+    precision: Precision = "float32",
+    steps: int = TRACE_STEPS,
+    rows: int = TRACE_ROWS,
+) -> bundle.Bundle:
+    """Export a network and return its bundle.
+
+    Args:
+        network: trained or not; it is left as it is.
+        codec: the one it was trained with.
+        folder: where to write; an older bundle there is replaced.
+        name: the bundle's public name.
+        facts: what the bundle says about itself.
+        precision: how matrices are stored.
+        steps: length of the parity trace. A bundle to ship needs 2,000; tests of other things need not wait for them.
+        rows: of the parity trace.
+
+    Raises:
+        ExportError: the network cannot be exported; ParityError: the files do not compute what the network computes.
+        BundleError: the facts do not make a bundle.
+    """
+    compiled = compile_network(network, precision)
+    return ship(
+        compiled, codec, folder, name, facts or Facts(), trace.sampled(compiled.step(), rows, steps, TRACE_SEED)
+    )
+
+
+def ship(
+    compiled: Compiled,
+    codec: TextCodec | InkCodec,
+    folder: Path,
+    name: str,
+    facts: Facts,
+    steps: trace.Trace,
+) -> bundle.Bundle:
+    """Prove a compiled network on a trace and write its bundle.
+
+    Raises:
+        ParityError: the proof failed; nothing is written.
+        BundleError: the facts do not make a bundle.
+    """
+    report = parity.prove(compiled.network, compiled.precision, compiled.graph, compiled.script, steps)
+    if report["verdict"] != "passed":
+        raise ParityError(report)
+    files = {
+        bundle.GRAPH_FILE: compiled.graph,
+        bundle.SCRIPT_FILE: compiled.script,
+        bundle.PARITY_FILE: (json.dumps(report, indent=1, allow_nan=False) + "\n").encode("utf-8"),
+    }
+    if facts.licence:
+        files[bundle.LICENCE_FILE] = facts.licence.encode("utf-8")
+    return bundle.write(folder, _manifest(compiled, codec, name, facts), files)
+
+
+def _manifest(compiled: Compiled, codec: TextCodec | InkCodec, name: str, facts: Facts) -> dict[str, Any]:
+    config = compiled.network.config
+    return {
+        "name": name,
+        "kind": config.kind,
+        "description": facts.description,
+        "codec": codec.to_json(),
+        "model": {
+            **config.to_json(),
+            "parameters": parity.num_parameters(compiled.network),
+            "precision": compiled.precision,
+        },
+        "graph": {
+            "file": bundle.GRAPH_FILE,
+            "input": _tensor(input_spec(config)),
+            "output": _tensor(output_spec(config)),
+            "state": [{**_tensor(spec), "next": spec.next} for spec in state_specs(config)],
+        },
+        "data": dict(facts.data),
+        "training": dict(facts.training),
+        "metrics": dict(facts.metrics),
+    }
+
+
+def _tensor(spec: bundle.TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}
