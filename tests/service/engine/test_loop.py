@@ -1,0 +1,319 @@
+"""The engine on a runner with known outputs: joining, leaving, cancelling, failing, stopping, and slow readers."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+import pytest
+
+from model.codec import TextCodec
+from service.engine.lane import TextLane
+from service.engine.loop import Engine, FlushPolicy, Stream
+from service.engine.sequence import Delta, TextParams, TextSequence
+from service.errors import QueueFullError, ShuttingDownError
+from tests.service.fakes import NUM_SYMBOLS, CountingRunner
+
+CODEC = TextCodec(tuple("abcdefghijk"), "error")
+EVERY_ITEM = FlushPolicy(items=1, interval_s=0.0)
+AT_THE_END = FlushPolicy(items=10**9, interval_s=10**9)
+
+
+@dataclass
+class Rig:
+    """An engine with one lane on a counting runner."""
+
+    engine: Engine
+    runner: CountingRunner
+    lane: TextLane
+    clock: list[float]
+
+    def submit(self, prompt: list[int], count: int, *, whole: bool = False, stop: tuple[str, ...] = ()) -> Stream:
+        """Submit a completion."""
+        params = TextParams(seed=1, max_tokens=count, stop=stop)
+        return self.engine.submit(self.lane, TextSequence(CODEC, prompt, 0, params, whole=whole))
+
+    async def until(self, is_true: Callable[[], bool]) -> None:
+        """Give the event loop turns until something holds."""
+        async with asyncio.timeout(60):
+            while not is_true():
+                await asyncio.sleep(0)
+
+
+async def take(stream: Stream) -> Delta:
+    """Take what a stream tells next."""
+    delta = await stream.take()
+    assert delta is not None
+    return delta
+
+
+async def read(stream: Stream) -> Delta:
+    """Take all a stream tells and join it."""
+    whole = Delta()
+    while whole.end is None:
+        whole.extend(await take(stream))
+    return whole
+
+
+def text_of(prompt: list[int], count: int) -> str:
+    """What the counting runner writes after a prompt."""
+    return CODEC.decode(CountingRunner.expected(prompt, count))
+
+
+Build = Callable[..., Rig]
+
+
+@pytest.fixture
+async def build() -> AsyncIterator[Build]:
+    """Makes rigs and stops them at the end."""
+    rigs: list[Rig] = []
+
+    def make(capacity: int = 4, waiting: int = 100, policy: FlushPolicy = EVERY_ITEM, *, is_gated: bool = False) -> Rig:
+        runner, clock = CountingRunner(capacity, is_gated=is_gated), [0.0]
+        lane = TextLane("counting", runner, CODEC)
+        engine = Engine([lane], policy, waiting, stall_s=5.0, clock=lambda: clock[0])
+        engine.start()
+        rigs.append(Rig(engine, runner, lane, clock))
+        return rigs[-1]
+
+    yield make
+    for rig in rigs:
+        rig.runner.open()
+        rig.engine.stop()
+
+
+@pytest.mark.parametrize("policy", [EVERY_ITEM, FlushPolicy(items=7, interval_s=0.001), AT_THE_END])
+async def test_everyone_gets_what_they_get_alone(build: Build, policy: FlushPolicy) -> None:
+    """Sequences of all lengths share rows, join and leave, and each reads its own text, whatever the flushing."""
+    rig = build(capacity=4, policy=policy)
+    cases = [([number % NUM_SYMBOLS] * (1 + number % 5), 1 + (number * 7) % 23) for number in range(60)]
+    streams = [rig.submit(prompt, count, whole=number % 3 == 0) for number, (prompt, count) in enumerate(cases)]
+    replies = await asyncio.gather(*(read(stream) for stream in streams))
+    for (prompt, count), reply in zip(cases, replies, strict=True):
+        assert "".join(reply.items) == text_of(prompt, count)
+        assert reply.end is not None
+        assert reply.end.reason == "length"
+    assert max(rig.runner.counts) == 4
+    assert rig.engine.num_open == 0
+    assert rig.engine.gauges.finished == 60
+
+
+async def test_prompts_are_read_beside_running_rows(build: Build) -> None:
+    """A long prompt does not hold up a stream that is already decoding: both advance in the same steps."""
+    rig = build()
+    first, second = rig.submit([1], 30), rig.submit([2] * 30, 1)
+    await asyncio.gather(read(first), read(second))
+    assert len(rig.runner.counts) < 60
+    assert rig.engine.gauges.row_steps == 60
+
+
+async def test_the_first_item_is_told_at_once(build: Build) -> None:
+    """However lazy the policy, the first character does not wait for more."""
+    rig = build(policy=AT_THE_END, is_gated=True)
+    stream = rig.submit([1], 10)
+    rig.runner.let(1)
+    delta = await take(stream)
+    assert "".join(delta.items) == text_of([1], 1)
+    assert delta.end is None
+
+
+async def test_a_slow_reader_gets_longer_pieces_and_no_queue(build: Build) -> None:
+    """While a reader is away nothing is handed over; what it missed comes in one piece."""
+    rig = build(is_gated=True)
+    slow, quick = rig.submit([1], 40), rig.submit([2], 40)
+    rig.runner.let(1)
+    told = [await take(slow), await take(quick)]
+    for _ in range(20):
+        waiting = asyncio.create_task(take(quick))
+        await asyncio.sleep(0)
+        rig.runner.let(1)
+        assert len((await waiting).items) == 1
+        assert slow._pending is None
+    waiting = asyncio.create_task(take(slow))
+    await asyncio.sleep(0)
+    rig.runner.let(1)
+    late = await waiting
+    assert len(late.items) == 21
+    rig.runner.open()
+    rest = await read(slow)
+    assert "".join(told[0].items + late.items + rest.items) == text_of([1], 40)
+
+
+@pytest.mark.parametrize("where", ["queued", "in the prompt", "decoding"])
+async def test_cancelling_frees_the_row_within_one_step(build: Build, where: str) -> None:
+    """A client that leaves is out before the next step but one, wherever its sequence stands."""
+    rig = build(capacity=1, is_gated=True)
+    if where == "queued":
+        running = rig.submit([1], 100)
+    stream = rig.submit([1] * (50 if where == "in the prompt" else 1), 100)
+    rig.runner.let(10)
+    await rig.until(lambda: rig.engine.gauges.steps == 10)
+    assert rig.engine.num_open == (2 if where == "queued" else 1)
+    before = rig.engine.gauges.steps
+    stream.cancel()
+    rig.runner.let(1)
+    end = (await read(stream)).end
+    assert end is not None
+    assert end.reason == "cancelled"
+    assert rig.engine.gauges.steps - before <= 1
+    assert rig.engine.gauges.cancel_steps_max <= 1
+    assert rig.engine.gauges.cancelled == 1
+    assert rig.engine.num_running == (1 if where == "queued" else 0)
+    assert rig.engine.num_waiting == 0
+    if where == "queued":
+        rig.runner.open()
+        assert "".join((await read(running)).items) == text_of([1], 100)
+
+
+async def test_cancelling_half_leaves_the_other_half_alone(build: Build) -> None:
+    """Whoever leaves, those who stay read what they would have read."""
+    rig = build(capacity=8, is_gated=True)
+    prompts = [[number % NUM_SYMBOLS] for number in range(16)]
+    streams = [rig.submit(prompt, 60) for prompt in prompts]
+    rig.runner.let(15)
+    await rig.until(lambda: rig.engine.gauges.steps == 15)
+    for stream in streams[::2]:
+        stream.cancel()
+    rig.runner.open()
+    for prompt, stream in list(zip(prompts, streams, strict=True))[1::2]:
+        assert "".join((await read(stream)).items) == text_of(prompt, 60)
+    assert rig.engine.gauges.cancelled == 8
+
+
+async def test_cancelling_after_the_end_does_nothing(build: Build) -> None:
+    """A late order to cancel finds nobody and harms nobody."""
+    rig = build()
+    stream = rig.submit([1], 1)
+    await read(stream)
+    stream.cancel()
+    assert "".join((await read(rig.submit([1], 3))).items) == text_of([1], 3)
+    assert rig.engine.gauges.cancelled == 0
+
+
+@pytest.mark.parametrize("waiting", [0, 3])
+async def test_admission_is_bounded(build: Build, waiting: int) -> None:
+    """Rows plus queue are taken, one more is refused with a time to come back, and a place freed is a place."""
+    rig = build(capacity=2, waiting=waiting, is_gated=True)
+    streams = [rig.submit([1], 5) for _ in range(2 + waiting)]
+    with pytest.raises(QueueFullError) as refusal:
+        rig.submit([1], 5)
+    assert 1 <= refusal.value.retry_after_s <= 60
+    rig.runner.open()
+    for stream in streams:
+        assert "".join((await read(stream)).items) == text_of([1], 5)
+    await read(rig.submit([1], 5))
+
+
+async def test_a_failed_step_ends_its_rows_and_nothing_else(build: Build) -> None:
+    """Running sequences hear of the error, the waiting ones run on fresh rows, and the engine stays."""
+    rig = build(capacity=2, is_gated=True)
+    running, waiting = [rig.submit([1], 9) for _ in range(2)], rig.submit([3], 9)
+    rig.runner.let(3)
+    await rig.until(lambda: rig.engine.gauges.steps == 3)
+    rig.runner.fails = 1
+    rig.runner.open()
+    for stream in running:
+        end = (await read(stream)).end
+        assert end is not None
+        assert end.reason == "error"
+    assert "".join((await read(waiting)).items) == text_of([3], 9)
+    assert rig.engine.trouble is None
+    assert rig.engine.gauges.failures == 1
+
+
+async def test_repeated_failures_make_it_unready_until_a_step_works(build: Build) -> None:
+    """Three failed steps in a row are trouble; a good one ends it."""
+    rig = build()
+    rig.runner.fails = 3
+    for _ in range(3):
+        await read(rig.submit([1], 1))
+    assert rig.engine.trouble is not None
+    await read(rig.submit([1], 1))
+    assert rig.engine.trouble is None
+
+
+async def test_a_broken_row_ends_alone(build: Build) -> None:
+    """A row that is not finite ends with an error; its neighbours and its successor on the row do not notice."""
+    rig = build(capacity=2)
+    rig.runner.broken_rows_at = {11}
+    broken, good = rig.submit([10], 5), rig.submit([2], 5)
+    end = (await read(broken)).end
+    assert end is not None
+    assert end.reason == "error"
+    assert "".join((await read(good)).items) == text_of([2], 5)
+    assert "".join((await read(rig.submit([2], 5))).items) == text_of([2], 5)
+
+
+async def test_readiness_watches_progress(build: Build) -> None:
+    """Idle is well; work without a step for too long is trouble, by the engine's clock; the next step ends it."""
+    rig = build(is_gated=True)
+    rig.clock[0] = 1000.0
+    assert rig.engine.trouble is None
+    stream = rig.submit([1], 2)
+    assert rig.engine.trouble is None
+    rig.clock[0] += 5.1
+    assert rig.engine.trouble is not None
+    rig.runner.let(1)
+    await rig.until(lambda: rig.engine.gauges.steps == 1)
+    assert rig.engine.trouble is None
+    rig.runner.open()
+    await read(stream)
+
+
+async def test_draining_refuses_new_work_and_finishes_old(build: Build) -> None:
+    """What runs or waits is finished, what comes is refused."""
+    rig = build(capacity=1, is_gated=True)
+    streams = [rig.submit([1], 5), rig.submit([2], 5)]
+    rig.engine.drain()
+    with pytest.raises(ShuttingDownError):
+        rig.submit([3], 5)
+    assert rig.engine.trouble is not None
+    rig.runner.open()
+    assert "".join((await read(streams[1])).items) == text_of([2], 5)
+
+
+@pytest.mark.parametrize("how", ["end_all", "stop"])
+async def test_whatever_runs_hears_of_the_end(build: Build, how: str) -> None:
+    """At the end of patience running and waiting sequences end with the reason shutdown."""
+    rig = build(capacity=1, is_gated=True)
+    streams = [rig.submit([1], 10**6), rig.submit([2], 10**6)]
+    rig.runner.let(3)
+    await rig.until(lambda: rig.engine.gauges.steps == 3)
+    if how == "end_all":
+        rig.engine.end_all()
+        rig.runner.open()
+    else:
+        rig.runner.open()
+        rig.engine.stop()
+        assert not rig.engine.is_alive
+    for stream in streams:
+        end = (await read(stream)).end
+        assert end is not None
+        assert end.reason == "shutdown"
+    assert rig.engine.num_open == 0
+
+
+async def test_a_nudge_lets_a_reader_look_up(build: Build) -> None:
+    """A reader that waits in the queue can be woken without anything to read."""
+    rig = build(is_gated=True)
+    stream = rig.submit([1], 1)
+    waiting = asyncio.create_task(stream.take())
+    await asyncio.sleep(0)
+    stream.nudge()
+    assert await waiting is None
+    rig.runner.open()
+    assert "".join((await read(stream)).items) == text_of([1], 1)
+
+
+async def test_a_thousand_random_cancels_leak_nothing(build: Build) -> None:
+    """After many clients that left at some moment no row, no place and no stream is left behind."""
+    rig = build(capacity=3, waiting=2000)
+    streams = [rig.submit([number % NUM_SYMBOLS], 1 + number % 9) for number in range(1000)]
+    for number, stream in enumerate(streams):
+        if number % 7 < 4:
+            stream.cancel()
+        if number % 13 == 0:
+            await asyncio.sleep(0)
+    await asyncio.gather(*(read(stream) for stream in streams))
+    assert (rig.engine.num_open, rig.engine.num_running, len(rig.engine._streams)) == (0, 0, 0)
+    assert rig.engine.gauges.finished == 1000
+    assert rig.engine.gauges.cancel_steps_max <= 1

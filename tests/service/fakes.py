@@ -1,0 +1,77 @@
+"""A runner whose outputs are known, and which takes a step only when it is let."""
+
+import threading
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+NUM_SYMBOLS = 11
+
+
+class CountingRunner:
+    """Draws of a row depend on all it has read and on nothing else: the next symbol is the sum so far, modulo V.
+
+    Args:
+        capacity: number of rows.
+        is_gated: whether each step waits for `let`.
+
+    Attributes:
+        broken_rows_at: symbol sums at which a row's output is not finite.
+        fails: number of coming steps that raise.
+        counts: rows of each step so far.
+    """
+
+    def __init__(self, capacity: int, *, is_gated: bool = False) -> None:
+        self.capacity = capacity
+        self.inputs: NDArray[Any] = np.zeros(capacity, np.int64)
+        self.codes = np.zeros(capacity, np.uint8)
+        self.broken_rows_at: set[int] = set()
+        self.fails = 0
+        self.counts: list[int] = []
+        self._sums = np.zeros(capacity, np.int64)
+        self._gate = threading.Semaphore(0)
+        self._is_gated = is_gated
+
+    def let(self, steps: int = 1) -> None:
+        """Allow so many steps more."""
+        self._gate.release(steps)
+
+    def open(self) -> None:
+        """Allow all steps from now on."""
+        self._is_gated = False
+        self._gate.release()
+
+    def step(self, count: int) -> NDArray[np.float32]:
+        """Add each row's input to its sum and return logits (count, V) that have one likely symbol."""
+        if self._is_gated:
+            self._gate.acquire()
+        if self.fails:
+            self.fails -= 1
+            raise RuntimeError("a step that fails")
+        self.counts.append(count)
+        sums = self._sums[:count]
+        sums += self.inputs[:count] + 1
+        self.codes[:count] = sums % 16
+        logits = np.full((count, NUM_SYMBOLS), -50, np.float32)
+        logits[np.arange(count), sums % NUM_SYMBOLS] = 50
+        logits[np.isin(sums, list(self.broken_rows_at))] = np.nan
+        return logits
+
+    def clear(self, row: int) -> None:
+        """Start a row's sum at 0."""
+        self._sums[row] = 0
+
+    def move(self, source: int, target: int) -> None:
+        """Copy a row over another."""
+        self._sums[target] = self._sums[source]
+        self.inputs[target] = self.inputs[source]
+
+    @staticmethod
+    def expected(prompt: list[int], count: int) -> list[int]:
+        """Return the symbols that follow a prompt."""
+        total, drawn = sum(prompt) + len(prompt), []
+        for _ in range(count):
+            drawn.append(total % NUM_SYMBOLS)
+            total += drawn[-1] + 1
+        return drawn
