@@ -214,9 +214,7 @@ class TextDecoder:
 
     def flush(self) -> str:
         """Return U+FFFD for an unfinished character, else "", and start afresh."""
-        rest = self._utf8.decode(b"", final=True)
-        self._utf8.reset()
-        return rest
+        return self._utf8.decode(b"", final=True)
 
 
 @dataclass(frozen=True)
