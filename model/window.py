@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from model.cell import Layer
 from model.config import ModelConfig
 from model.kernels import Variant, kernels
+from model.product import prepare
 from model.state import LayerState, NetworkState
 
 # Leading dimensions that are no multiple of 8 disable the fast bf16 products of GPUs.
@@ -128,7 +129,7 @@ def _variant(config: ModelConfig, layer: Layer, bottom: bool) -> Variant:
 def _start(plan: _Plan, index: int, parameters: tuple[Tensor, ...], steps: int) -> _Run:
     weight, gain, bias = parameters[3 * index : 3 * index + 3]
     variant, state, operand = plan.variants[index], plan.state.layers[index], plan.options.operand
-    x = torch.zeros(steps + 1, state.h.shape[0], weight.shape[0], dtype=operand, device=weight.device)
+    x = torch.empty(steps + 1, state.h.shape[0], weight.shape[0], dtype=operand, device=weight.device)
     x[0, :, : variant.size] = state.h
     run = _Run(variant, weight, gain, bias, x, [state.c])
     if variant.detects:
@@ -200,16 +201,14 @@ class _Stepper:
         variant = self.run.variant
         self.kernel = kernels(variant, plan.options.compiled)[0]
         gates = self.run.weight.detach()[:, : 4 * variant.size]
-        self.gates = gates.to(plan.options.operand).contiguous()
+        self.product = prepare(gates.to(plan.options.operand).contiguous(), self.run.x.shape[1])
         self.detector = self.run.weight.detach()[:, -1].contiguous() if variant.detects else None
-        self.s = torch.empty(self.run.x.shape[1], 4 * variant.size, dtype=self.gates.dtype, device=gates.device)
 
     def forward(self, t: int, source: Tensor) -> None:
         run, runs, index = self.run, self.runs, self.index
-        torch.mm(run.rows[t], self.gates, out=self.s)
         z_below = _z_below(runs, index, t)
         h, c, gates, normal, rstd, q_hat, q, z = self.kernel(
-            self.s,
+            self.product(run.rows[t]),
             run.rows[t],
             source if index == 0 else None,
             self.detector,
@@ -253,17 +252,14 @@ class _Backstepper:
         self.columns = run.weight.shape[1]
         padding = -self.columns % ALIGNMENT
         weight = torch.nn.functional.pad(run.weight.detach(), (0, padding))
-        self.weight_t = weight.t().to(plan.options.operand).contiguous()
         steps, batch = run.x.shape[0] - 1, run.x.shape[1]
-        self.d_s = torch.zeros(steps, batch, self.columns + padding, dtype=run.x.dtype, device=run.x.device)
+        self.product = prepare(weight.t().to(plan.options.operand).contiguous(), batch)
+        self.d_s = torch.empty(steps, batch, self.columns + padding, dtype=run.x.dtype, device=run.x.device)
+        self.d_s[:, :, self.columns :] = 0
         self.d_s_rows = self.d_s.unbind(0)
         self.d_s_written = self.d_s[:, :, : self.columns].unbind(0)
         # By the operand of the step last visited: the next one while a kernel runs, then this one.
-        self.d_x = torch.zeros_like(run.rows[0])
-        own, above = variant.size, variant.above
-        self.d_own = self.d_x[:, :own]
-        self.d_above = self.d_x[:, own : own + above]
-        self.d_below = self.d_x[:, own + above :]
+        self._split(torch.zeros_like(run.rows[0]))
         self.d_c = torch.zeros_like(run.c[0])
         self.d_carry = torch.zeros_like(run.c[0])
         self.d_z: Tensor | None = torch.zeros_like(run.c[0][:, 0]) if variant.detects else None
@@ -305,10 +301,15 @@ class _Backstepper:
             _noise(self.plan, index, t),
         )
         self.d_s_written[t].copy_(d_s)
-        torch.mm(self.d_s_rows[t], self.weight_t, out=self.d_x)
+        self._split(self.product(self.d_s_rows[t]))
+
+    def _split(self, d_x: Tensor) -> None:
+        own, above = self.run.variant.size, self.run.variant.above
+        self.d_own, self.d_above, self.d_below = d_x[:, :own], d_x[:, own : own + above], d_x[:, own + above :]
 
     def gradients(self) -> tuple[Tensor, Tensor | None, Tensor]:
         """By weight, gain and bias; the weight's as one product over all steps and rows."""
         x = self.run.x[:-1].flatten(0, 1)
-        d_weight = (x.t() @ self.d_s.flatten(0, 1))[:, : self.columns].to(self.run.weight.dtype)
+        # This way round the odd width is a number of rows: 1.5 times as fast on a CPU as x.t() @ d_s.
+        d_weight = (self.d_s.flatten(0, 1).t() @ x)[: self.columns].t().to(self.run.weight.dtype)
         return d_weight, self.d_gain, self.d_bias
