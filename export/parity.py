@@ -15,6 +15,7 @@ legitimately another, so it is set back too. A boundary that differs anywhere el
 """
 
 import base64
+import hashlib
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -26,6 +27,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
+from export.bundle import GRAPH_FILE, SCRIPT_FILE
 from export.engines import Engine, Judge, Judgement, ScriptStep, State, TorchStep
 from export.runtime import OnnxStep
 from export.skipping import batch_invariance, rows_multiplied
@@ -110,6 +112,10 @@ def prove(network: Network, precision: Precision, graph: bytes, script: bytes, t
         "verdict": "failed" if reasons else "passed",
         "reasons": reasons,
         "network": {**config.to_json(), "parameters": num_parameters(network), "precision": precision},
+        "files": {
+            GRAPH_FILE: hashlib.sha256(graph).hexdigest(),
+            SCRIPT_FILE: hashlib.sha256(script).hexdigest(),
+        },
         "versions": _versions(),
         "trace": {
             "source": trace.source,

@@ -22,6 +22,7 @@ from model.config import ModelConfig
 
 Array = NDArray[Any]
 
+COPY, UPDATE, FLUSH = 0, 1, 2
 PROFILED_STEPS = 400
 BATCH_SIZES = (1, 2, 3, 5, 8, 16, 31, 64)
 BATCH_STEPS = 48
@@ -98,7 +99,7 @@ def operations(before: Mapping[str, Array], after: Mapping[str, Array], num_laye
     for layer in range(num_layers):
         name = f"z{layer + 1}"
         flushed = before[name] == 1 if name in before else np.zeros(rows, bool)
-        done[:, layer] = np.where(flushed, 2, np.where(z_below == 1, 1, 0))
+        done[:, layer] = np.where(flushed, FLUSH, np.where(z_below == 1, UPDATE, COPY))
         z_below = after.get(name, z_below)
     return done
 
@@ -164,11 +165,11 @@ def _needed(before: Mapping[str, Array], after: Mapping[str, Array], config: Mod
     done = np.ones((rows, config.num_layers), np.int64) if lstm else operations(before, after, config.num_layers)
     count: Counter[str] = Counter()
     for layer in range(config.num_layers):
-        active = int((done[:, layer] != 0).sum())
+        active = int((done[:, layer] != COPY).sum())
         count[f"layer{layer + 1}.own"] += active
         count[f"layer{layer + 1}.e.rows"] += active
         if config.has_detector(layer):
-            count[f"layer{layer + 1}.above.product"] += int((done[:, layer] == 2).sum())
+            count[f"layer{layer + 1}.above.product"] += int((done[:, layer] == FLUSH).sum())
     return count
 
 

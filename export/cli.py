@@ -1,0 +1,169 @@
+"""The command line of `python -m export`; each command one deed."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from export import bundle, trace
+from export.build import TRACE_ROWS, TRACE_SEED, TRACE_STEPS, Compiled, Facts, compile_network, ship
+from export.bundle import BundleError
+from export.measure import measure as measure_step
+from export.runtime import OnnxStep
+from export.verify import VerifyError, config_of
+from export.verify import verify as verify_bundle
+from export.weights import ExportError
+from model import checkpoint as checkpoints
+from model.checkpoint import Checkpoint, CheckpointError
+from model.codec import codec_from_json
+from model.corpus import Corpus
+from model.data.errors import DataError
+from model.data.ink import InkCorpus
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+console = Console(stderr=True)
+COMMANDS = ("build", "verify", "measure")
+
+
+class StoredAs(StrEnum):
+    """How matrices are stored."""
+
+    float32 = "float32"
+    float16 = "float16"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; without the name of one, the arguments are those of `build`."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given and given[0] not in (*COMMANDS, "--help"):
+        given.insert(0, "build")
+    app(args=given, prog_name="python -m export")
+
+
+@app.command()
+def build(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint or a training folder.")],
+    folder: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The folder to write; an older bundle is replaced.")],
+    name: Annotated[str | None, typer.Option(help="Public name; the folder's name if not given.")] = None,
+    description: Annotated[str, typer.Option(help="One or two sentences for people.")] = "",
+    data: Annotated[
+        Path | None, typer.Option(help="The corpus: the shipped file is measured on its whole test split.")
+    ] = None,
+    metrics: Annotated[
+        Path | None, typer.Option(help="JSON object with further figures, such as control_test_bpc.")
+    ] = None,
+    precision: Annotated[StoredAs, typer.Option(help="How matrices are stored.")] = StoredAs.float32,
+    compare: Annotated[
+        bool, typer.Option("--compare/--no-compare", help="With float16, measure float32 too, to show what it costs.")
+    ] = True,
+    data_name: Annotated[str | None, typer.Option(help="Name of the data, where the checkpoint is wrong.")] = None,
+    data_licence: Annotated[str | None, typer.Option(help="Licence of the data.")] = None,
+    use: Annotated[str | None, typer.Option(help="What the weights may be used for.")] = None,
+) -> None:
+    """Export a checkpoint: round, write both graphs, measure, prove, and only then write the bundle."""
+    try:
+        loaded = checkpoints.load(checkpoint)
+        corpus = Corpus.load(loaded.model.kind, data, loaded.codec) if data else None
+        compiled = compile_network(loaded.network(), precision.value)
+        figures = _read_metrics(metrics) | _measured(loaded, compiled, corpus, compare=compare)
+        stated = {"name": data_name, "licence": data_licence, "use": use}
+        facts = _facts(loaded, description, {key: value for key, value in stated.items() if value}, figures)
+        console.print(f"proving {TRACE_ROWS} rows of {TRACE_STEPS} steps", highlight=False)
+        made = ship(compiled, loaded.codec, folder, name or folder.resolve().name, facts, _trace(compiled, corpus))
+    except (BundleError, CheckpointError, DataError, ExportError, trace.TraceError) as error:
+        raise _fail(error) from error
+    size = sum(len(content) for content in made.files.values())
+    typer.echo(f"{folder}: {made.name}, {size / 1e6:.1f} MB, fingerprint {made.fingerprint}")
+    for key, value in made.metrics.items():
+        typer.echo(f"  {key}: {value}")
+
+
+@app.command()
+def verify(folder: Annotated[Path, typer.Argument(metavar="BUNDLE")]) -> None:
+    """Check a bundle from scratch; the checkpoint it came from is not needed."""
+    try:
+        found = verify_bundle(folder)
+    except (BundleError, VerifyError) as error:
+        raise _fail(error) from error
+    for line in found:
+        typer.echo(f"ok: {line}")
+
+
+@app.command()
+def measure(
+    folder: Annotated[Path, typer.Argument(metavar="BUNDLE")],
+    data: Annotated[Path, typer.Option(help="The corpus.")],
+    split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
+) -> None:
+    """Measure a bundle on a whole split, through ONNX Runtime; prints one JSON object."""
+    if split not in ("train", "valid", "test"):
+        raise _fail(f"there is no split {split!r}; choose train, valid or test")
+    try:
+        loaded = bundle.load(folder)
+        config = config_of(loaded)
+        corpus = Corpus.load(config.kind, data, codec_from_json(dict(loaded.codec)))
+    except (BundleError, VerifyError, DataError) as error:
+        raise _fail(error) from error
+    typer.echo(json.dumps(measure_step(OnnxStep.of(loaded), config, corpus, split), indent=2))
+
+
+def _measured(loaded: Checkpoint, compiled: Compiled, corpus: Corpus | None, *, compare: bool) -> dict[str, Any]:
+    """Return the figures of the file that ships, and what its precision cost."""
+    if corpus is None:
+        return {}
+    console.print("measuring on the whole test split", highlight=False)
+    figures = measure_step(compiled.step(), compiled.network.config, corpus)
+    if compare and compiled.precision != "float32":
+        twin = compile_network(loaded.network(), "float32")
+        exact = measure_step(twin.step(), twin.network.config, corpus)
+        key = "test_bpc" if loaded.model.kind == "text" else "test_nats_per_line"
+        figures |= {f"float32_{key}": exact[key]}
+    return figures
+
+
+def _trace(compiled: Compiled, corpus: Corpus | None) -> trace.Trace:
+    """Return a trace of real data where there is some, else of what the network writes."""
+    if corpus is None:
+        return trace.sampled(compiled.step(), TRACE_ROWS, TRACE_STEPS, TRACE_SEED)
+    name = f"the test split of {corpus.facts.get('name')}"
+    if isinstance(corpus.data, InkCorpus):
+        return trace.ink_rows(corpus.data.test, TRACE_ROWS, TRACE_STEPS, name)
+    return trace.text_rows(corpus.data.test, TRACE_ROWS, TRACE_STEPS, name)
+
+
+def _facts(loaded: Checkpoint, description: str, stated: dict[str, str], figures: dict[str, Any]) -> Facts:
+    """Gather what the checkpoint knows about itself; what is stated on the command line goes first."""
+    known = dict(loaded.facts.get("data", {}))
+    known.pop("path", None)  # a place on somebody's disk is no fact about the data
+    data = {"name": "not known", "licence": "not known", "use": "not known"} | known | stated
+    training = {key: value for key, value in loaded.facts.items() if key not in ("data", "resume")}
+    training |= {"config": asdict(loaded.train), "detector_prior": loaded.model.detector_prior}
+    licence = (
+        f"The weights in this folder were trained on: {data['name']}.\n"
+        f"Licence of the data: {data['licence']}.\n"
+        f"The weights may be used for: {data['use']}.\n"
+    )
+    return Facts(description, data, training, figures, licence)
+
+
+def _read_metrics(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{path}: not a readable JSON file ({error})") from error
+    if not isinstance(values, dict):
+        raise ExportError(f"{path}: expected one JSON object with figures")
+    return values
+
+
+def _fail(message: object) -> typer.Exit:
+    console.print(f"[red]error:[/red] {message}", highlight=False, soft_wrap=True)
+    return typer.Exit(1)

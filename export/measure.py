@@ -1,0 +1,99 @@
+"""The figures of the very file that ships: a whole split through ONNX Runtime, state carried, boundaries counted."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from export.runtime import OnnxStep
+from export.skipping import COPY, operations
+from model.config import ModelConfig
+from model.corpus import Corpus, Window
+from model.evaluate import summarise
+from model.heads import Mixture, mixture_nll, text_nll
+from model.metrics import cell_work_share
+
+Array = NDArray[Any]
+
+STREAMS = 64
+WINDOW = 100
+
+
+def measure(step: OnnxStep, config: ModelConfig, corpus: Corpus, split: str = "test") -> dict[str, Any]:
+    """Return a split's figures under the names of a bundle's `metrics`, prefixed by the split.
+
+    Args:
+        step: the graph.
+        config: of the network in it.
+        corpus: in the numbers of the bundle's own codec.
+        split: "train", "valid" or "test".
+
+    Returns:
+        Text: `test_bpc`. Ink: `test_nats_per_line`, `test_nats_per_step` in standardised units (higher is better),
+        `test_nats_per_step_raw_units`, `test_lines`. Both: `test_steps`, `data_version`, and for an HM-LSTM `z_rates`
+        and `cell_work_share`.
+    """
+    counts = _Counts(np.zeros(config.num_layers), np.zeros(config.num_layers))
+    nats, steps = 0.0, 0
+    state: dict[str, Array] = {}
+    for window in corpus.evaluation(split, WINDOW, batch=STREAMS):
+        if not state or len(state["h1"]) != len(window.fresh) or bool(window.fresh.all()):
+            state = step.zeros(len(window.fresh))
+        state = _keep(state, ~window.fresh.numpy())
+        outputs, state = _run(step, config, window, state, counts)
+        nats += _nats(torch.from_numpy(outputs).double(), window, text=config.kind == "text")
+        steps += int(window.weight.sum())
+    figures = summarise(corpus, split, {"steps": steps, "nats": nats, "nats_per_step": nats / max(1, steps)})
+    named = {f"{split}_{key}": value for key, value in figures.items() if key != "log_scale"}
+    if config.cell == "hmlstm":
+        named["z_rates"] = (counts.fired[:-1] / max(1, steps)).tolist()
+        active = (counts.active[1:] / max(1, steps)).tolist()
+        named["cell_work_share"] = cell_work_share(config.hidden, named["z_rates"], active)
+    return named | {"data_version": f"{corpus.facts.get('name')}, sha256 {corpus.facts.get('sha256')}"}
+
+
+@dataclass
+class _Counts:
+    """Weighted counts per layer over all real steps: boundaries, and steps that were computed."""
+
+    fired: Array
+    active: Array = field(repr=False)
+
+
+def _run(
+    step: OnnxStep, config: ModelConfig, window: Window, state: dict[str, Array], counts: _Counts
+) -> tuple[Array, dict[str, Array]]:
+    """Step through a window; return outputs (T, B, outputs) and the state after it."""
+    outputs = []
+    for x, weight in zip(window.inputs.numpy(), window.weight.numpy(), strict=True):
+        before = state
+        output, state = step.step(x, before)
+        outputs.append(output)
+        if config.cell == "hmlstm":
+            done = operations(before, state, config.num_layers)
+            counts.active += ((done != COPY) * weight[:, None]).sum(0)
+            for layer in range(config.num_layers - 1):
+                counts.fired[layer] += float((state[f"z{layer + 1}"] * weight).sum())
+    return np.stack(outputs), state
+
+
+def _keep(state: dict[str, Array], rows: NDArray[np.bool_]) -> dict[str, Array]:
+    """Zero the rows that start anew."""
+    if rows.all():
+        return state
+    return {
+        name: np.where(rows.reshape(-1, *[1] * (values.ndim - 1)), values, 0).astype(np.float32)
+        for name, values in state.items()
+    }
+
+
+def _nats(outputs: torch.Tensor, window: Window, *, text: bool) -> float:
+    """Sum of the negative log-likelihoods of a window's real targets."""
+    if text:
+        nats = text_nll(outputs, window.targets)
+    else:
+        parts = outputs[..., :-1].unflatten(-1, (6, -1)).unbind(-2)
+        nats = mixture_nll(Mixture._make([*parts, outputs[..., -1]]), window.targets.double())
+    return float(torch.where(window.weight > 0, nats, torch.zeros_like(nats)).sum())

@@ -1,0 +1,199 @@
+"""Check a bundle from scratch, without the checkpoint it came from.
+
+What `parity.json` claims is not believed but repeated, as far as that can be done without the judge: the files are the
+ones it speaks of, both engines reproduce the judge's recorded boundaries and outputs, agree with each other on a trace
+made on the spot, skip what they say they skip, and treat a row alike in any company.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export import bundle, parity, trace
+from export.bundle import Bundle, TensorSpec
+from export.engines import Engine, ScriptStep
+from export.runtime import OnnxStep
+from export.skipping import batch_invariance, rows_multiplied
+from model.config import ConfigError, ModelConfig
+
+Array = NDArray[Any]
+
+FRESH_STEPS, FRESH_ROWS = 1_000, 4
+# Without a judge nobody can say which detector was near its threshold, so a few may differ: one in ten thousand.
+MISMATCH_SHARE = 1e-4
+# First steps of the golden trace on this machine against the recorded ones of another: float32, some dozen steps.
+GOLDEN_TOLERANCE = 1e-4
+
+
+class VerifyError(Exception):
+    """A bundle that is whole but not what it says; one sentence."""
+
+
+def verify(folder: Path) -> list[str]:
+    """Check a bundle and return what was found, one line per check.
+
+    Raises:
+        BundleError: the folder is not a sound bundle.
+        VerifyError: its files do not do what the bundle says.
+    """
+    loaded = bundle.load(folder)
+    found = [f"{len(loaded.files)} files have the sha256 of the manifest, fingerprint {loaded.fingerprint}"]
+    config = config_of(loaded)
+    report = _parity_report(loaded, config)
+    found.append(f"parity.json is of these files and passed on {report['trace']['steps']} steps")
+    onnx_step, script_step = _open(loaded)
+    found.append("both graphs open, with the inputs, outputs and states of the manifest")
+    for name, engine in (("ONNX Runtime", onnx_step), ("TorchScript", script_step)):
+        followed, total = replay(name, engine, report["golden"])
+        found.append(f"{name} took the recorded boundaries on {followed} of {total} row-steps of the golden trace")
+    seed = int(loaded.fingerprint[:8], 16)
+    fresh = trace.sampled(onnx_step, FRESH_ROWS, FRESH_STEPS, seed)
+    found.append(f"TorchScript and ONNX Runtime agree on {fresh.source}: {_agree(onnx_step, script_step, fresh)}")
+    skipping, batch = rows_multiplied(loaded.graph, config, fresh), batch_invariance(onnx_step, fresh)
+    for fault in [*skipping.faults(), *batch.faults()]:
+        raise VerifyError(fault)
+    multiplied, row_steps = skipping.multiplied, skipping.steps * skipping.rows
+    shares = ", ".join(
+        f"layer {layer} {multiplied[f'layer{layer}.own'] / row_steps:.1%}" for layer in range(1, config.num_layers + 1)
+    )
+    found.append(f"rows that COPY reach no product; share of rows computed: {shares}")
+    found.append(f"rows keep their bits in batches of {', '.join(map(str, batch.sizes))}")
+    return found
+
+
+def config_of(loaded: Bundle) -> ModelConfig:
+    """Return the network's configuration as the manifest tells it.
+
+    Raises:
+        VerifyError: it is not a configuration of ours.
+    """
+    facts = {key: value for key, value in loaded.model.items() if key not in ("parameters", "precision")}
+    try:
+        return ModelConfig.from_json(facts)
+    except (ConfigError, TypeError, ValueError) as error:
+        raise VerifyError(f"the manifest's model is not a configuration: {error}") from None
+
+
+def replay(name: str, engine: Engine, golden: Mapping[str, Any]) -> tuple[int, int]:
+    """Feed the golden trace to an engine and compare with what the judge did.
+
+    A row is followed until its boundaries differ from the recorded ones. In the first steps, before rounding errors can
+    have grown, they may only differ where the judge was near its threshold, and outputs must agree.
+
+    Returns:
+        Row-steps followed, and all of them.
+
+    Raises:
+        VerifyError: the engine does not reproduce the first steps.
+    """
+    inputs, z, near, outputs = _golden(golden)
+    given = inputs.astype(np.int64) if inputs.ndim == 2 else inputs
+    steps, rows = given.shape[:2]
+    followed = np.zeros(rows, np.int64)
+    on_track = np.ones(rows, bool)
+    state = engine.zeros(rows)
+    names = [key for key in sorted(state) if key[0] == "z"]
+    for now in range(steps):
+        output, state = engine.step(given[now], state)
+        for index, key in enumerate(names):
+            for row in np.flatnonzero((state[key] != z[now, index]) & on_track):
+                if now < len(outputs) and (now, index, int(row)) not in near:
+                    raise VerifyError(f"{name}: {key} of row {row} differs from the recorded one at golden step {now}")
+                on_track[row] = False
+        if now < len(outputs) and on_track.any():
+            worst = float(parity.differences(output, outputs[now])[on_track].max())
+            if not worst <= GOLDEN_TOLERANCE:
+                raise VerifyError(f"{name}: outputs differ by {worst:.2g} from the recorded ones at golden step {now}")
+        followed += on_track
+    return int(followed.sum()), steps * rows
+
+
+def _parity_report(loaded: Bundle, config: ModelConfig) -> dict[str, Any]:
+    """Return the report after checking that it is one, passed, and speaks of these very files."""
+    try:
+        report = json.loads(loaded.files[bundle.PARITY_FILE])
+        if report["format"] != parity.FORMAT:
+            raise VerifyError(f"parity.json has format {report['format']!r}, expected {parity.FORMAT!r}")
+        if report["verdict"] != "passed":
+            raise VerifyError(f"parity.json says {report['verdict']!r}: {'; '.join(report['reasons'])}")
+        if report["trace"]["steps"] < parity.MIN_STEPS:
+            raise VerifyError(f"parity was shown on {report['trace']['steps']} steps, fewer than {parity.MIN_STEPS}")
+        described = {key: value for key, value in report["network"].items() if key not in ("parameters", "precision")}
+        if described != config.to_json():
+            raise VerifyError("parity.json speaks of another network than the manifest")
+        for name, digest in report["files"].items():
+            if hashlib.sha256(loaded.files[name]).hexdigest() != digest:
+                raise VerifyError(f"parity.json speaks of another {name}")
+        if set(report["files"]) != {bundle.GRAPH_FILE, bundle.SCRIPT_FILE}:
+            raise VerifyError("parity.json does not speak of both graphs")
+        _golden(report["golden"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise VerifyError(f"parity.json is not a parity report: {error!r}") from None
+    return dict(report)
+
+
+def _golden(golden: Mapping[str, Any]) -> tuple[Array, Array, set[tuple[int, int, int]], Array]:
+    """Return inputs (T, B[, 3]), boundaries (T, L - 1, B), near-threshold places, and the first outputs."""
+    inputs, outputs = parity.decode(golden["inputs"]), parity.decode(golden["outputs"])
+    shape = tuple(int(size) for size in golden["z"]["shape"])
+    bits = np.unpackbits(parity.decode(golden["z"]["bits"]), count=int(np.prod(shape)))
+    near = {(int(step), int(index), int(row)) for step, index, row in golden["near"]}
+    return inputs, bits.reshape(shape).astype(np.float32), near, outputs
+
+
+def _open(loaded: Bundle) -> tuple[OnnxStep, ScriptStep]:
+    """Open both graphs and hold their faces against the manifest."""
+    if bundle.SCRIPT_FILE not in loaded.files:
+        raise VerifyError(f"there is no {bundle.SCRIPT_FILE} in the bundle")
+    try:
+        onnx_step = OnnxStep.of(loaded)
+    except Exception as error:  # noqa: BLE001 - its errors have no base class of their own
+        raise VerifyError(f"ONNX Runtime refuses the graph: {error}") from None
+    names = {"tensor(float)": "float32", "tensor(int64)": "int64"}
+    for found, specs in (
+        (onnx_step.session.get_inputs(), (loaded.input, *loaded.states)),
+        (onnx_step.session.get_outputs(), (loaded.output, *(_next(state) for state in loaded.states))),
+    ):
+        face = {(one.name, names.get(one.type, one.type), tuple(one.shape)) for one in found}
+        if face != {(spec.name, spec.dtype, spec.shape) for spec in specs}:
+            raise VerifyError("the graph's inputs and outputs are not those of the manifest")
+    try:
+        script_step = ScriptStep(loaded.files[bundle.SCRIPT_FILE])
+        state = script_step.zeros(1)
+    except Exception as error:  # noqa: BLE001 - likewise
+        raise VerifyError(f"TorchScript refuses {bundle.SCRIPT_FILE}: {error}") from None
+    if {name: values.shape for name, values in state.items()} != {s.name: s.shape_for(1) for s in loaded.states}:
+        raise VerifyError(f"{bundle.SCRIPT_FILE} carries other states than the manifest")
+    return onnx_step, script_step
+
+
+def _agree(first: OnnxStep, second: ScriptStep, fresh: trace.Trace) -> str:
+    """Give both engines the same state at every step and compare; return the figures as words."""
+    state = first.zeros(fresh.rows)
+    worst, decisions, mismatches = 0.0, 0, 0
+    for x in fresh.inputs:
+        output, following = first.step(x, state)
+        other, theirs = second.step(x, state)
+        parted = np.zeros(fresh.rows, bool)
+        for name in (name for name in sorted(state) if name[0] == "z"):
+            decisions += fresh.rows
+            differs = (following[name] != theirs[name]) & ~parted
+            mismatches += int(differs.sum())
+            parted |= differs
+        for mine, yours in [(output, other), *((following[name], theirs[name]) for name in state if name[0] != "z")]:
+            worst = max(worst, float(np.where(parted, 0, parity.differences(mine, yours)).max()))
+        state = following
+    if not worst <= 2 * parity.STEP.output:
+        raise VerifyError(f"TorchScript and ONNX Runtime differ by {worst:.2g} in one step")
+    if mismatches > max(1, MISMATCH_SHARE * decisions):
+        raise VerifyError(f"TorchScript and ONNX Runtime differ in {mismatches} of {decisions} boundaries")
+    return f"largest difference {worst:.1e}, {mismatches} of {decisions} boundaries differ"
+
+
+def _next(state: bundle.StateSpec) -> TensorSpec:
+    return TensorSpec(state.next, state.dtype, state.shape)
