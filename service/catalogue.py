@@ -14,7 +14,7 @@ from export import bundle as bundles
 from export.bundle import Bundle
 from model.codec import InkCodec, TextCodec, UnknownSymbolError, codec_from_json
 from service.engine.lane import InkLane, Lane, TextLane
-from service.engine.runner import Runner
+from service.engine.runner import Runner, detectors
 from service.engine.sequence import InkParams, InkSequence, Offset, TextParams, TextSequence
 from service.engine.trace import Hierarchy
 from service.errors import InvalidRequestError, ModelNotFoundError
@@ -188,7 +188,7 @@ def _open(path: Path, rows: int) -> Served:
     try:
         checked = bundles.load(path)
         codec = codec_from_json(dict(checked.codec))
-        hierarchy = Hierarchy(len(checked.hidden))
+        hierarchy = Hierarchy(len(checked.hidden), has_detectors=bool(detectors(checked)))
     except (bundles.BundleError, ValueError) as error:
         raise CatalogueError(f"A bundle cannot be served: {error}") from None
     runner = Runner(checked, rows)

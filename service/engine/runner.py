@@ -36,8 +36,7 @@ class Runner:
         self._sides = tuple({state.name: _zeros(state, capacity) for state in bundle.states} for _ in range(2))
         self._now = 0
         self._bindings: dict[tuple[int, int], Any] = {}
-        self._num_detectors = len(bundle.hidden) - 1
-        self._weights = [np.uint8(1 << layer) for layer in range(self._num_detectors)]
+        self._detectors = detectors(bundle)
         self._z = np.zeros(capacity, np.uint8)
         self.codes = np.zeros(capacity, np.uint8)
 
@@ -66,10 +65,10 @@ class Runner:
     def _note(self, count: int) -> None:
         """Work out the trace byte of each row from z before and after the step."""
         after = np.zeros(count, np.uint8)
-        for layer, weight in enumerate(self._weights, start=1):
-            after += self._sides[self._now][f"z{layer}"][:count].astype(np.uint8) * weight
+        for bit, name in enumerate(self._detectors):
+            after |= self._sides[self._now][name][:count].astype(np.uint8) << bit
         before = self._z[:count]
-        np.left_shift(before, self._num_detectors, out=self.codes[:count])
+        np.left_shift(before, len(self._detectors), out=self.codes[:count])
         self.codes[:count] |= after
         before[:] = after
 
@@ -83,6 +82,12 @@ class Runner:
             _bind(binding.bind_output, state.next, self._sides[self._now ^ 1][state.name][:count])
         self._bindings[count, self._now] = binding
         return binding
+
+
+def detectors(bundle: Bundle) -> list[str]:
+    """Return the names of the boundaries a bundle carries, from layer 1 up; an LSTM carries none."""
+    carried = {state.name for state in bundle.states}
+    return [name for layer in range(1, len(bundle.hidden)) if (name := f"z{layer}") in carried]
 
 
 def _open(graph: bytes) -> Any:

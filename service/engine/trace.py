@@ -14,16 +14,17 @@ class Hierarchy:
 
     Args:
         num_layers: L, from 1 to MAX_LAYERS.
+        has_detectors: False for an LSTM, whose layers are all computed at every step.
 
     Raises:
         ValueError: a step of a network that deep does not fit a byte.
     """
 
-    def __init__(self, num_layers: int) -> None:
+    def __init__(self, num_layers: int, *, has_detectors: bool = True) -> None:
         if not 1 <= num_layers <= MAX_LAYERS:
             raise ValueError(f"networks of 1 to {MAX_LAYERS} layers can be served, not of {num_layers}")
         self.num_layers = num_layers
-        self.num_detectors = num_layers - 1
+        self.num_detectors = num_layers - 1 if has_detectors else 0
         codes = range(256)
         self._digits = [
             bytes(ord("01"[self._after(code, layer)]) for code in codes) for layer in range(self.num_detectors)
@@ -59,4 +60,5 @@ class Hierarchy:
         """Eq. 2: FLUSH after an own boundary, else UPDATE on one below, else COPY; layer 1 sees one below always."""
         if self._before(code, layer):
             return FLUSH
-        return UPDATE if layer == 0 or self._after(code, layer - 1) else COPY
+        is_due = layer == 0 or not self.num_detectors or self._after(code, layer - 1)
+        return UPDATE if is_due else COPY

@@ -51,3 +51,10 @@ def test_what_does_not_fit_a_byte_is_refused(layers: int) -> None:
     """A network too deep for a trace byte is refused when it is opened, not served wrongly."""
     with pytest.raises(ValueError, match="layers"):
         Hierarchy(layers)
+
+
+def test_an_lstm_updates_every_layer_at_every_step() -> None:
+    """The control has no detectors: no boundaries to tell, and all layers are computed always."""
+    control = Hierarchy(3, has_detectors=False)
+    assert json.loads("{" + control.columns(bytes(2)) + "}") == {"z": [], "op": ["UU", "UU", "UU"]}
+    assert control.updates(bytes(2)) == [2, 2, 2]

@@ -1,0 +1,117 @@
+"""The runner on real bundles: rows are private, and what it says of a step is what the graph says."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from export import bundle as bundles_of
+from export.bundle import Bundle
+from service.engine.runner import Runner, detectors
+from service.engine.trace import Hierarchy
+
+NAMES = ["small-text", "small-ink", "deep", "control", "bytes", "strict"]
+
+
+@pytest.fixture(params=NAMES)
+def bundle(request: pytest.FixtureRequest, bundles: Path, odd_bundles: Path) -> Bundle:
+    """Each of the bundles there are."""
+    folder = bundles if request.param.startswith("small") else odd_bundles
+    return bundles_of.load(folder / request.param)
+
+
+def inputs_of(bundle: Bundle, steps: int, rows: int, seed: int = 0) -> Any:
+    """Random inputs (steps, rows[, 3])."""
+    random = np.random.default_rng(seed)
+    if bundle.kind == "ink":
+        return random.normal(size=(steps, rows, 3)).astype(np.float32)
+    return random.integers(0, bundle.model["vocabulary"], (steps, rows))
+
+
+def run(runner: Runner, inputs: Any) -> tuple[Any, Any]:
+    """Step all rows through their inputs and return outputs (T, B, V) and trace bytes (T, B)."""
+    steps, rows = inputs.shape[:2]
+    outputs, codes = [], []
+    for step in range(steps):
+        runner.inputs[:rows] = inputs[step]
+        outputs.append(runner.step(rows).copy())
+        codes.append(runner.codes[:rows].copy())
+    return np.array(outputs), np.array(codes)
+
+
+def test_a_row_is_the_same_bits_alone_and_in_company(bundle: Bundle) -> None:
+    """Outputs and trace bytes of a row do not depend on how many rows there are, bit for bit."""
+    inputs = inputs_of(bundle, 40, 16)
+    outputs, codes = run(Runner(bundle, 16), inputs)
+    for rows in (1, 2, 5):
+        some_outputs, some_codes = run(Runner(bundle, 16), inputs[:, :rows])
+        assert some_outputs.tobytes() == outputs[:, :rows].tobytes()
+        assert np.array_equal(some_codes, codes[:, :rows])
+
+
+def test_steps_are_those_of_the_graph(bundle: Bundle) -> None:
+    """Two buffers that change roles compute what a plain loop over the graph computes, and z and operations agree."""
+    inputs = inputs_of(bundle, 60, 3)
+    outputs, codes = run(Runner(bundle, 3), inputs)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(bundle.graph, options, providers=["CPUExecutionProvider"])
+    state = {spec.name: np.zeros(spec.shape_for(3), spec.dtype) for spec in bundle.states}
+    names = [bundle.output.name, *(spec.next for spec in bundle.states)]
+    z: list[Any] = []
+    for step in range(60):
+        result = session.run(names, {bundle.input.name: inputs[step], **state})
+        assert result[0].tobytes() == outputs[step].tobytes()
+        state = dict(zip(state, result[1:], strict=True))
+        z.append([state[name] for name in detectors(bundle)])
+    hierarchy = Hierarchy(len(bundle.hidden), has_detectors=bool(detectors(bundle)))
+    for row in range(3):
+        told = hierarchy.boundaries(bytes(codes[:, row].tolist()))
+        expected = ["".join(str(int(layers[layer][row])) for layers in z) for layer in range(hierarchy.num_detectors)]
+        assert told == expected
+        if bundle.name == "small-text":
+            assert all(0 < column.count("1") < 60 for column in told), (
+                "detectors of the test bundle should fire at times"
+            )
+
+
+def test_a_cleared_row_starts_afresh(bundle: Bundle) -> None:
+    """A row that was used and cleared gives what a fresh one gives, even after NaN passed through it."""
+    inputs = inputs_of(bundle, 10, 2)
+    fresh, codes = run(Runner(bundle, 2), inputs)
+    runner = Runner(bundle, 2)
+    run(runner, inputs_of(bundle, 7, 2, seed=1))
+    for side in runner._sides:
+        for tensor in side.values():
+            tensor[0] = np.nan
+    for row in range(2):
+        runner.clear(row)
+    again, again_codes = run(runner, inputs)
+    assert again.tobytes() == fresh.tobytes()
+    assert np.array_equal(again_codes, codes)
+
+
+@settings(max_examples=25)
+@given(data=st.data())
+def test_moved_rows_go_on_as_if_nothing_happened(bundles: Path, data: st.DataObject) -> None:
+    """Rows that leave and rows moved into their places, at any step: each sequence reads what it reads alone."""
+    bundle = bundles_of.load(bundles / "small-text")
+    inputs = inputs_of(bundle, 30, 5)
+    alone, alone_codes = run(Runner(bundle, 5), inputs)
+    runner = Runner(bundle, 5)
+    seats = list(range(5))
+    for step in range(30):
+        if len(seats) > 1 and data.draw(st.booleans()):
+            gap = data.draw(st.integers(0, len(seats) - 1))
+            last = seats.pop()
+            if gap < len(seats):
+                runner.move(len(seats), gap)
+                seats[gap] = last
+        runner.inputs[: len(seats)] = inputs[step, seats]
+        outputs = runner.step(len(seats))
+        assert outputs.tobytes() == alone[step, seats].tobytes()
+        assert np.array_equal(runner.codes[: len(seats)], alone_codes[step, seats])
