@@ -54,14 +54,15 @@ def _override(preset: Preset, settings: list[str]) -> Preset:
 
 
 def _parse(text: str, wanted: Any, setting: str) -> Any:
+    parsers: dict[Any, Any] = {
+        bool: lambda word: {"true": True, "false": False}[word.lower()],
+        int: int,
+        float: float,
+        tuple[int, ...]: lambda words: tuple(int(word) for word in words.split(",")),
+        tuple[float, float]: lambda words: tuple(float(word) for word in words.split(",")),
+    }
     try:
-        if wanted is bool:
-            return {"true": True, "false": False}[text.lower()]
-        if wanted in (int, float):
-            return wanted(text)
-        if wanted in (tuple[int, ...], tuple[float, float]):
-            return tuple(wanted.__args__[0](part) for part in text.split(","))
-        return text
+        return parsers.get(wanted, str)(text)
     except (KeyError, ValueError) as error:
         raise ConfigError(f"{setting!r}: {text!r} is no value for this field") from error
 

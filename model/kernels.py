@@ -8,7 +8,8 @@ from Eqs. 2-9 in their branch-free form (model/cell.py); names follow it: d_x is
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from types import FunctionType
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ class Variant:
         bottom: layer 1, whose input arrives as `source` and is never blocked.
         detects: has a boundary detector (and then a layer above that it lets through).
         gated: belongs to an HM-LSTM; the LSTM control updates at every step.
-        copy_boundary, detector: as in ModelConfig.
+        layer_norm, copy_boundary, detector: as in ModelConfig.
     """
 
     size: int
@@ -35,6 +36,7 @@ class Variant:
     bottom: bool
     detects: bool
     gated: bool
+    layer_norm: bool
     copy_boundary: CopyBoundary
     detector: Detector
 
@@ -70,7 +72,9 @@ def make_forward(variant: Variant) -> Callable[..., Any]:
 
     def forward(
         s: Tensor,
-        x: Tensor,
+        h_prev: Tensor,
+        h_above: Tensor | None,
+        h_below: Tensor | None,
         source: Tensor | None,
         detector_weight: Tensor | None,
         gain: Tensor | None,
@@ -80,18 +84,24 @@ def make_forward(variant: Variant) -> Callable[..., Any]:
         z_below: Tensor | None,
         slope: Tensor,
         noise: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+        own_out: Tensor,
+        up_out: Tensor | None,
+        down_out: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
         """One layer, one step.
 
         Args:
             s: the product (B, 4H), operand dtype.
-            x: its left operand (B, K): own h, then the gated h above and below; the detector's logit is taken from it
-                in the accumulator's dtype, since a rounded logit near 0 would flip z.
+            h_prev, h_above, h_below: own h and h above of the step before, h below of this step, operand dtype, not
+                gated. The detector's logit is taken from them in the accumulator's dtype, since a rounded logit near 0
+                would flip z.
             source: the embedded input's share (B, N), layer 1 only.
             detector_weight: (K,), accumulator dtype. gain, bias: (N,). c_prev: (B, H).
             flush: z of this layer at the previous step (B,); None where it is always 0.
             z_below: (B,); None where it is always 1.
             slope: 0-d. noise: (B,) for a sampled detector.
+            own_out, up_out, down_out: where to write h for this layer's next step, z * h for the layer above and
+                z_below * h for the layer below (B, H) each; None where nobody reads.
 
         Returns:
             h (operand dtype), c, the gates [f i o g] and the normalised s (both (B, 4H) operand dtype, for the
@@ -101,7 +111,12 @@ def make_forward(variant: Variant) -> Callable[..., Any]:
         wide = s.to(dtype)
         q = None
         if variant.detects and detector_weight is not None:
-            q = (x.to(dtype) * detector_weight).sum(1)
+            q = (h_prev.to(dtype) * detector_weight[:size]).sum(1)
+            if h_above is not None and flush is not None:
+                from_above = h_above.to(dtype) * detector_weight[size : size + variant.above]
+                q = q + flush * from_above.sum(1)
+            if h_below is not None and z_below is not None:
+                q = q + z_below * (h_below.to(dtype) * detector_weight[size + variant.above :]).sum(1)
         if source is not None:
             wide = wide + source[:, :width].to(dtype)
             if q is not None:
@@ -125,15 +140,20 @@ def make_forward(variant: Variant) -> Callable[..., Any]:
 
         _, update, copy, keep = _gating(flush, z_below)
         c = (1 - copy) * (i * g) + keep * (f * c_prev) + copy * c_prev
-        h = (1 - copy) * (o * _tanh(c)) + copy * x[:, :size].to(dtype)
+        h = ((1 - copy) * (o * _tanh(c)) + copy * h_prev.to(dtype)).to(operand)
         z = None
         if q is not None:
             q = q + bias[width]
             z = _fire(variant, q, slope, noise)
             if variant.copy_boundary == "nested" and not variant.bottom:
                 z = _row(update) * z
+        own_out.copy_(h)
+        if up_out is not None:
+            up_out.copy_(h if z is None else z[:, None] * h)
+        if down_out is not None and z_below is not None:
+            down_out.copy_(z_below[:, None] * h)
         gates = torch.cat([f, i, o, g], 1).to(operand)
-        return h.to(operand), c, gates, normal.to(operand), rstd, q_hat, q, z
+        return h, c, gates, normal.to(operand), rstd, q_hat, q, z
 
     return forward
 
@@ -170,7 +190,8 @@ def make_backward(variant: Variant) -> Callable[..., Any]:
         d_bias: Tensor,
         slope: Tensor,
         noise: Tensor | None,
-    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+        d_s_out: Tensor,
+    ) -> tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
         """One layer, one step, backward.
 
         Args:
@@ -182,13 +203,14 @@ def make_backward(variant: Variant) -> Callable[..., Any]:
             d_z_above: (B,) from the choice of operation of the layer above at this step.
             d_td: by the gated h above in the next step's operand (B, H_above), with `h_above` itself.
             d_gain, d_bias: (N,), the sums over later steps.
+            d_s_out: where to write the gradient by the product (B, N), operand dtype.
             the rest: as the forward kernel took and gave them.
 
         Returns:
-            d_s (B, N) operand dtype by the product, the two sums with this step added, d_c and d_carry for the previous
+            the two sums with this step added, d_c and d_carry for the previous
             step, d_z for the previous step (by `flush`) and for the layer below at this step (by `z_below`).
         """
-        dtype, operand = c.dtype, gates.dtype
+        dtype = c.dtype
         stay, update, copy, keep = _gating(flush, z_below)
         wide_h_prev = h_prev.to(dtype)
         f, i, o, g = (gates[:, n * size : (n + 1) * size].to(dtype) for n in range(4))
@@ -258,21 +280,38 @@ def make_backward(variant: Variant) -> Callable[..., Any]:
         if z_below is not None:
             d_z_below = _row(stay) * (d_keep - d_copy)
             d_z_below = d_z_below if d_nested is None else d_z_below + d_nested
-        return d_s.to(operand), d_gain_next, d_bias_next, d_c_prev, d_carry_prev, d_z_prev, d_z_below
+        d_s_out.copy_(d_s)
+        return d_gain_next, d_bias_next, d_c_prev, d_carry_prev, d_z_prev, d_z_below
 
     return backward
 
 
+@dataclass(frozen=True)
+class Shape:
+    """What else a compiled kernel is made for: rows, the dtypes of operands and accumulators, and the device.
+
+    Together with the variant it fixes shape, dtype and layout of every argument, so compiled kernels need no guards.
+    """
+
+    batch: int
+    operand: torch.dtype
+    wide: torch.dtype
+    device: torch.device
+
+
 @cache
-def kernels(variant: Variant, compiled: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Forward and backward kernel of a variant, compiled into fused ones or plain."""
+def kernels(variant: Variant, shape: Shape | None) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Forward and backward kernel of a variant: plain, or for a shape compiled into fused ones."""
     forward, backward = make_forward(variant), make_backward(variant)
-    if not compiled:
+    if shape is None:
         return forward, backward
-    # All variants share the code of two inner functions, and dynamo counts compilations by code: with one for each
-    # variant, batch size and dtype in use, its default of 8 is soon reached.
-    torch._dynamo.config.recompile_limit = 64  # noqa: SLF001 (its only public door needs a config file)
-    return (
-        torch.compile(forward, fullgraph=True, dynamic=False),
-        torch.compile(backward, fullgraph=True, dynamic=False),
-    )
+    return _compiled(forward), _compiled(backward)
+
+
+def _compiled(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    # Compiled code is kept by code object, and all variants share two of them: each gets one of its own, whose only
+    # entry then needs no guards. Evaluating them costs as much as a tenth of a kernel.
+    function = cast(FunctionType, kernel)
+    own = FunctionType(function.__code__.replace(), function.__globals__, function.__name__, None, function.__closure__)
+    unguarded: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
+    return torch.compile(own, fullgraph=True, dynamic=False, options=unguarded)

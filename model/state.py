@@ -47,6 +47,10 @@ class NetworkState:
         """The same values without their history: what a window hands to the next one."""
         return type(self)(tuple(LayerState(s.h.detach(), s.c.detach(), s.z.detach()) for s in self.layers))
 
+    def contiguous(self) -> Self:
+        """The same values, each tensor laid out row after row."""
+        return type(self)(tuple(LayerState(s.h.contiguous(), s.c.contiguous(), s.z.contiguous()) for s in self.layers))
+
     def keep(self, rows: Tensor) -> Self:
         """Zero every row in which `rows` (B,) is False, whatever it held, NaN included."""
         keep = rows[:, None]

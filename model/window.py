@@ -8,6 +8,7 @@ Each layer's operand X (T + 1, B, K) holds, side by side, what its product reads
 before, z * h above of the step before, z_below * h below. Every h is written once into each operand that will read it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -18,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from model.cell import Layer
 from model.config import ModelConfig
-from model.kernels import Variant, kernels
+from model.kernels import Shape, Variant, kernels
 from model.product import prepare
 from model.state import LayerState, NetworkState
 
@@ -64,8 +65,16 @@ def run_window(
         h of all layers side by side (T, B, sum H) in the operand dtype, the state after the window (no history),
         z (T, B, L-1) and the detectors' logits (T, B, L-1), both without gradient.
     """
+    if (noise is None) == (config.detector == "sample"):
+        msg = "noise goes with a sampled detector, and only with one"
+        raise ValueError(msg)
+    wide = layers[0].weight.dtype
     plan = _Plan(
-        [_variant(config, layer, index == 0) for index, layer in enumerate(layers)], state, options, slope, noise
+        [_variant(config, layer, index == 0) for index, layer in enumerate(layers)],
+        state.contiguous(),
+        options,
+        slope.to(wide),
+        None if noise is None else noise.to(wide).contiguous(),
     )
     parameters = [parameter for layer in layers for parameter in (layer.weight, layer.gain, layer.bias)]
     h, z, logit, *final = _Window.apply(plan, source, *parameters)  # type: ignore[no-untyped-call]
@@ -83,16 +92,22 @@ class _Plan:
     slope: Tensor
     noise: Tensor | None
 
+    def kernels(self, index: int, run: "_Run") -> tuple[Callable[..., Any], Callable[..., Any]]:
+        """Forward and backward kernel of a layer."""
+        shape = Shape(run.x.shape[1], run.x.dtype, run.weight.dtype, run.x.device) if self.options.compiled else None
+        return kernels(self.variants[index], shape)
+
 
 @dataclass
 class _Run:
-    """One layer in one window: its weights as operands, and everything the backward will read, per step."""
+    """One layer in one window: its weights, the h written last, and everything the backward will read, per step."""
 
     variant: Variant
     weight: Tensor
     gain: Tensor | None
     bias: Tensor
     x: Tensor
+    h: Tensor
     c: list[Tensor]
     z: list[Tensor] = field(default_factory=list)
     gates: list[Tensor] = field(default_factory=list)
@@ -121,6 +136,7 @@ def _variant(config: ModelConfig, layer: Layer, bottom: bool) -> Variant:
         bottom=bottom,
         detects=layer.detects,
         gated=config.cell == "hmlstm",
+        layer_norm=config.layer_norm,
         copy_boundary=config.copy_boundary,
         detector=config.detector,
     )
@@ -131,7 +147,7 @@ def _start(plan: _Plan, index: int, parameters: tuple[Tensor, ...], steps: int) 
     variant, state, operand = plan.variants[index], plan.state.layers[index], plan.options.operand
     x = torch.empty(steps + 1, state.h.shape[0], weight.shape[0], dtype=operand, device=weight.device)
     x[0, :, : variant.size] = state.h
-    run = _Run(variant, weight, gain, bias, x, [state.c])
+    run = _Run(variant, weight, gain, bias, x, state.h.to(operand), [state.c])
     if variant.detects:
         run.z.append(state.z)
     return run
@@ -155,7 +171,7 @@ class _Window(torch.autograd.Function):
             if lower.variant.detects:
                 lower.above[0].copy_(lower.z[0][:, None] * upper.own[0])
         steppers = [_Stepper(plan, runs, index) for index in range(count)]
-        sources = source.detach().to(plan.options.operand).unbind(0)
+        sources = source.detach().to(plan.options.operand).contiguous().unbind(0)
         for t in range(steps):
             for stepper in steppers:
                 stepper.forward(t, sources[t])
@@ -183,7 +199,7 @@ class _Window(torch.autograd.Function):
             raise RuntimeError(msg)
         ctx.runs = None
         sizes = [run.variant.size for run in runs]
-        d_outs = [part.unbind(0) for part in d_h.split(sizes, 2)]
+        d_outs = [part.unbind(0) for part in d_h.contiguous().split(sizes, 2)]
         steppers = [_Backstepper(plan, runs, index, d_outs[index]) for index in range(len(runs))]
         for t in reversed(range(d_h.shape[0])):
             for stepper in reversed(steppers):
@@ -199,7 +215,7 @@ class _Stepper:
     def __init__(self, plan: _Plan, runs: list[_Run], index: int) -> None:
         self.plan, self.runs, self.index, self.run = plan, runs, index, runs[index]
         variant = self.run.variant
-        self.kernel = kernels(variant, plan.options.compiled)[0]
+        self.kernel = plan.kernels(index, self.run)[0]
         gates = self.run.weight.detach()[:, : 4 * variant.size]
         self.product = prepare(gates.to(plan.options.operand).contiguous(), self.run.x.shape[1])
         self.detector = self.run.weight.detach()[:, -1].contiguous() if variant.detects else None
@@ -207,9 +223,14 @@ class _Stepper:
     def forward(self, t: int, source: Tensor) -> None:
         run, runs, index = self.run, self.runs, self.index
         z_below = _z_below(runs, index, t)
-        h, c, gates, normal, rstd, q_hat, q, z = self.kernel(
+        upper = runs[index + 1] if index + 1 < len(runs) else None
+        lower = runs[index - 1] if index else None
+        detects_below = lower is not None and lower.variant.detects
+        run.h, c, gates, normal, rstd, q_hat, q, z = self.kernel(
             self.product(run.rows[t]),
-            run.rows[t],
+            run.h,
+            upper.h if upper is not None and run.variant.detects else None,
+            lower.h if lower is not None else None,
             source if index == 0 else None,
             self.detector,
             run.gain,
@@ -219,6 +240,9 @@ class _Stepper:
             z_below,
             self.plan.slope,
             _noise(self.plan, index, t),
+            run.own[t + 1],
+            None if upper is None else upper.below[t],
+            lower.above[t + 1] if lower is not None and detects_below else None,
         )
         run.c.append(c)
         run.gates.append(gates)
@@ -228,18 +252,6 @@ class _Stepper:
         if z is not None:
             run.q.append(q)
             run.z.append(z)
-        run.own[t + 1].copy_(h)
-        if index + 1 < len(runs):
-            _gated_copy(runs[index + 1].below[t], h, z)
-        if index and runs[index - 1].variant.detects:
-            _gated_copy(runs[index - 1].above[t + 1], h, z_below)
-
-
-def _gated_copy(target: Tensor, h: Tensor, gate: Tensor | None) -> None:
-    if gate is None:
-        target.copy_(h)
-    else:
-        torch.mul(h, gate[:, None].to(h.dtype), out=target)
 
 
 class _Backstepper:
@@ -248,7 +260,7 @@ class _Backstepper:
     def __init__(self, plan: _Plan, runs: list[_Run], index: int, d_out: tuple[Tensor, ...]) -> None:
         self.plan, self.runs, self.index, self.run, self.d_out = plan, runs, index, runs[index], d_out
         run, variant = self.run, self.run.variant
-        self.kernel = kernels(variant, plan.options.compiled)[1]
+        self.kernel = plan.kernels(index, run)[1]
         self.columns = run.weight.shape[1]
         padding = -self.columns % ALIGNMENT
         weight = torch.nn.functional.pad(run.weight.detach(), (0, padding))
@@ -271,7 +283,7 @@ class _Backstepper:
         run, runs, index = self.run, self.runs, self.index
         upper = steppers[index + 1] if index + 1 < len(steppers) else None
         lower = steppers[index - 1] if index and runs[index - 1].variant.detects else None
-        d_s, self.d_gain, self.d_bias, self.d_c, self.d_carry, self.d_z, self.d_z_below = self.kernel(
+        self.d_gain, self.d_bias, self.d_c, self.d_carry, self.d_z, self.d_z_below = self.kernel(
             self.d_out[t],
             self.d_own,
             self.d_carry,
@@ -299,8 +311,8 @@ class _Backstepper:
             self.d_bias,
             self.plan.slope,
             _noise(self.plan, index, t),
+            self.d_s_written[t],
         )
-        self.d_s_written[t].copy_(d_s)
         self._split(self.product(self.d_s_rows[t]))
 
     def _split(self, d_x: Tensor) -> None:
