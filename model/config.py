@@ -104,8 +104,8 @@ class TrainConfig:
         slope, final_slope: the paper's a, linear over the first `slope_share` of the budget (Eq. 9).
         precision: operands of the matrix products; master weights, cell state, statistics and detector stay float32
             (or float64 with "float64").
-        detector_rate: learning rate of the detectors' columns, relative to the rest. At 1, Adam moves them so fast that
-            an upper detector is switched off before its layer above has learned to be of use, and never comes back.
+        detector_rate: learning rate of the detectors' columns, relative to the rest: boundaries that move at every
+            update are hard to follow for the layers above. Its worth is not yet measured on its own (docs/log.md).
         rate_band: lowest and highest share of boundaries of the layer below (of all steps, for layer 1) at which a
             detector fires. Outside the band its bias, and nothing else, is moved back; inside, the loss alone decides.
             (0, 1) switches this off.
