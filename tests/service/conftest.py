@@ -60,3 +60,11 @@ def odd_server(odd_bundles: Path) -> Iterator[Server]:
     """A server of the odd bundles that flushes at every character."""
     with running(odd_bundles, flush_chars=1, flush_ms=0) as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def small_limits(bundles: Path) -> Iterator[Server]:
+    """A server whose configurable limits are small."""
+    limits = {"max_tokens": 50, "max_points": 70, "max_prompt_chars": 100, "max_body_bytes": 2000}
+    with running(bundles, body_timeout_s=0.5, **limits) as started:
+        yield started

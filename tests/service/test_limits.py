@@ -1,0 +1,118 @@
+"""Bodies are weighed as they come and have a deadline, whatever the client says of them."""
+
+import http.client
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from tests.service.server import PATIENCE_S, Server, problem
+
+LIMIT = 2000
+
+
+@pytest.fixture(scope="module")
+def strict(small_limits: Server) -> Server:
+    """A server that takes 2,000 bytes within half a second."""
+    return small_limits
+
+
+def of_size(size: int) -> bytes:
+    """A valid request of exactly so many bytes."""
+    body = b'{"model":"small-text","prompt":"a","max_tokens":1}'
+    return body + b" " * (size - len(body))
+
+
+def test_a_body_of_the_limit_and_one_byte_more(strict: Server) -> None:
+    """n bytes are served, n+1 are refused with 413 and the limit."""
+    json = {"content-type": "application/json"}
+    assert strict.client.post("/v1/completions", content=of_size(LIMIT), headers=json).status_code == 200
+    response = strict.client.post("/v1/completions", content=of_size(LIMIT + 1), headers=json)
+    assert response.status_code == 413
+    assert "2000 bytes" in problem(response)["message"]
+
+
+@pytest.mark.parametrize("piece", [1, 7, 5000])
+def test_chunks_are_counted_as_they_come(strict: Server, piece: int) -> None:
+    """A body without a declared length is counted: n bytes in any pieces are served, n+1 are not."""
+
+    def pieces(body: bytes) -> Iterator[bytes]:
+        for start in range(0, len(body), piece):
+            yield body[start : start + piece]
+
+    json = {"content-type": "application/json"}
+    assert strict.client.post("/v1/completions", content=pieces(of_size(LIMIT)), headers=json).status_code == 200
+    response = strict.client.post("/v1/completions", content=pieces(of_size(LIMIT + 1)), headers=json)
+    assert response.status_code == 413
+
+
+def test_an_endless_body_is_cut_off(strict: Server) -> None:
+    """A client that never stops sending is answered and hung up on."""
+    with socket.create_connection(address(strict), PATIENCE_S) as client:
+        client.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n"
+        )
+        answer = b""
+        try:
+            for _ in range(10_000):
+                client.sendall(b"400\r\n" + b" " * 1024 + b"\r\n")
+        except OSError:
+            pass  # hung up on, as it should be
+        try:
+            answer = client.recv(4096)
+        except OSError:
+            return
+        assert answer.startswith(b"HTTP/1.1 413") or answer == b""
+
+
+def test_a_body_that_drips_has_a_deadline(strict: Server) -> None:
+    """A body that never ends arriving is answered with 408 and the time there was."""
+    with socket.create_connection(address(strict), PATIENCE_S) as client:
+        client.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+        )
+        response = http.client.HTTPResponse(client)
+        response.begin()
+        body = response.read()
+    assert response.status == 408
+    assert b"0.5 seconds" in body
+    assert response.headers["connection"] == "close"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "status"),
+    [
+        ("application/json", 200),
+        ("application/json; charset=utf-8", 200),
+        ("APPLICATION/JSON", 200),
+        ("application/vnd.openai+json", 200),
+        ("text/plain", 415),
+        ("application/x-www-form-urlencoded", 415),
+        ("multipart/form-data; boundary=x", 415),
+        ("application/octet-stream", 415),
+        ("", 415),
+    ],
+)
+def test_only_json_is_read(server: Server, content_type: str, status: int) -> None:
+    """Anything that does not call itself JSON is refused unread."""
+    response = server.client.post("/v1/completions", content=of_size(100), headers={"content-type": content_type})
+    assert response.status_code == status
+    if status == 415:
+        assert "application/json" in problem(response)["message"]
+
+
+def test_a_client_that_leaves_in_its_body_leaves_nothing_behind(strict: Server) -> None:
+    """A connection that ends before its body does is no request at all."""
+    before = strict.gauges()["finished"]
+    with socket.create_connection(address(strict), PATIENCE_S) as client:
+        client.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+        )
+    assert strict.gauges()["finished"] == before
+
+
+def address(server: Server) -> tuple[str, int]:
+    """Host and port of a server."""
+    host, _, port = server.url.removeprefix("http://").partition(":")
+    return host, int(port)

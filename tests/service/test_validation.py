@@ -1,0 +1,275 @@
+"""Whatever is wrong with a request is told in OpenAI's error object, by field and limit, without a word of the input."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.service.server import Server, problem
+
+SECRET = "hunter2-do-not-repeat"
+COMPLETION = {"model": "small-text", "prompt": "a", "max_tokens": 2}
+
+# path, field, the last value that is served, the first that is not, what the message must say
+LIMITS: list[tuple[str, str, Any, Any, str]] = [
+    ("completions", "max_tokens", 1, 0, "greater than or equal to 1"),
+    ("completions", "temperature", 0, -0.001, "greater than or equal to 0"),
+    ("completions", "temperature", 2, 2.001, "less than or equal to 2"),
+    ("completions", "top_p", 0, -0.001, "greater than or equal to 0"),
+    ("completions", "top_p", 1, 1.001, "less than or equal to 1"),
+    ("completions", "top_k", 0, -1, "greater than or equal to 0"),
+    ("completions", "top_k", 65_536, 65_537, "less than or equal to 65536"),
+    ("completions", "seed", 2**63 - 1, 2**63, f"less than or equal to {2**63 - 1}"),
+    ("completions", "seed", -(2**63), -(2**63) - 1, f"greater than or equal to {-(2**63)}"),
+    ("completions", "stop", ["x"] * 4, ["x"] * 5, "at most 4"),
+    ("completions", "stop", ["x" * 64], ["x" * 65], "at most 64"),
+    ("completions", "stop", "x" * 64, "x" * 65, "at most 64"),
+    ("completions", "stop", ["x"], [], "at least 1"),
+    ("completions", "stop", ["x"], [""], "at least 1"),
+    ("completions", "user", "u" * 256, "u" * 257, "at most 256"),
+    ("completions", "n", 1, 2, "only 1"),
+    ("completions", "n", 1, True, "only 1"),
+    ("completions", "best_of", 1, 2, "only 1"),
+    ("completions", "echo", False, True, "only false"),
+    ("completions", "echo", False, 0, "only false"),
+    ("completions", "logprobs", None, 0, "only null"),
+    ("completions", "suffix", None, SECRET, "only null"),
+    ("completions", "logit_bias", {}, {"5": 1}, "only {}"),
+    ("completions", "presence_penalty", 0, 0.5, "only 0"),
+    ("completions", "frequency_penalty", 0.0, -1, "only 0"),
+    ("handwriting", "max_points", 1, 0, "greater than or equal to 1"),
+    ("handwriting", "bias", 0, -0.001, "greater than or equal to 0"),
+    ("handwriting", "bias", 5, 5.001, "less than or equal to 5"),
+    ("handwriting", "format", "svg", SECRET, "'strokes' or 'svg'"),
+]
+# The operator's own: small ones for the sake of the test.
+CONFIGURED: list[tuple[str, str, Any, Any, str]] = [
+    ("completions", "max_tokens", 50, 51, "at most 50"),
+    ("completions", "prompt", "é" * 100, "é" * 101, "at most 100 characters"),
+    ("handwriting", "max_points", 70, 71, "at most 70"),
+]
+WRONG_TYPES: list[tuple[str, Any]] = [
+    ("prompt", 5),
+    ("prompt", [SECRET]),
+    ("prompt", [1, 2]),
+    ("prompt", None),
+    ("model", 5),
+    ("model", None),
+    ("max_tokens", "16"),
+    ("max_tokens", 1.5),
+    ("max_tokens", True),
+    ("temperature", "1"),
+    ("temperature", False),
+    ("top_p", [1]),
+    ("seed", 1.0),
+    ("seed", SECRET),
+    ("stop", 5),
+    ("stop", [SECRET, 5]),
+    ("stop", {SECRET: 1}),
+    ("stream", 1),
+    ("stream", "true"),
+    ("boundaries", 0),
+    ("stream_options", True),
+    ("stream_options", {"include_usage": 1}),
+    ("stream_options", {SECRET: True}),
+]
+
+
+def body_for(path: str, field: str, value: Any) -> dict[str, Any]:
+    """A small request with one field set."""
+    return {**(COMPLETION if path == "completions" else {"max_points": 2}), field: value}
+
+
+@pytest.mark.parametrize(("path", "field", "good", "bad", "words"), LIMITS)
+def test_each_limit_at_n_and_beyond(server: Server, path: str, field: str, good: Any, bad: Any, words: str) -> None:
+    """The last allowed value is served; the next is refused by the name of the field and the limit."""
+    assert server.post(f"/v1/{path}", **body_for(path, field, good)).status_code == 200
+    response = server.post(f"/v1/{path}", **body_for(path, field, bad))
+    assert response.status_code == 400
+    error = problem(response)
+    assert error["type"] == "invalid_request_error"
+    assert error["param"].split("[")[0] == field
+    assert field in error["message"]
+    assert words in error["message"]
+    assert SECRET not in response.text
+
+
+def test_the_operators_limits_at_n_and_beyond(small_limits: Server) -> None:
+    """Limits set in the environment hold, are named in the refusal, and stand in the OpenAPI description."""
+    for path, field, good, bad, words in CONFIGURED:
+        assert small_limits.post(f"/v1/{path}", **body_for(path, field, good)).status_code == 200
+        response = small_limits.post(f"/v1/{path}", **body_for(path, field, bad))
+        assert response.status_code == 400
+        assert problem(response)["param"] == field
+        assert words in problem(response)["message"]
+    schemas = small_limits.client.get("/openapi.json").json()["components"]["schemas"]
+    assert schemas["CompletionRequest"]["properties"]["prompt"]["maxLength"] == 100
+    assert schemas["HandwritingRequest"]["properties"]["max_points"]["anyOf"][0]["maximum"] == 70
+
+
+@pytest.mark.parametrize(("field", "value"), WRONG_TYPES)
+def test_types_are_strict(server: Server, field: str, value: Any) -> None:
+    """Nothing is coerced: a value of another type is refused by the field's name, and not repeated."""
+    response = server.post("/v1/completions", **body_for("completions", field, value))
+    assert response.status_code == 400
+    assert problem(response)["param"].split("[")[0] == field
+    assert SECRET not in problem(response)["message"] or field == "stream_options"
+
+
+@pytest.mark.parametrize("field", ["best", "min_p", "Max_tokens", "state", "__class__", "x" * 500, "a\nb\x00"])
+def test_unknown_fields_are_refused_by_name(server: Server, field: str) -> None:
+    """A field that is not supported is never ignored; its name is shortened and made printable."""
+    response = server.post("/v1/completions", **COMPLETION, **{field: SECRET})
+    assert response.status_code == 400
+    error = problem(response)
+    assert error["param"] == "".join(letter if letter.isprintable() else "?" for letter in field[:64])
+    assert SECRET not in response.text
+
+
+@pytest.mark.parametrize("missing", ["model", "prompt"])
+def test_required_fields_are_named(server: Server, missing: str) -> None:
+    """What must be there and is not is named."""
+    body = {name: value for name, value in COMPLETION.items() if name != missing}
+    response = server.post("/v1/completions", **body)
+    assert response.status_code == 400
+    assert problem(response) == {
+        "message": f"{missing} is required.",
+        "type": "invalid_request_error",
+        "param": missing,
+        "code": None,
+    }
+
+
+def test_null_means_the_default(server: Server) -> None:
+    """A field that may be left out may be null."""
+    fields = ("max_tokens", "temperature", "top_p", "top_k", "stop", "stream", "stream_options", "boundaries", "n")
+    reply = server.post("/v1/completions", model="small-text", prompt="a", seed=1, **dict.fromkeys(fields))
+    assert (
+        reply.json()["choices"]
+        == server.post("/v1/completions", model="small-text", prompt="a", seed=1).json()["choices"]
+    )
+    fields = ("model", "text", "max_points", "bias", "stream", "format")
+    assert len(server.draw(**dict.fromkeys(fields))["x"]) == 600
+
+
+def test_stream_options_need_a_stream(server: Server) -> None:
+    """Options of a stream without one are refused."""
+    response = server.post("/v1/completions", **COMPLETION, stream_options={"include_usage": True})
+    assert response.status_code == 400
+    assert problem(response)["param"] == "stream_options"
+
+
+@pytest.mark.parametrize(
+    ("path", "model", "status", "words"),
+    [
+        ("completions", "nobody", 404, "small-text"),
+        ("completions", "../small-text", 404, "small-text"),
+        ("completions", "", 404, "small-text"),
+        ("completions", "small-ink", 400, "/v1/handwriting"),
+        ("handwriting", "nobody", 404, "small-ink"),
+        ("handwriting", "small-text", 400, "/v1/completions"),
+        ("completions", "x" * 65, 400, "at most 64"),
+    ],
+)
+def test_models_that_are_not_there(server: Server, path: str, model: str, status: int, words: str) -> None:
+    """An unknown model is 404 and the message lists those there are; one of the other kind is told where it works."""
+    response = server.post(f"/v1/{path}", **body_for(path, "model", model))
+    assert response.status_code == status
+    error = problem(response)
+    assert error["param"] == "model"
+    assert words in error["message"]
+    assert error["code"] == ("model_not_found" if status == 404 else None)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"{",
+        b"nonsense",
+        b'{"model": "small-text", "prompt": "a", "temperature": NaN}',
+        b'{"model": "small-text", "prompt": "a", "temperature": 1e999}',
+        b'{"model": "small-text", "prompt": "a", "top_p": -Infinity}',
+        b'{"model": "small-text", "prompt": "a", "seed": ' + b"9" * 5000 + b"}",
+        b'{"model": "small-text", "prompt": "\xff"}',
+        b"[" * 100_000,
+        b"[]",
+        b"null",
+        b'"hunter2-do-not-repeat"',
+        b"5",
+        "{}".encode("utf-16"),
+    ],
+)
+def test_broken_bodies_are_the_clients_fault(server: Server, raw: bytes) -> None:
+    """No body, however odd, is a fault of the service."""
+    response = server.client.post("/v1/completions", content=raw, headers={"content-type": "application/json"})
+    assert response.status_code == 400
+    assert problem(response)["type"] == "invalid_request_error"
+    assert SECRET not in response.text
+
+
+def test_a_lone_surrogate_is_an_unknown_character(server: Server) -> None:
+    """JSON can hold half a character; the codec's policy takes it as any it does not know."""
+    raw = b'{"model": "small-text", "prompt": "\\ud800", "stop": "\\udfff", "seed": 1}'
+    response = server.client.post("/v1/completions", content=raw, headers={"content-type": "application/json"})
+    assert response.status_code == 200
+    assert response.json()["choices"] == server.complete(prompt="\N{SNOWMAN}", seed=1)["choices"]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from(["completions", "handwriting"]),
+    st.dictionaries(
+        st.sampled_from(
+            [
+                "prompt",
+                "temperature",
+                "top_p",
+                "top_k",
+                "seed",
+                "stop",
+                "stream",
+                "boundaries",
+                "bias",
+                "format",
+                "n",
+                "text",
+            ]
+        ),
+        JSON,
+        max_size=3,
+    ),
+)
+def test_fuzzed_fields_never_break_the_service(server: Server, path: str, fields: dict[str, Any]) -> None:
+    """Any JSON in any field is served or refused with the error object; the engine never fails."""
+    body = {**(COMPLETION if path == "completions" else {"max_points": 2}), **fields}
+    raw = json.dumps(body)
+    response = server.client.post(f"/v1/{path}", content=raw, headers={"content-type": "application/json"})
+    assert response.status_code in (200, 400)
+    if response.status_code == 400:
+        assert problem(response)["message"]
+    assert server.gauges()["failures"] == 0
+
+
+def test_paths_and_methods_that_are_not_there(server: Server) -> None:
+    """Routing's own refusals have the same shape."""
+    for method, path, status in (
+        ("GET", "/v1/nothing", 404),
+        ("GET", "/docs", 404),
+        ("GET", "/v1/completions", 405),
+        ("DELETE", "/v1/models", 405),
+        ("GET", "/../etc/passwd", 404),
+        ("GET", "/app.js/..%2f..%2fsettings.py", 404),
+    ):
+        response = server.client.request(method, path)
+        assert response.status_code == status
+        assert problem(response)["type"] == "invalid_request_error"
