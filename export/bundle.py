@@ -8,6 +8,7 @@ accidents and mixed-up files; they do not say who made a bundle.
 """
 
 import hashlib
+import json
 import os
 import shutil
 import stat
@@ -170,8 +171,8 @@ def write(path: Path | str, facts: Mapping[str, Any], files: Mapping[str, bytes]
     """
     folder = Path(path).absolute()
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
-    manifest: dict[str, Any] = {"format": _manifest.FORMAT, **facts, "files": digests}
-    manifest["fingerprint"] = _fingerprint(manifest)
+    manifest = {"format": _manifest.FORMAT, **_plain(facts), "files": digests}
+    manifest["fingerprint"] = _manifest.fingerprint(manifest)
     _manifest.check(manifest)
     if folder.exists() and not (folder.is_dir() and _is_replaceable(folder)):
         raise BundleError(f"{folder} exists and is not a bundle; it is left as it is")
@@ -246,11 +247,13 @@ def _check_self_contained(name: str, content: bytes) -> None:
         raise BundleError(f"{name} is not an ONNX graph: {error}") from None
 
 
-def _fingerprint(manifest: Mapping[str, Any]) -> str:
+def _plain(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return facts as reading them back from JSON will give them: tuples as lists, no NaN, nothing of NumPy."""
     try:
-        return _manifest.fingerprint(manifest)
+        plain: dict[str, Any] = json.loads(json.dumps(dict(facts), allow_nan=False))
     except (TypeError, ValueError) as error:
         raise BundleError(f"the facts of the bundle are not plain JSON: {error}") from None
+    return plain
 
 
 def _is_replaceable(folder: Path) -> bool:

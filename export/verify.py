@@ -53,7 +53,7 @@ def verify(folder: Path) -> list[str]:
         found.append(f"{name} took the recorded boundaries on {followed} of {total} row-steps of the golden trace")
     seed = int(loaded.fingerprint[:8], 16)
     fresh = trace.sampled(onnx_step, FRESH_ROWS, FRESH_STEPS, seed)
-    found.append(f"TorchScript and ONNX Runtime agree on {fresh.source}: {_agree(onnx_step, script_step, fresh)}")
+    found.append(f"TorchScript and ONNX Runtime agree on {fresh.source}: {agree(onnx_step, script_step, fresh)}")
     skipping, batch = rows_multiplied(loaded.graph, config, fresh), batch_invariance(onnx_step, fresh)
     for fault in [*skipping.faults(), *batch.faults()]:
         raise VerifyError(fault)
@@ -109,6 +109,8 @@ def replay(name: str, engine: Engine, golden: Mapping[str, Any]) -> tuple[int, i
             worst = float(parity.differences(output, outputs[now])[on_track].max())
             if not worst <= GOLDEN_TOLERANCE:
                 raise VerifyError(f"{name}: outputs differ by {worst:.2g} from the recorded ones at golden step {now}")
+        if now == len(outputs) - 1 and not on_track.any():
+            raise VerifyError(f"{name}: no row took the recorded boundaries over the first {now + 1} golden steps")
         followed += on_track
     return int(followed.sum()), steps * rows
 
@@ -142,6 +144,8 @@ def _golden(golden: Mapping[str, Any]) -> tuple[Array, Array, set[tuple[int, int
     inputs, outputs = parity.decode(golden["inputs"]), parity.decode(golden["outputs"])
     shape = tuple(int(size) for size in golden["z"]["shape"])
     bits = np.unpackbits(parity.decode(golden["z"]["bits"]), count=int(np.prod(shape)))
+    if len(outputs) < parity.SURE_STEPS or len(inputs) < parity.MIN_STEPS or len(inputs) != shape[0]:
+        raise ValueError("the golden trace is too short")
     near = {(int(step), int(index), int(row)) for step, index, row in golden["near"]}
     return inputs, bits.reshape(shape).astype(np.float32), near, outputs
 
@@ -172,8 +176,12 @@ def _open(loaded: Bundle) -> tuple[OnnxStep, ScriptStep]:
     return onnx_step, script_step
 
 
-def _agree(first: OnnxStep, second: ScriptStep, fresh: trace.Trace) -> str:
-    """Give both engines the same state at every step and compare; return the figures as words."""
+def agree(first: OnnxStep, second: ScriptStep, fresh: trace.Trace) -> str:
+    """Give both engines the same state at every step and compare; return the figures as words.
+
+    Raises:
+        VerifyError: outputs or states differ by more than rounding, or boundaries more often than it can explain.
+    """
     state = first.zeros(fresh.rows)
     worst, decisions, mismatches = 0.0, 0, 0
     for x in fresh.inputs:
