@@ -22,6 +22,7 @@ from model.evaluate import evaluate as evaluate_network
 from model.evaluate import summarise
 from model.train import Interrupted, Trainer, TrainingError
 from model.window import WindowOptions
+from model.workers import Workers
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 console = Console(stderr=True)
@@ -90,16 +91,20 @@ def train(
         corpus = Corpus.load(chosen.model.kind, data)
         budget = Budget(updates=updates) if updates else Budget(minutes=minutes or 60.0)
         fused = shutil.which("g++") is not None if compiled is None else compiled
-        with _Progress(budget) as progress:
-            trainer = Trainer(chosen, corpus, out, budget, _device(device), compiled=fused, report=progress.report)
+        workers = Workers.join(_device(device))
+        with _Progress(budget, shown=workers.is_first) as progress:
+            trainer = Trainer(chosen, corpus, out, budget, workers, compiled=fused, report=progress.report)
             trainer.begin(resume=resume)
             progress.follow(trainer)
             trainer.run(stop_after)
+        workers.leave()
     except Interrupted as stop:
         console.print(stop)
         raise typer.Exit(INTERRUPTED) from stop
     except (ConfigError, DataError, CheckpointError, TrainingError, ValueError) as error:
         raise _fail(error) from error
+    if not workers.is_first:
+        return
     from model.plots import plot_boundaries, plot_curves  # matplotlib only where it is used
 
     plot_curves(out / "log.jsonl", out / "curves.png")
@@ -173,15 +178,15 @@ def bench(
 class _Progress:
     """A progress bar on a terminal, a line for each evaluation elsewhere."""
 
-    def __init__(self, budget: Budget) -> None:
-        self._budget = budget
+    def __init__(self, budget: Budget, *, shown: bool) -> None:
+        self._budget, self._shown = budget, shown
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f}%"),
             TimeRemainingColumn(),
             console=console,
-            disable=not console.is_terminal,
+            disable=not (console.is_terminal and shown),
         )
 
     def __enter__(self) -> Self:
@@ -194,16 +199,18 @@ class _Progress:
 
     def follow(self, trainer: Trainer) -> None:
         """Move the bar with every update."""
-        update = trainer.update
+        one_update = trainer.one_update
 
-        def followed() -> None:
-            update()
+        def followed(progress: float) -> None:
+            one_update(progress)
             self._bar.update(self._task, completed=self._budget.progress)
 
-        trainer.update = followed  # type: ignore[method-assign]
+        trainer.one_update = followed  # type: ignore[method-assign]
 
     def report(self, record: dict[str, Any]) -> None:
         """Say how it goes."""
+        if not self._shown:
+            return
         rates = " ".join(f"z{n}={rate:.3f}" for n, rate in enumerate(record["z_rates"], start=1))
         line = (
             f"{record['progress']:4.0%} update {record['update']} train {record['train']:.4f} "

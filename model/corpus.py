@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,8 +18,7 @@ from model.data.text import TextCorpus, load_text
 EVALUATION_STREAMS = 64
 
 
-@dataclass(frozen=True)
-class Window:
+class Window(NamedTuple):
     """T steps of B streams as tensors.
 
     Attributes:
@@ -31,6 +30,15 @@ class Window:
     targets: Tensor
     weight: Tensor
     fresh: Tensor
+
+    def to(self, device: torch.device) -> "Window":
+        """The same window on a device."""
+        return Window(*(part.to(device) for part in self))
+
+    def rows(self, start: int, stop: int) -> "Window":
+        """The streams [start, stop)."""
+        part = slice(start, stop)
+        return Window(self.inputs[:, part], self.targets[:, part], self.weight[:, part], self.fresh[part])
 
 
 @dataclass(frozen=True)

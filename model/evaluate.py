@@ -41,10 +41,11 @@ def evaluate(network: Network, windows: Iterable[Window], options: WindowOptions
     """
     device = network.output.bias.device
     total, steps = torch.zeros((), dtype=torch.float64, device=device), 0.0
-    counts = BoundaryCounts()
+    detectors = network.config.num_layers - 1 if network.config.cell == "hmlstm" else 0
+    counts = BoundaryCounts(detectors, device)
     state: NetworkState | None = None
     for cpu_window in windows:
-        window = to_device(cpu_window, device)
+        window = cpu_window.to(device)
         batch = window.fresh.shape[0]
         if state is None or state.layers[0].z.shape[0] != batch:
             state = network.zeros(batch)
@@ -54,10 +55,10 @@ def evaluate(network: Network, windows: Iterable[Window], options: WindowOptions
         state = result.state
         total += window_nll(network, result.raw, window).double().sum()
         steps += float(window.weight.sum())
-        if network.config.cell == "hmlstm":
+        if detectors:
             counts.add(result.z, result.logit, before, slope, window.weight)
     found: dict[str, Any] = {"steps": int(steps), "nats": float(total), "nats_per_step": float(total) / max(steps, 1.0)}
-    if counts.steps:
+    if detectors:
         found |= {
             "z_rates": counts.rates(),
             "active_rates": counts.active_rates(),
@@ -95,8 +96,3 @@ def noise_for(network: Network, window: Window, generator: torch.Generator | Non
         return None
     shape = (*window.weight.shape, network.config.num_layers - 1)
     return torch.rand(shape, generator=generator, dtype=network.output.bias.dtype, device=window.weight.device)
-
-
-def to_device(window: Window, device: torch.device) -> Window:
-    """The same window on a device."""
-    return Window(*(part.to(device) for part in (window.inputs, window.targets, window.weight, window.fresh)))

@@ -1,7 +1,6 @@
 """Nats to bits per character, boundary rates, and the shares of UPDATE, COPY and FLUSH."""
 
 import math
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,52 +13,55 @@ def bits_per_symbol(nats_per_symbol: float) -> float:
     return nats_per_symbol / math.log(2)
 
 
-@dataclass
 class BoundaryCounts:
-    """Running counts over steps and rows, weighted by which targets are real.
+    """Running counts over steps and rows, kept on the device until they are asked for.
 
-    Attributes:
-        steps: real steps seen.
-        fired: boundaries of each layer with a detector.
-        active: steps on which each layer above the first did not COPY (UPDATE or FLUSH).
-        live: steps on which each detector had a gradient, |slope * logit| < 1.
+    Args:
+        detectors: L-1, layers with a detector.
+        device: where the windows are.
     """
 
-    steps: float = 0.0
-    fired: list[float] = field(default_factory=list)
-    active: list[float] = field(default_factory=list)
-    live: list[float] = field(default_factory=list)
+    def __init__(self, detectors: int, device: torch.device) -> None:
+        self._steps = torch.zeros((), dtype=torch.float64, device=device)
+        # Rows: boundaries fired; layers above the first that did not COPY; detectors with a gradient.
+        self._counts = torch.zeros(3, detectors, dtype=torch.float64, device=device)
 
-    def add(self, z: Tensor, logit: Tensor, z_before: Tensor, slope: float, weight: Tensor | None = None) -> None:
-        """Count a window.
+    @torch.no_grad()
+    def add(self, z: Tensor, logit: Tensor, z_before: Tensor, slope: float | Tensor, weight: Tensor) -> None:
+        """Count a window, without waiting for the device.
 
         Args:
-            z, logit: (T, B, L-1). z_before: z carried into the window (B, L-1). weight: (T, B), 0 for padding.
+            z, logit: (T, B, L-1). z_before: z carried into the window (B, L-1). slope: the paper's a.
+            weight: (T, B), 1 for a real step and 0 for padding.
         """
-        if z.shape[2] == 0:
-            return
-        weight = torch.ones_like(z[:, :, 0]) if weight is None else weight
         previous = torch.cat([z_before[None].to(z.dtype), z[:-1]])
         # Layer l + 1 is active where z of layer l fires now or its own z fired before; the top layer has none.
         own_before = torch.cat([previous[:, :, 1:], torch.zeros_like(previous[:, :, :1])], 2)
         active = torch.maximum(z, own_before)
+        live = has_gradient(logit, slope).to(z.dtype)
         weights = weight[:, :, None].to(z.dtype)
-        self.steps += float(weight.sum())
-        self.fired = _add(self.fired, (z * weights).sum((0, 1)))
-        self.active = _add(self.active, (active * weights).sum((0, 1)))
-        self.live = _add(self.live, (has_gradient(logit, slope) * weights).sum((0, 1)))
+        self._steps += weight.sum()
+        self._counts += torch.stack([(part * weights).sum((0, 1)) for part in (z, active, live)])
+
+    def clear(self) -> None:
+        """Start anew."""
+        self._steps.zero_()
+        self._counts.zero_()
 
     def rates(self) -> list[float]:
         """Boundary rate of each layer with a detector, from layer 1 up."""
-        return [count / max(self.steps, 1) for count in self.fired]
+        return self._shares(0)
 
     def active_rates(self) -> list[float]:
         """Share of steps on which layers 2, 3, ... were computed."""
-        return [count / max(self.steps, 1) for count in self.active]
+        return self._shares(1)
 
     def live_rates(self) -> list[float]:
-        """Share of steps on which each detector could learn."""
-        return [count / max(self.steps, 1) for count in self.live]
+        """Share of steps on which each detector could learn: |slope * logit| < 1."""
+        return self._shares(2)
+
+    def _shares(self, row: int) -> list[float]:
+        return [float(count) for count in self._counts[row] / self._steps.clamp_min(1)]
 
 
 def cell_work_share(hidden: tuple[int, ...], z_rates: list[float], active_rates: list[float]) -> float:
@@ -80,8 +82,3 @@ def cell_work_share(hidden: tuple[int, ...], z_rates: list[float], active_rates:
         needed += sum(rows * columns * share for rows, share in parts)
         dense += sum(rows * columns for rows, _ in parts)
     return needed / dense
-
-
-def _add(counts: list[float], more: Tensor) -> list[float]:
-    values = [float(value) for value in more]
-    return [a + b for a, b in zip(counts or [0.0] * len(values), values, strict=True)]

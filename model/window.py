@@ -94,7 +94,10 @@ class _Plan:
 
     def kernels(self, index: int, run: "_Run") -> tuple[Callable[..., Any], Callable[..., Any]]:
         """Forward and backward kernel of a layer."""
-        shape = Shape(run.x.shape[1], run.x.dtype, run.weight.dtype, run.x.device) if self.options.compiled else None
+        if not self.options.compiled:
+            return kernels(self.variants[index], None)
+        hidden = tuple(variant.size for variant in self.variants)
+        shape = Shape(run.x.shape[1], hidden, index, run.x.dtype, run.weight.dtype, run.x.device)
         return kernels(self.variants[index], shape)
 
 
