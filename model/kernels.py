@@ -290,8 +290,8 @@ def make_backward(variant: Variant) -> Callable[..., Any]:
 class Shape:
     """What else a compiled kernel is made for: rows, place in the stack, dtypes of operands and accumulators, device.
 
-    Together with the variant it fixes shape, dtype and layout of every argument, so compiled kernels need no guards. The
-    whole stack counts: kernels write into the operands of their neighbours, whose rows are as long as *their* sources.
+    With the variant it fixes shape, dtype and layout of every argument, so compiled kernels need no guards. The whole
+    stack counts: kernels write into the operands of their neighbours, whose rows are as long as *their* sources.
     """
 
     batch: int

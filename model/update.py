@@ -1,8 +1,8 @@
 """One training update on fixed buffers: forward, backward, clip, Adam, averages, boundary rates.
 
 Nothing in it waits for the device and nothing depends on values in Python, so that on a GPU the whole update is
-captured in one CUDA graph and replayed: a window of 100 steps is some thousand small kernels, and launching them one
-by one would take longer than running them. Learning rate and slope are tensors; totals stay on the device until they are read.
+captured in one CUDA graph and replayed: a window of 100 steps is some thousand small kernels, and launching them singly
+would take longer than running them. Learning rate and slope are tensors; totals stay on the device until they are read.
 """
 
 from dataclasses import dataclass
