@@ -109,6 +109,8 @@ class TrainConfig:
         rate_band: lowest and highest share of boundaries of the layer below (of all steps, for layer 1) at which a
             detector fires. Outside the band its bias, and nothing else, is moved back; inside, the loss alone decides.
             (0, 1) switches this off.
+        restarts: text only: share of streams whose state is zeroed at each window. A stream that is never restarted drifts
+            into states that only ever come after a million characters, and the network forgets how to begin.
         average: decay of the exponential moving average of the weights that is evaluated and kept; 0 switches it off.
         seed: of the weights, the order of lines and the sampled detector.
     """
@@ -125,6 +127,7 @@ class TrainConfig:
     precision: Precision = "bfloat16"
     detector_rate: float = 0.1
     rate_band: tuple[float, float] = (0.15, 0.6)
+    restarts: float = 0.05
     average: float = 0.0
     seed: int = 1
 
@@ -135,8 +138,9 @@ class TrainConfig:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not 0 <= self.rate_band[0] < self.rate_band[1] <= 1:
             raise ConfigError(f"rate_band must be two shares in order, not {self.rate_band}")
-        if not 0 <= self.average < 1:
-            raise ConfigError(f"average must be in [0, 1), not {self.average}")
+        for name in ("average", "restarts"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be in [0, 1), not {getattr(self, name)}")
         for name in ("learning_rate", "detector_rate", "clip", "slope", "final_slope", "slope_share"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} must be positive, not {getattr(self, name)}")

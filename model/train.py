@@ -21,7 +21,7 @@ from model import checkpoint as checkpoints
 from model.budget import Budget
 from model.checkpoint import BEST, LAST, Checkpoint
 from model.config import ModelConfig, Preset, TrainConfig
-from model.corpus import Corpus, training_window
+from model.corpus import Corpus, Window, training_window
 from model.evaluate import evaluate, summarise
 from model.metrics import bits_per_symbol
 from model.network import Network
@@ -121,7 +121,7 @@ class Trainer:
 
     def one_update(self, progress: float) -> None:
         """Train on the next window."""
-        window = training_window(self.streams)
+        window = self._with_restarts(training_window(self.streams))
         share = self.config.batch // self.workers.count
         window = window.rows(self.workers.rank * share, (self.workers.rank + 1) * share).to(self.workers.device)
         # Early averages would remember the initial weights: the horizon grows with the run.
@@ -255,6 +255,12 @@ class Trainer:
         rows = slice(self.workers.rank * share, (self.workers.rank + 1) * share)
         named = {key.removeprefix("state/"): value for key, value in extra.items() if key.startswith("state/")}
         return NetworkState.from_named({name: value[rows].to(self.workers.device) for name, value in named.items()})
+
+    def _with_restarts(self, window: Window) -> Window:
+        if self.model.kind == "ink":  # every line begins anew as it is
+            return window
+        draws = torch.rand(self.config.batch, generator=self.generator, device=self.workers.device)
+        return window._replace(fresh=window.fresh | (draws < self.config.restarts).to(window.fresh.device))
 
     def _noise(self, rows: int) -> Tensor | None:
         if self.model.detector != "sample":
