@@ -175,6 +175,19 @@ def bench(
     run_bench(hidden, batch, window, rounds)
 
 
+@app.command()
+def selfcheck(
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    compiled: Annotated[bool | None, typer.Option("--compile/--no-compile", help="Fuse the pointwise kernels.")] = None,
+) -> None:
+    """Compare a device with the CPU in float32: loss, gradients, a few whole updates; exit 1 where they differ."""
+    from model.selfcheck import selfcheck as compare
+
+    fused = shutil.which("g++") is not None if compiled is None else compiled
+    if not compare(_device(device), compiled=fused):
+        raise typer.Exit(1)
+
+
 class _Progress:
     """A progress bar on a terminal, a line for each evaluation elsewhere."""
 

@@ -109,7 +109,7 @@ class TrainConfig:
         rate_band: lowest and highest share of boundaries of the layer below (of all steps, for layer 1) at which a
             detector fires. Outside the band its bias, and nothing else, is moved back; inside, the loss alone decides.
             (0, 1) switches this off.
-        restarts: text only: share of streams whose state is zeroed at each window. A stream that is never restarted drifts
+        restarts: text only: share of streams whose state is zeroed at each window. A stream never restarted drifts
             into states that only ever come after a million characters, and the network forgets how to begin.
         average: decay of the exponential moving average of the weights that is evaluated and kept; 0 switches it off.
         seed: of the weights, the order of lines and the sampled detector.
