@@ -23,7 +23,7 @@ from model.config import ModelConfig
 Array = NDArray[Any]
 
 COPY, UPDATE, FLUSH = 0, 1, 2
-PROFILED_STEPS = 400
+PROFILED_STEPS = 256
 BATCH_SIZES = (1, 2, 3, 5, 8, 16, 31, 64)
 BATCH_STEPS = 48
 
