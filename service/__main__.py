@@ -85,13 +85,17 @@ def main(arguments: list[str] | None = None) -> int:
     # uvicorn raises the signal again once it has stopped; by then it has done its work.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
-        server = Server(create_app(settings), settings)
-        server.run()
+        app = create_app(settings)
     except CatalogueError as error:
         print(error, file=sys.stderr)
         return 1
+    server = Server(app, settings)
+    try:
+        server.run()
     except KeyboardInterrupt:
         return 0
+    finally:
+        app.state.service.engine.stop()  # after a second signal nobody else has
     return 0 if server.started else 1
 
 

@@ -28,7 +28,7 @@ def network(
         made.output.weight.mul_(4)
         if cell == "hmlstm":
             for index in range(len(hidden) - 1):
-                made.layer(index).weight[:, -1].normal_()
+                made.layer(index).weight[:, -1].normal_(std=3)
                 made.layer(index).bias[-1] = -0.4 if index == 0 else 0.4
     return made
 

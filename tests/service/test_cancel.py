@@ -5,7 +5,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -43,7 +43,7 @@ class Client:
         )
         self.socket.sendall(head.encode() + raw)
 
-    def __enter__(self) -> "Client":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -105,7 +105,7 @@ def test_ink_too(idle: Server) -> None:
 
 def test_who_stays_reads_what_they_would_have_read(idle: Server) -> None:
     """A neighbour that leaves changes no character of a stream."""
-    body = {"max_tokens": 3000, "seed": 21}
+    body: dict[str, Any] = {"max_tokens": 3000, "seed": 21}
     alone = idle.complete(**body)["choices"]
     with Client(idle) as neighbour:
         neighbour.read_until(b'"text":')

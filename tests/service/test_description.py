@@ -90,7 +90,15 @@ def test_openapi_describes_what_is_refused(server: Server) -> None:
     validator = Validator(schema)
     good = {"model": "m", "prompt": "p"}
     assert validator.is_valid({**good, "n": 1, "seed": None, "stop": "x", "top_p": None})
-    for bad in ({"n": 2}, {"max_tokens": 4097}, {"top_p": 1.1}, {"stop": []}, {"other": 1}, {"prompt": "p" * 8193}):
+    refused: list[dict[str, Any]] = [
+        {"n": 2},
+        {"max_tokens": 4097},
+        {"top_p": 1.1},
+        {"stop": []},
+        {"other": 1},
+        {"prompt": "p" * 8193},
+    ]
+    for bad in refused:
         assert not validator.is_valid({**good, **bad})
 
 

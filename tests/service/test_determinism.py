@@ -35,7 +35,7 @@ def told(server: Server, path: str, body: dict[str, Any]) -> Any:
 
 
 def test_alone_and_in_company(server: Server, bundles: Path) -> None:
-    """Thirty-nine requests one after the other, then all at once on few rows, then at once on another server: no bit differs."""
+    """One after the other, all at once, and all at once on the few rows of another server: no bit differs."""
     alone = [told(server, path, body) for path, body in REQUESTS]
     with ThreadPoolExecutor(len(REQUESTS)) as pool:
         together = list(pool.map(lambda request: told(server, *request), REQUESTS))

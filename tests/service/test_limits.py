@@ -70,7 +70,8 @@ def test_a_body_that_drips_has_a_deadline(strict: Server) -> None:
     """A body that never ends arriving is answered with 408 and the time there was."""
     with socket.create_connection(address(strict), PATIENCE_S) as client:
         client.sendall(
-            b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+            b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 100\r\n\r\n{"
         )
         response = http.client.HTTPResponse(client)
         response.begin()
@@ -107,7 +108,8 @@ def test_a_client_that_leaves_in_its_body_leaves_nothing_behind(strict: Server) 
     before = strict.gauges()["finished"]
     with socket.create_connection(address(strict), PATIENCE_S) as client:
         client.sendall(
-            b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+            b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 100\r\n\r\n{"
         )
     assert strict.gauges()["finished"] == before
 

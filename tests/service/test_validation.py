@@ -1,4 +1,4 @@
-"""Whatever is wrong with a request is told in OpenAI's error object, by field and limit, without a word of the input."""
+"""What is wrong with a request is told in OpenAI's error object, by field and limit, without a word of the input."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.service.server import Server, problem
 
-SECRET = "hunter2-do-not-repeat"
+SECRET = "hunter2-do-not-repeat"  # noqa: S105 - it is what must not come back
 COMPLETION = {"model": "small-text", "prompt": "a", "max_tokens": 2}
 
 # path, field, the last value that is served, the first that is not, what the message must say
@@ -150,8 +150,8 @@ def test_null_means_the_default(server: Server) -> None:
         reply.json()["choices"]
         == server.post("/v1/completions", model="small-text", prompt="a", seed=1).json()["choices"]
     )
-    fields = ("model", "text", "max_points", "bias", "stream", "format")
-    assert len(server.draw(**dict.fromkeys(fields))["x"]) == 600
+    others = ("model", "text", "max_points", "bias", "stream", "format")
+    assert len(server.draw(**dict.fromkeys(others))["x"]) == 600
 
 
 def test_stream_options_need_a_stream(server: Server) -> None:

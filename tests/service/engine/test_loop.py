@@ -35,7 +35,7 @@ class Rig:
     async def until(self, is_true: Callable[[], bool]) -> None:
         """Give the event loop turns until something holds."""
         async with asyncio.timeout(60):
-            while not is_true():
+            while not is_true():  # noqa: ASYNC110 - counters of another thread have no event to wait for
                 await asyncio.sleep(0)
 
 
@@ -251,7 +251,7 @@ async def test_readiness_watches_progress(build: Build) -> None:
     stream = rig.submit([1], 2)
     assert rig.engine.trouble is None
     rig.clock[0] += 5.1
-    assert rig.engine.trouble is not None
+    assert "took no step" in str(rig.engine.trouble)
     rig.runner.let(1)
     await rig.until(lambda: rig.engine.gauges.steps == 1)
     assert rig.engine.trouble is None
