@@ -1,7 +1,9 @@
 """How fast one update is: ours beside eager autograd over the same network and beside torch.nn.LSTM.
 
-Interleaved rounds on one core, forward and backward of a whole window with embedding, output module and loss, medians
-of each; the ratios are taken within the run, round by round.
+Forward and backward of a whole window with embedding, output module and loss; interleaved rounds, medians of each, the
+ratios taken within the run, round by round. On a CPU: one core, CPU time. On a GPU: each window captured in a CUDA
+graph, as training does it (eager autograd is launched kernel by kernel, as everybody does it), wall time between
+synchronisations, and beside it the floor from the card's own measured matrix rate and memory bandwidth.
 """
 
 import json
@@ -20,6 +22,8 @@ from model.network import Network
 from model.window import WindowOptions
 
 VOCABULARY = 98
+OURS, EAGER = "ours (bf16, fused)", "eager autograd (fp32)"
+Pass = Callable[[Tensor, Tensor], None]
 
 
 class _Eager:
@@ -43,15 +47,16 @@ class _Window:
 
     def __init__(self, network: Network, options: WindowOptions) -> None:
         self.network, self.options = network, options
+        self.slope = torch.ones((), device=network.output.bias.device)
 
     def __call__(self, x: Tensor, y: Tensor) -> None:
-        result = self.network(x, self.network.zeros(x.shape[1]), self.options, torch.tensor(1.0))
+        result = self.network(x, self.network.zeros(x.shape[1]), self.options, self.slope)
         text_nll(result.raw, y).mean().backward()
         self.network.zero_grad(set_to_none=True)
 
 
 class _TorchLSTM(nn.Module):
-    """torch.nn.LSTM of the same widths, linear head on the top layer, bf16 autocast on request."""
+    """torch.nn.LSTM of the same widths (cuDNN on a GPU), linear head on the top layer, bf16 autocast on request."""
 
     def __init__(self, config: ModelConfig, *, bfloat16: bool) -> None:
         super().__init__()
@@ -61,46 +66,127 @@ class _TorchLSTM(nn.Module):
         self.in_bfloat16 = bfloat16
 
     def forward(self, x: Tensor, y: Tensor) -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.in_bfloat16):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.in_bfloat16):
             logits = self.head(self.lstm(self.embedding(x))[0])
         text_nll(logits.float(), y).mean().backward()
         self.zero_grad(set_to_none=True)
 
 
-def run_bench(hidden: int, batch: int, window: int, rounds: int) -> None:
-    """Print a table, and as the last line one JSON object with medians (characters per second) and ratios."""
-    torch.set_num_threads(1)
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+class _Captured:
+    """A pass over fixed buffers, captured in one CUDA graph and replayed."""
+
+    def __init__(self, inner: Pass, x: Tensor, y: Tensor) -> None:
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                inner(x, y)
+        torch.cuda.current_stream().wait_stream(side)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            inner(x, y)
+
+    def __call__(self, _x: Tensor, _y: Tensor) -> None:
+        self.graph.replay()
+
+
+def run_bench(sizes: list[tuple[int, int]], window: int, rounds: int, device: torch.device) -> None:
+    """Print a table for each (H, B), and as the last line one JSON object with medians and ratios."""
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    report = {"device": _name(device), "torch": torch.__version__, "window": window, "rounds": rounds}
+    measured = [_bench_size(hidden, batch, window, rounds, device) for hidden, batch in sizes]
+    sys.stdout.write(json.dumps(report | {"sizes": measured}) + "\n")
+
+
+def _bench_size(hidden: int, batch: int, window: int, rounds: int, device: torch.device) -> dict[str, object]:
     torch.manual_seed(1)
     config = ModelConfig(vocabulary=VOCABULARY, hidden=(hidden,) * 3, output=hidden)
-    network = Network(config)
-    rivals: dict[str, Callable[[Tensor, Tensor], None]] = {
-        "ours (bf16, fused)": _Window(network, WindowOptions(torch.bfloat16, compiled=True)),
-        "ours (bf16, not compiled)": _Window(network, WindowOptions(torch.bfloat16)),
-        "eager autograd (fp32)": _Eager(network),
-        "torch.nn.LSTM (fp32)": _TorchLSTM(config, bfloat16=False),
-        "torch.nn.LSTM (bf16)": _TorchLSTM(config, bfloat16=True),
-    }
-    x, y = (torch.randint(VOCABULARY, (window, batch)) for _ in range(2))
+    x, y = (torch.randint(VOCABULARY, (window, batch), device=device) for _ in range(2))
+    rivals = _rivals(config, x, y, device)
     for rival in rivals.values():
-        for _ in range(2):
-            rival(x, y)
+        rival(x, y)
     seconds: dict[str, list[float]] = {name: [] for name in rivals}
     for _ in range(rounds):
         for name, rival in rivals.items():
-            begin = time.process_time()
-            rival(x, y)
-            seconds[name].append(time.process_time() - begin)
-    ours = seconds["ours (bf16, fused)"]
-    report: dict[str, object] = {"hidden": hidden, "batch": batch, "window": window, "rounds": rounds}
-    sys.stdout.write(f"3 layers of {hidden}, batch {batch}, window {window}, one core, CPU time, medians of {rounds}\n")
+            seconds[name].append(_time(rival, x, y, device))
+    sys.stdout.write(f"3 layers of {hidden}, batch {batch}, window {window}, {_name(device)}, medians of {rounds}\n")
+    report: dict[str, object] = {"hidden": hidden, "batch": batch}
     for name, times in seconds.items():
         median = statistics.median(times)
-        ratio = statistics.median(other / mine for other, mine in zip(times, ours, strict=True))
-        rate = batch * window / median
-        sys.stdout.write(
-            f"{name:28s} {median / window * 1e6:9.0f} us/step {rate:9.0f} characters/s {ratio:6.2f} x ours\n"
-        )
-        report[name] = {"characters_per_s": round(rate), "time_relative_to_ours": round(ratio, 3)}
-    sys.stdout.write(json.dumps(report) + "\n")
+        ratio = statistics.median(other / mine for other, mine in zip(times, seconds[OURS], strict=True))
+        us, rate = median / window * 1e6, batch * window / median
+        sys.stdout.write(f"{name:28s} {us:9.1f} us/step {rate:10.0f} characters/s {ratio:6.2f} x ours\n")
+        report[name] = {"us_per_step": round(us, 1), "characters_per_s": round(rate), "x_ours": round(ratio, 3)}
+    if device.type == "cuda":
+        floor = _floor_us(hidden, batch, device)
+        sys.stdout.write(f"{'floor':28s} {floor:9.1f} us/step\n")
+        report["floor_us_per_step"] = round(floor, 1)
+    sys.stdout.flush()
+    return report
+
+
+def _rivals(config: ModelConfig, x: Tensor, y: Tensor, device: torch.device) -> dict[str, Pass]:
+    network = Network(config).to(device)
+    fused: Pass = _Window(network, WindowOptions(torch.bfloat16, compiled=True))
+    eager: Pass = _Eager(network)
+    lstm: Pass = _TorchLSTM(config, bfloat16=False).to(device)
+    lstm_bf16: Pass = _TorchLSTM(config, bfloat16=True).to(device)
+    if device.type == "cuda":
+        return {
+            OURS: _Captured(fused, x, y),
+            EAGER: eager,
+            "torch.nn.LSTM (bf16)": _Captured(lstm_bf16, x, y),
+        }
+    return {
+        OURS: fused,
+        "ours (bf16, not compiled)": _Window(network, WindowOptions(torch.bfloat16)),
+        EAGER: eager,
+        "torch.nn.LSTM (fp32)": lstm,
+        "torch.nn.LSTM (bf16)": lstm_bf16,
+    }
+
+
+def _time(rival: Pass, x: Tensor, y: Tensor, device: torch.device) -> float:
+    if device.type == "cpu":
+        begin = time.process_time()
+        rival(x, y)
+        return time.process_time() - begin
+    torch.cuda.synchronize()
+    begin = time.perf_counter()
+    rival(x, y)
+    torch.cuda.synchronize()
+    return time.perf_counter() - begin
+
+
+def _floor_us(hidden: int, batch: int, device: torch.device) -> float:
+    """Microseconds per step that the card cannot go below: the larger of its arithmetic and its traffic.
+
+    Arithmetic: forward, backward and weight gradients of 7 H x 4H weights for each row, at the rate of a large bf16
+    product. Traffic: the weights once forward and once backward per step, at the bandwidth of a large copy.
+    """
+    size = 8192
+    left, right = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    rate = 2 * size**3 / _median_s(lambda: torch.mm(left, right))
+    source = torch.empty(2**30, device=device, dtype=torch.uint8)
+    target = torch.empty_like(source)
+    bandwidth = 2 * source.numel() / _median_s(lambda: target.copy_(source))
+    weights = 7 * hidden * 4 * hidden
+    return max(3 * 2 * weights * batch / rate, 2 * 2 * weights / bandwidth) * 1e6
+
+
+def _median_s(deed: Callable[[], object]) -> float:
+    times = []
+    for _ in range(8):
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        deed()
+        torch.cuda.synchronize()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times[3:])
+
+
+def _name(device: torch.device) -> str:
+    return "one CPU core, CPU time" if device.type == "cpu" else torch.cuda.get_device_name(device)

@@ -164,15 +164,18 @@ def sample(
 
 @app.command()
 def bench(
-    hidden: Annotated[int, typer.Option(help="H of each of the three layers.")] = 256,
+    hidden: Annotated[int | None, typer.Option(help="H of each of the three layers.")] = None,
     batch: Annotated[int, typer.Option(help="B.")] = 64,
     window: Annotated[int, typer.Option(help="T.")] = 100,
     rounds: Annotated[int, typer.Option(help="Interleaved rounds; medians are reported.")] = 5,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
-    """Time one update (forward and backward) beside eager autograd and torch.nn.LSTM, interleaved, one core."""
+    """Time one update (forward and backward) beside eager autograd and torch.nn.LSTM, interleaved in one run."""
     from model.bench import run_bench
 
-    run_bench(hidden, batch, window, rounds)
+    chosen = _device(device)
+    usual = [(256, 64)] if chosen.type == "cpu" else [(512, 64), (512, 128), (512, 256), (1024, 128), (1024, 256)]
+    run_bench(usual if hidden is None else [(hidden, batch)], window, rounds, chosen)
 
 
 @app.command()

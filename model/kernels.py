@@ -58,7 +58,10 @@ def _gating(flush: Tensor | None, z_below: Tensor | None) -> tuple[Any, Any, Any
 
 
 def _tanh(x: Tensor) -> Tensor:
-    """tanh by the sigmoid: one exponential; compiled for a CPU, torch.tanh costs more than twice as much."""
+    """tanh by the sigmoid: one exponential; compiled for a CPU, torch.tanh costs more than twice as much.
+
+    Its error is absolute, about 1e-7 in float32, where torch.tanh's is relative: it shows only where h is tiny.
+    """
     return 2 * torch.sigmoid(2 * x) - 1
 
 
