@@ -82,6 +82,18 @@ bench: bench-train ## measure everything there is to measure
 bench-train: $(DEV)/.installed ## training speed against eager autograd and torch.nn.LSTM
 	OMP_NUM_THREADS=1 $(DEV)/bin/python -m model bench $(ARGS)
 
+# For a machine with a GPU and a PyTorch of its own (GPU_PYTHON): nothing is installed. Weights leave in pieces of 15 MB;
+# `cat best.safetensors.part-* > best.safetensors` puts them together again.
+GPU_PYTHON ?= python3
+.PHONY: gpu-run
+gpu-run: ## check, measure, train and evaluate on a GPU in MINUTES= (DATA=, OUT=, PRESET=ptb)
+	@: $(if $(and $(DATA),$(OUT),$(MINUTES)),,$(error say DATA=, OUT= and MINUTES=, more than 5))
+	$(GPU_PYTHON) -m model selfcheck
+	$(GPU_PYTHON) -m model bench $(BENCH_ARGS)
+	$(GPU_PYTHON) -m model train $(or $(PRESET),ptb) --data $(DATA) --out $(OUT) --minutes $$(($(MINUTES) - 5)) $(ARGS)
+	$(GPU_PYTHON) -m model evaluate $(OUT) --data $(DATA) | tee $(OUT)/test.json
+	split -b 15000000 -d $(OUT)/best.safetensors $(OUT)/best.safetensors.part-
+
 .PHONY: docker
 docker: ## build the serving image with the engine that DOCKER and DOCKER_HOST name
 	$(or $(DOCKER),docker) build --network host -f docker/serve.Dockerfile -t copyist:0.1.0 .

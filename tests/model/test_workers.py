@@ -1,0 +1,45 @@
+"""Several processes training one network, for real: torchrun and gloo on this machine's loopback."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "text.txt"
+SETTINGS = ["--updates", "8", "--no-compile", "--set", "train.precision=float32", "--set", "train.batch=8"]
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def train(out: Path, *launcher: str) -> list[dict[str, Any]]:
+    """Train preset tiny on the fixture; give the log."""
+    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *launcher, "-m", "model", "train", "tiny", "--data", str(FIXTURE), "--out", str(out)]
+    done = subprocess.run([*command, *SETTINGS], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_two_workers_train_as_one(tmp_path: Path) -> None:
+    """Two processes with half the streams each have the loss curve of one with all: to 1e-4, for sums differ in order."""
+    one = train(tmp_path / "one")
+    port = str(free_port())
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_addr=127.0.0.1", f"--master_port={port}"]
+    two = train(tmp_path / "two", *launcher)
+    assert len(one) == len(two) == 8
+    assert one[-1]["train"] < one[0]["train"]
+    for alone, shared in zip(one, two, strict=True):
+        assert shared["steps"] == alone["steps"]
+        assert shared["train"] == pytest.approx(alone["train"], abs=1e-4)
+        assert shared["valid"] == pytest.approx(alone["valid"], abs=1e-4)
