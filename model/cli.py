@@ -179,6 +179,40 @@ def bench(
 
 
 @app.command()
+def record(
+    run: Annotated[Path, typer.Argument(help="A training folder.")],
+    data: Annotated[Path, typer.Option(help="The corpus it was trained on.")],
+    out: Annotated[Path, typer.Option(help="The record, docs/runs/NAME.json.")],
+    command: Annotated[str, typer.Option(help="The command that trained it.")],
+) -> None:
+    """Measure a training's best checkpoint on the test split and write its run record."""
+    from model.records import make_record, write_record
+
+    try:
+        loaded = checkpoints.load(run)
+        corpus = Corpus.load(loaded.model.kind, data, loaded.codec)
+    except (DataError, CheckpointError, ValueError) as error:
+        raise _fail(error) from error
+    found = evaluate_network(loaded.network(), corpus.evaluation("test", 100), WindowOptions(torch.float32))
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    write_record(out, make_record(out.stem, command, loaded, log, summarise(corpus, "test", found)))
+
+
+@app.command()
+def results(
+    runs: Annotated[Path, typer.Option(help="Folder of run records.")] = Path("docs/runs"),
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("docs/results.md"),
+) -> None:
+    """Make the page of results from the run records."""
+    from model.records import read_records, results_page
+
+    try:
+        out.write_text(results_page(read_records(runs)), encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise _fail(error) from error
+
+
+@app.command()
 def selfcheck(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     compiled: Annotated[bool | None, typer.Option("--compile/--no-compile", help="Fuse the pointwise kernels.")] = None,

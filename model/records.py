@@ -1,0 +1,148 @@
+"""Run records and the page made of them: a claim in docs/results.md is a row of a file in docs/runs/.
+
+A record says what was run, on what, for how long, and what came out: enough to do it again. `results_page` is a pure
+function of the records, so the page can be regenerated, and a test holds it to them.
+"""
+
+import json
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from model.checkpoint import Checkpoint
+
+FORMAT = "copyist-run/1"
+
+
+def make_record(
+    name: str, command: str, checkpoint: Checkpoint, log: list[dict[str, Any]], test: dict[str, Any]
+) -> dict[str, Any]:
+    """A run as JSON values.
+
+    Args:
+        name: of the row.
+        command: that trained it.
+        checkpoint: the one that was measured.
+        log: records of the training's log.
+        test: what `model.evaluate.summarise` said of the test split.
+    """
+    facts = checkpoint.facts
+    weights = sum(tensor.numel() for tensor in checkpoint.weights.values())
+    return {
+        "format": FORMAT,
+        "name": name,
+        "command": command,
+        "commit": _commit(),
+        "data": {key: facts["data"].get(key) for key in ("name", "sha256", "split", "protocol")},
+        "model": checkpoint.model.to_json(),
+        "train": checkpoint.train.to_json(),
+        "parameters": weights,
+        "seed": checkpoint.train.seed,
+        "hardware": f"{facts['device']} ({platform.machine()}), {facts['threads']} thread(s)",
+        "minutes": round(facts["minutes"], 1),
+        "updates": facts["updates"],
+        "steps": facts["steps"],
+        "passes": round(facts["passes"], 3),
+        "curve": [
+            {"minutes": round(point["elapsed_s"] / 60, 1), "update": point["update"], "valid": round(point["valid"], 4)}
+            for point in log
+        ],
+        "test": test,
+    }
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Write a record as readable JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """All records of a folder, by name of their files.
+
+    Raises:
+        ValueError: a file that is no record, named.
+    """
+    records = []
+    for path in sorted(folder.glob("*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record.get("format") != FORMAT:
+            raise ValueError(f"{path}: not a run record of the format {FORMAT}")
+        records.append(record)
+    return records
+
+
+def results_page(records: list[dict[str, Any]]) -> str:
+    """docs/results.md: a table for text, one for ink, and how each row was made."""
+    text = [record for record in records if record["model"]["kind"] == "text"]
+    ink = [record for record in records if record["model"]["kind"] == "ink"]
+    parts = ["# Results", "", "Made by `python -m model results` from the records in docs/runs/. Do not edit.", ""]
+    if text:
+        parts += ["## Text: bits per character of the whole test split, state carried", "", *_table(text, _TEXT), ""]
+    if ink:
+        parts += [
+            "## Ink: log-likelihood of the test lines, standardised units, nothing clipped",
+            "",
+            *_table(ink, _INK),
+        ]
+        parts += ["", *(_constants(record) for record in ink), ""]
+    parts += ["## How each row was made", ""]
+    for record in records:
+        parts.append(_making(record))
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _commit() -> str:
+    done = subprocess.run(
+        ["git", "rev-parse", "--short=12", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent,
+    )
+    return done.stdout.strip() or "unknown"
+
+
+def _rates(record: dict[str, Any]) -> str:
+    return ", ".join(f"{rate:.3f}" for rate in record["test"].get("z_rates", [])) or "-"
+
+
+def _share(record: dict[str, Any]) -> str:
+    share = record["test"].get("cell_work_share")
+    return "100 %" if share is None else f"{share:.1%}".replace("%", " %")
+
+
+_COMMON = {
+    "run": lambda r: r["name"],
+    "data": lambda r: r["data"]["name"],
+    "layers": lambda r: " x ".join(map(str, r["model"]["hidden"])) + (" LSTM" if r["model"]["cell"] == "lstm" else ""),
+    "parameters": lambda r: f"{r['parameters'] / 1e6:.2f} M",
+    "minutes": lambda r: f"{r['minutes']:.0f}",
+}
+_BOUNDARIES = {"z rates": _rates, "cell work": _share}
+_TEXT = _COMMON | {"test bpc": lambda r: f"{r['test']['bpc']:.3f}"} | _BOUNDARIES
+_INK = (
+    _COMMON
+    | {
+        "nats per line": lambda r: f"{r['test']['nats_per_line']:.1f}",
+        "nats per step": lambda r: f"{r['test']['nats_per_step']:.4f}",
+        "raw units": lambda r: f"{r['test']['nats_per_step_raw_units']:.4f}",
+    }
+    | _BOUNDARIES
+)
+
+
+def _table(records: list[dict[str, Any]], columns: dict[str, Any]) -> list[str]:
+    head = "| " + " | ".join(columns) + " |"
+    rows = ["| " + " | ".join(column(record) for column in columns.values()) + " |" for record in records]
+    return [head, "|" + "---|" * len(columns), *rows]
+
+
+def _constants(record: dict[str, Any]) -> str:
+    test = record["test"]
+    return (
+        f"{record['name']}: {test['lines']} lines, {test['steps']} scored steps, ln(sx sy) = {test['log_scale']:.4f}; "
+        "a line's value in raw units is its value here minus steps times that."
+    )
