@@ -94,14 +94,20 @@ def results_page(records: list[dict[str, Any]]) -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _commit() -> str:
-    done = subprocess.run(
-        ["git", "rev-parse", "--short=12", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parent,
+def _making(record: dict[str, Any]) -> str:
+    return (
+        f"- **{record['name']}**: `{record['command']}` at {record['commit']}; {record['data']['name']} "
+        f"(sha256 {record['data']['sha256'][:12]}), seed {record['seed']}, {record['hardware']}, "
+        f"{record['updates']:,} updates, {record['passes']:.2f} passes over the training split."
     )
+
+
+def _commit() -> str:
+    git = shutil.which("git")
+    if git is None:
+        return "unknown"
+    command = [git, "rev-parse", "--short=12", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
     return done.stdout.strip() or "unknown"
 
 

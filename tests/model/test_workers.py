@@ -32,7 +32,7 @@ def train(out: Path, *launcher: str) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_two_workers_train_as_one(tmp_path: Path) -> None:
-    """Two processes with half the streams each have the loss curve of one with all: to 1e-4, for sums differ in order."""
+    """Two processes with half the streams each have the loss curve of one with all, to 1e-4: sums differ in order."""
     one = train(tmp_path / "one")
     port = str(free_port())
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_addr=127.0.0.1", f"--master_port={port}"]

@@ -1,0 +1,66 @@
+"""Run records and the page made of them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.records import FORMAT, read_records, results_page, write_record
+
+ROOT = Path(__file__).parents[2]
+
+
+def record(name: str, kind: str, test: dict[str, Any]) -> dict[str, Any]:
+    """A record as `make_record` writes it."""
+    return {
+        "format": FORMAT,
+        "name": name,
+        "command": "python -m model train tiny",
+        "commit": "abc",
+        "data": {"name": "a corpus", "sha256": "0" * 64, "split": "90/5/5", "protocol": None},
+        "model": {"kind": kind, "cell": "hmlstm", "hidden": [32, 16, 8]},
+        "train": {},
+        "parameters": 1_230_000,
+        "seed": 1,
+        "hardware": "cpu",
+        "minutes": 12.3,
+        "updates": 1000,
+        "steps": 10,
+        "passes": 0.5,
+        "curve": [],
+        "test": test,
+    }
+
+
+def test_page_of_results_is_made_of_its_records() -> None:
+    """docs/results.md is, to the byte, what the records in docs/runs give."""
+    records = read_records(ROOT / "docs" / "runs")
+    assert records
+    assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == results_page(records)
+
+
+def test_page_shows_figures_with_their_constants() -> None:
+    """A text row shows bits per character, an ink row all three units and the constant between them."""
+    ink = {
+        "nats_per_line": 1012.34,
+        "nats_per_step": 1.5637,
+        "nats_per_step_raw_units": -5.8,
+        "lines": 582,
+        "steps": 376_000,
+        "log_scale": 7.361,
+        "z_rates": [0.3, 0.05],
+        "cell_work_share": 0.4321,
+    }
+    page = results_page([record("a", "text", {"bpc": 1.6789}), record("b", "ink", ink)])
+    for shown in ("1.679", "1012.3", "1.5637", "-5.8000", "7.3610", "0.300, 0.050", "43.2 %", "1.23 M", "32 x 16 x 8"):
+        assert shown in page
+
+
+def test_records_survive_the_disk_and_foreign_files_are_refused(tmp_path: Path) -> None:
+    """What is written is read back; a file of another format is named."""
+    write_record(tmp_path / "one.json", record("one", "text", {"bpc": 1.0}))
+    assert read_records(tmp_path) == [record("one", "text", {"bpc": 1.0})]
+    (tmp_path / "two.json").write_text(json.dumps({"format": "other"}))
+    with pytest.raises(ValueError, match=r"two\.json"):
+        read_records(tmp_path)
