@@ -107,7 +107,7 @@ def _commit() -> str:
     if git is None:
         return "unknown"
     command = [git, "rev-parse", "--short=12", "HEAD"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)  # noqa: S603 (fixed words)
     return done.stdout.strip() or "unknown"
 
 
