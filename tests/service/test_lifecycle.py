@@ -12,6 +12,7 @@ import httpx
 import pytest
 from httpx_sse import connect_sse
 
+from service.__main__ import main
 from tests.service.server import PATIENCE_S, ROOT, Server, problem, running
 
 SECRET = "Unmistakable words of a prompt"  # noqa: S105 - it is what must not be logged
@@ -71,12 +72,15 @@ class TestStarting:
             ("LOG_LEVEL", "loud"),
         ],
     )
-    def test_bad_settings_are_named(self, name: str, value: str) -> None:
+    def test_bad_settings_are_named(
+        self, name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         """A setting beyond its limit is one line that names the variable, and exit code 2."""
-        result = service(**{f"COPYIST_{name}": value})
-        assert result.returncode == 2
-        assert result.stderr.startswith(f"COPYIST_{name}: ")
-        assert result.stderr.count("\n") == 1
+        monkeypatch.setenv(f"COPYIST_{name}", value)
+        assert main([]) == 2
+        written = capsys.readouterr().err
+        assert written.startswith(f"COPYIST_{name}: ")
+        assert written.count("\n") == 1
 
     def test_a_taken_port_is_an_error(self, server: Server, bundles: Path) -> None:
         """A second service on the same port ends with an exit code other than 0 and says why."""

@@ -194,6 +194,7 @@ def test_models_that_are_not_there(server: Server, path: str, model: str, status
         b'{"model": "small-text", "prompt": "a", "top_p": -Infinity}',
         b'{"model": "small-text", "prompt": "a", "seed": ' + b"9" * 5000 + b"}",
         b'{"model": "small-text", "prompt": "\xff"}',
+        b'{"model": "small-text", "prompt": "a", "stop": "\\ud800"}',
         b"[" * 100_000,
         b"[]",
         b"null",
@@ -212,7 +213,7 @@ def test_broken_bodies_are_the_clients_fault(server: Server, raw: bytes) -> None
 
 def test_a_lone_surrogate_is_an_unknown_character(server: Server) -> None:
     """JSON can hold half a character; the codec's policy takes it as any it does not know."""
-    raw = b'{"model": "small-text", "prompt": "\\ud800", "stop": "\\udfff", "seed": 1}'
+    raw = b'{"model": "small-text", "prompt": "\\ud800", "seed": 1}'
     response = server.client.post("/v1/completions", content=raw, headers={"content-type": "application/json"})
     assert response.status_code == 200
     assert response.json()["choices"] == server.complete(prompt="\N{SNOWMAN}", seed=1)["choices"]
