@@ -24,7 +24,7 @@ def test_it_verifies(folder: Path) -> None:
 
 @shipped
 def test_it_says_what_a_user_has_to_know(folder: Path) -> None:
-    """Name, data, licence, use; figures of this very file beside the control's; healthy boundaries."""
+    """Name, data, licence, use; figures of this very file; healthy boundaries."""
     loaded = bundle.load(folder)
     assert loaded.name == folder.name
     assert loaded.description
@@ -32,6 +32,6 @@ def test_it_says_what_a_user_has_to_know(folder: Path) -> None:
     assert not any("not known" in str(loaded.data[key]) for key in ("name", "licence", "use"))
     assert bundle.LICENCE_FILE in loaded.files
     figure = "test_bpc" if loaded.kind == "text" else "test_nats_per_line"
-    assert {figure, f"control_{figure}", "z_rates", "cell_work_share", "data_version"} <= set(loaded.metrics)
+    assert {figure, "z_rates", "cell_work_share", "data_version"} <= set(loaded.metrics)
     assert all(0.02 <= rate <= 0.6 for rate in loaded.metrics["z_rates"])
     assert 0 < loaded.metrics["cell_work_share"] < 1
