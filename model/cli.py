@@ -184,6 +184,7 @@ def record(
     data: Annotated[Path, typer.Option(help="The corpus it was trained on.")],
     out: Annotated[Path, typer.Option(help="The record, docs/runs/NAME.json.")],
     command: Annotated[str, typer.Option(help="The command that trained it.")],
+    note: Annotated[str, typer.Option(help="What a reader must know beyond the command.")] = "",
 ) -> None:
     """Measure a training's best checkpoint on the test split and write its run record."""
     from model.records import make_record, write_record
@@ -195,7 +196,7 @@ def record(
         raise _fail(error) from error
     found = evaluate_network(loaded.network(), corpus.evaluation("test", 100), WindowOptions(torch.float32))
     log = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    write_record(out, make_record(out.stem, command, loaded, log, summarise(corpus, "test", found)))
+    write_record(out, make_record(out.stem, command, note, loaded, log, summarise(corpus, "test", found)))
 
 
 @app.command()

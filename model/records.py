@@ -17,13 +17,14 @@ FORMAT = "copyist-run/1"
 
 
 def make_record(
-    name: str, command: str, checkpoint: Checkpoint, log: list[dict[str, Any]], test: dict[str, Any]
+    name: str, command: str, note: str, checkpoint: Checkpoint, log: list[dict[str, Any]], test: dict[str, Any]
 ) -> dict[str, Any]:
     """A run as JSON values.
 
     Args:
         name: of the row.
         command: that trained it.
+        note: what a reader must know beyond the command, in a sentence or two; may be empty.
         checkpoint: the one that was measured.
         log: records of the training's log.
         test: what `model.evaluate.summarise` said of the test split.
@@ -34,6 +35,7 @@ def make_record(
         "format": FORMAT,
         "name": name,
         "command": command,
+        "note": note,
         "commit": _commit(),
         "data": {key: facts["data"].get(key) for key in ("name", "sha256", "split", "protocol")},
         "model": checkpoint.model.to_json(),
@@ -99,6 +101,7 @@ def _making(record: dict[str, Any]) -> str:
         f"- **{record['name']}**: `{record['command']}` at {record['commit']}; {record['data']['name']} "
         f"(sha256 {record['data']['sha256'][:12]}), seed {record['seed']}, {record['hardware']}, "
         f"{record['updates']:,} updates, {record['passes']:.2f} passes over the training split."
+        + (f" {record['note']}" if record["note"] else "")
     )
 
 

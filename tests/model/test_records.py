@@ -17,6 +17,7 @@ def record(name: str, kind: str, test: dict[str, Any]) -> dict[str, Any]:
         "format": FORMAT,
         "name": name,
         "command": "python -m model train tiny",
+        "note": "Stopped once.",
         "commit": "abc",
         "data": {"name": "a corpus", "sha256": "0" * 64, "split": "90/5/5", "protocol": None},
         "model": {"kind": kind, "cell": "hmlstm", "hidden": [32, 16, 8]},
@@ -53,7 +54,18 @@ def test_page_shows_figures_with_their_constants() -> None:
         "cell_work_share": 0.4321,
     }
     page = results_page([record("a", "text", {"bpc": 1.6789}), record("b", "ink", ink)])
-    for shown in ("1.679", "1012.3", "1.5637", "-5.8000", "7.3610", "0.300, 0.050", "43.2 %", "1.23 M", "32 x 16 x 8"):
+    for shown in (
+        "1.679",
+        "1012.3",
+        "1.5637",
+        "-5.8000",
+        "7.3610",
+        "0.300, 0.050",
+        "43.2 %",
+        "1.23 M",
+        "32 x 16 x 8",
+        "Stopped once.",
+    ):
         assert shown in page
 
 
