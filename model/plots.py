@@ -46,39 +46,36 @@ def plot_boundaries(checkpoint: Checkpoint, corpus: Corpus, out: Path) -> None:
     """Boundaries over the beginning of the validation split: text as bands, ink as coloured strokes."""
     if isinstance(checkpoint.codec, TextCodec):
         ids = np.asarray(corpus.data.valid[: LINE * LINES], dtype=np.int64)
-        z, norms = trace(checkpoint, torch.from_numpy(ids))
-        _plot_text(checkpoint.codec, ids, z, norms, out)
+        _plot_text(checkpoint.codec, ids, trace(checkpoint, torch.from_numpy(ids)), out)
     elif isinstance(checkpoint.codec, InkCodec):
         line = np.asarray(corpus.data.valid[0][:INK_POINTS], dtype=np.float32)
-        z, _ = trace(checkpoint, torch.from_numpy(line))
-        _plot_ink(checkpoint.codec, line, z, out)
+        _plot_ink(checkpoint.codec, line, trace(checkpoint, torch.from_numpy(line)), out)
 
 
 @torch.no_grad()
-def trace(checkpoint: Checkpoint, inputs: torch.Tensor) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Read symbols (n,) or points (n, 3) one by one; give z (n, L-1) and the norms of h (n, L)."""
+def trace(checkpoint: Checkpoint, inputs: torch.Tensor) -> NDArray[np.int64]:
+    """Read symbols (n,) or points (n, 3) one by one; give z (n, L-1)."""
     network = checkpoint.network()
-    state, z, norms = network.zeros(1), [], []
+    state, z = network.zeros(1), []
     for x in inputs:
         _, state = network.step(x[None], state)
         z.append([int(layer.z) for layer in state.layers[:-1]])
-        norms.append([float(layer.h.norm()) for layer in state.layers])
-    return np.asarray(z, np.int64).reshape(len(z), -1), np.asarray(norms, np.float32)
+    return np.asarray(z, np.int64).reshape(len(z), -1)
 
 
-def _plot_text(codec: TextCodec, ids: NDArray[np.int64], z: NDArray[np.int64], norms: Any, out: Path) -> None:
+def _plot_text(codec: TextCodec, ids: NDArray[np.int64], z: NDArray[np.int64], out: Path) -> None:
     detectors = z.shape[1]
     figure, axes = plt.subplots(LINES, 1, figsize=(14, 1.0 * LINES + 0.3 * detectors), layout="constrained")
     for row, axis in enumerate(np.atleast_1d(axes)):
         part = slice(row * LINE, (row + 1) * LINE)
-        bands = np.concatenate([z[part].T[::-1], np.zeros((0, len(z[part])), np.int64)])
         if detectors:
-            axis.imshow(bands, cmap="gray", aspect="auto", vmin=0, vmax=1, extent=(-0.5, LINE - 0.5, 0, detectors))
-        for place, symbol in enumerate(ids[part]):
+            axis.imshow(
+                z[part].T[::-1], cmap="gray", aspect="auto", vmin=0, vmax=1, extent=(-0.5, LINE - 0.5, 0, detectors)
+            )
+        for place in range(len(ids[part])):
             text = codec.decode(ids[part][place : place + 1])
             shown = {"\n": "↵", " ": " "}.get(text, text)
             axis.text(place, detectors + 0.15, shown, ha="center", va="bottom", family="monospace", fontsize=9)
-            del symbol
         axis.set_yticks([level + 0.5 for level in range(detectors)], [f"z{level + 1}" for level in range(detectors)])
         axis.set(xticks=[], xlim=(-0.5, LINE - 0.5), ylim=(0, detectors + 1))
         for spine in axis.spines.values():
@@ -86,7 +83,6 @@ def _plot_text(codec: TextCodec, ids: NDArray[np.int64], z: NDArray[np.int64], n
     active = [len(ids), *(int(v) for v in _active(z))]
     figure.suptitle(f"boundaries (white) over {len(ids)} characters; updates of layers: {', '.join(map(str, active))}")
     _save(figure, out)
-    del norms
 
 
 def _active(z: NDArray[np.int64]) -> NDArray[np.int64]:
