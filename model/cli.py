@@ -143,8 +143,10 @@ def sample(
     bias: Annotated[float, typer.Option(help="Ink: larger is neater.")] = 0.5,
     seed: Annotated[int, typer.Option(help="Same seed, same sample.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Ink: where to draw it (.svg).")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Where to draw the boundaries over it (.png).")] = None,
 ) -> None:
     """Let a checkpoint write: text with its boundaries, or strokes as SVG."""
+    from model.plots import plot_trace
     from model.sample import mark_boundaries, sample_ink, sample_text, strokes_svg
 
     try:
@@ -154,8 +156,13 @@ def sample(
     if loaded.model.kind == "text":
         text, z = sample_text(loaded, prompt, length, temperature, seed)
         sys.stdout.write(mark_boundaries(text, z) + "\n")
+        if picture is not None:
+            plot_trace(loaded, loaded.codec.encode(text), picture)  # type: ignore[arg-type]
         return
-    svg = strokes_svg(sample_ink(loaded, length, bias, seed))
+    offsets = sample_ink(loaded, length, bias, seed)
+    if picture is not None:
+        plot_trace(loaded, loaded.codec.encode(offsets), picture)  # type: ignore[arg-type]
+    svg = strokes_svg(offsets)
     if out is None:
         sys.stdout.write(svg + "\n")
     else:

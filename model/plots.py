@@ -43,13 +43,20 @@ def plot_curves(log: Path, out: Path) -> None:
 
 
 def plot_boundaries(checkpoint: Checkpoint, corpus: Corpus, out: Path) -> None:
-    """Boundaries over the beginning of the validation split: text as bands, ink as coloured strokes."""
+    """Boundaries over the beginning of the validation split."""
     if isinstance(checkpoint.codec, TextCodec):
-        ids = np.asarray(corpus.data.valid[: LINE * LINES], dtype=np.int64)
-        _plot_text(checkpoint.codec, ids, trace(checkpoint, torch.from_numpy(ids)), out)
-    elif isinstance(checkpoint.codec, InkCodec):
-        line = np.asarray(corpus.data.valid[0][:INK_POINTS], dtype=np.float32)
-        _plot_ink(checkpoint.codec, line, trace(checkpoint, torch.from_numpy(line)), out)
+        plot_trace(checkpoint, np.asarray(corpus.data.valid[: LINE * LINES], dtype=np.int64), out)
+    else:
+        plot_trace(checkpoint, np.asarray(corpus.data.valid[0][:INK_POINTS], dtype=np.float32), out)
+
+
+def plot_trace(checkpoint: Checkpoint, inputs: NDArray[Any], out: Path) -> None:
+    """Boundaries over symbols (n,), as bands, or over standardised points (n, 3), as coloured strokes."""
+    z = trace(checkpoint, torch.from_numpy(inputs))
+    if isinstance(checkpoint.codec, TextCodec):
+        _plot_text(checkpoint.codec, inputs, z, out)
+    else:
+        _plot_ink(checkpoint.codec, inputs, z, out)
 
 
 @torch.no_grad()
