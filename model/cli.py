@@ -157,7 +157,7 @@ def sample(
         text, z = sample_text(loaded, prompt, length, temperature, seed)
         sys.stdout.write(mark_boundaries(text, z) + "\n")
         if picture is not None:
-            plot_trace(loaded, loaded.codec.encode(text), picture)  # type: ignore[arg-type]
+            plot_trace(loaded, loaded.codec.encode(text), picture)
         return
     offsets = sample_ink(loaded, length, bias, seed)
     if picture is not None:
