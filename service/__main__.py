@@ -2,7 +2,7 @@
 
 Everything else is set by environment variables named COPYIST_..., see settings.py. On SIGTERM or SIGINT the service
 becomes unready at once, takes nothing new, lets running requests finish for COPYIST_DRAIN_S seconds, ends what is left
-with an error event and exits with code 0. A second signal ends it now.
+with an error event and exits with code 0. A second signal does not wait for the time to pass.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import math
 import signal
 import socket
 import sys
+from types import FrameType
 from typing import Any
 
 import structlog
@@ -46,7 +47,8 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=math.ceil(settings.drain_s) + GRACE_S,
         )
         super().__init__(config)
-        self._app, self._settings = app, settings
+        self._engine, self._drain_s = app.state.service.engine, settings.drain_s
+        self._is_hurried = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open bundles, then listen, and say where."""
@@ -56,12 +58,19 @@ class Server(uvicorn.Server):
                 host, port = listener.getsockname()[:2]
                 _log.info("listening", host=host, port=port)
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop on the first signal, end what still runs on the second, and drop everything on the third."""
+        if self.should_exit and not self._is_hurried:
+            self._is_hurried = True
+            self._engine.end_all()
+        else:
+            super().handle_exit(sig, frame)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain: nothing new, and an end to everything after a while."""
-        engine = self._app.state.service.engine
-        engine.drain()
-        _log.info("draining", open=engine.num_open)
-        asyncio.get_running_loop().call_later(self._settings.drain_s, engine.end_all)
+        self._engine.drain()
+        _log.info("draining", open=self._engine.num_open)
+        asyncio.get_running_loop().call_later(self._drain_s, self._engine.end_all)
         await super().shutdown(sockets)
 
 

@@ -210,11 +210,17 @@ async function writeInk(form, signal, say) {
   link.hidden = false;
 }
 
-/** Fill a definition list with facts; figures keep at most four digits. */
+/** A fact for people: figures with at most four digits, the first few digits of a hash. */
+function shorten(fact) {
+  if (typeof fact === "number") return Number(fact.toPrecision(4)).toLocaleString("en");
+  return String(fact).replace(/\b([0-9a-f]{12})[0-9a-f]{52}\b/g, "$1…");
+}
+
+/** Fill a definition list with facts. */
 function facts(pairs) {
   const list = document.createElement("dl");
   for (const [term, value] of pairs) {
-    const shown = (Array.isArray(value) ? value : [value]).map((one) => (typeof one === "number" ? Number(one.toPrecision(4)).toLocaleString("en") : one));
+    const shown = (Array.isArray(value) ? value : [value]).map(shorten);
     list.append(
       Object.assign(document.createElement("dt"), { textContent: term }),
       Object.assign(document.createElement("dd"), { textContent: shown.join(", ") }),

@@ -57,15 +57,23 @@ class Server:
 
     def wait_for(self, event: str, **facts: Any) -> dict[str, Any]:
         """Return the next line of the log that tells of an event with these facts."""
-        while line := self._lines.get(timeout=PATIENCE_S):
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                entry = {"event": "no JSON", "line": line}
-            self.log.append(entry)
+        while entry := self._next_entry():
             if entry["event"] == event and all(entry.get(name) == value for name, value in facts.items()):
-                return dict(entry)
+                return entry
         raise AssertionError(f"the server ended without {event!r}: {self.log}")
+
+    def _next_entry(self) -> dict[str, Any] | None:
+        """Return the next line of the log, or None when there will be no more."""
+        line = self._lines.get(timeout=PATIENCE_S)
+        if not line:
+            self._lines.put("")
+            return None
+        try:
+            entry: dict[str, Any] = json.loads(line)
+        except ValueError:
+            entry = {"event": "no JSON", "line": line}
+        self.log.append(entry)
+        return entry
 
     def post(self, path: str, **body: Any) -> httpx.Response:
         """POST JSON."""
@@ -113,6 +121,12 @@ class Server:
         self.process.kill()
         self.ended()
 
+    def complaints(self) -> list[dict[str, Any]]:
+        """Return what it logged in its life of severity warning and above, or in another form than JSON."""
+        while self._next_entry():
+            pass
+        return [entry for entry in self.log if entry.get("level") not in ("debug", "info")]
+
     def ended(self) -> int:
         """Wait for its end and return its exit code."""
         self.client.close()
@@ -123,12 +137,13 @@ class Server:
 
 @contextmanager
 def running(bundles: Path, **settings: Any) -> Iterator[Server]:
-    """Run a server for as long as the block."""
+    """Run a server for as long as the block, in which it must have nothing to complain of."""
     server = Server(bundles, **settings)
     try:
         yield server
     finally:
         server.kill()
+    assert not server.complaints()
 
 
 def problem(response: httpx.Response) -> dict[str, Any]:
