@@ -27,9 +27,7 @@ def window_nll(network: Network, raw: Tensor, window: Window) -> Tensor:
 
 def stacked_z(state: NetworkState) -> Tensor:
     """z of all layers but the top one (B, L-1)."""
-    return (
-        torch.stack([layer.z for layer in state.layers[:-1]], 1) if len(state.layers) > 1 else state.layers[0].z[:, :0]
-    )
+    return torch.cat([layer.z[:, None] for layer in state.layers], 1)[:, :-1]
 
 
 @torch.no_grad()
@@ -44,6 +42,7 @@ def evaluate(network: Network, windows: Iterable[Window], options: WindowOptions
     detectors = network.config.num_layers - 1 if network.config.cell == "hmlstm" else 0
     counts = BoundaryCounts(detectors, device)
     state: NetworkState | None = None
+    generator = torch.Generator(device=device).manual_seed(0)  # a figure must not depend on what was drawn before
     for cpu_window in windows:
         window = cpu_window.to(device)
         batch = window.fresh.shape[0]
@@ -51,7 +50,8 @@ def evaluate(network: Network, windows: Iterable[Window], options: WindowOptions
             state = network.zeros(batch)
         state = state.keep(~window.fresh)
         before = stacked_z(state)
-        result = network(window.inputs, state, options, torch.tensor(slope, device=device), noise_for(network, window))
+        noise = noise_for(network, window, generator)
+        result = network(window.inputs, state, options, torch.tensor(slope, device=device), noise)
         state = result.state
         total += window_nll(network, result.raw, window).double().sum()
         steps += float(window.weight.sum())
