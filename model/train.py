@@ -22,7 +22,7 @@ from model.budget import Budget
 from model.checkpoint import BEST, LAST, Checkpoint
 from model.config import ModelConfig, Preset, TrainConfig
 from model.corpus import Corpus, Window, training_window
-from model.evaluate import evaluate, summarise
+from model.evaluate import evaluate
 from model.metrics import bits_per_symbol
 from model.network import Network
 from model.state import NetworkState
@@ -140,17 +140,15 @@ class Trainer:
         nats, steps = self.update.totals.joined(self.workers)
         self.steps += steps
         if self.workers.is_first:
-            whole = progress >= 1
             network = self.averaged()
-            windows = self.corpus.evaluation(
-                "valid", self.config.window, None if whole else VALIDATION_STEPS, self.config.batch
-            )
+            # Always the same part of the split, so that the best is the best of equals; `evaluate` measures all of it.
+            windows = self.corpus.evaluation("valid", self.config.window, VALIDATION_STEPS, self.config.batch)
             found = evaluate(network, windows, self.update.options, self.config.slope_at(progress))
             record = self._record(progress, found, nats, steps)
             self._log(record)
             if found["nats_per_step"] < self.best:
                 self.best = found["nats_per_step"]
-                facts = self.facts() | {"valid": summarise(self.corpus, "valid", found) if whole else record}
+                facts = self.facts() | {"valid": record}
                 kept = Checkpoint(self.model, self.config, self.corpus.codec, facts, network.state_dict())
                 checkpoints.save(self.out / BEST, kept)
         self.update.totals.clear()
