@@ -258,14 +258,11 @@ def make_backward(variant: Variant) -> Callable[..., Any]:
             1,
         )
         # The sums over rows and steps of d_y and d_y * normal are the gradients by bias and gain.
-        by_column = d_y if d_q is None else torch.cat([d_y, d_q[:, None]], 1)
-        d_bias_next = d_bias + by_column.sum(0)
-        d_gain_next = None
+        d_bias_sum, d_gain_sum = d_y.sum(0), None
         d_s, d_s_q = d_y, d_q
         if gain is not None and rstd is not None:
             hat = normal.to(dtype)
-            hats = hat if q_hat is None else torch.cat([hat, q_hat[:, None]], 1)
-            d_gain_next = None if d_gain is None else d_gain + (by_column * hats).sum(0)
+            d_gain_sum = (d_y * hat).sum(0)
             d_hat = d_y * gain[:width]
             sum_1, sum_2 = d_hat.sum(1), (d_hat * hat).sum(1)
             if d_q is not None and q_hat is not None:
@@ -275,6 +272,13 @@ def make_backward(variant: Variant) -> Callable[..., Any]:
             d_s = rstd[:, None] * (d_hat - sum_1[:, None] / width - hat * (sum_2[:, None] / width))
         if d_s_q is not None:
             d_s = torch.cat([d_s, d_s_q[:, None]], 1)
+        # The detector's own column joins the sums only when they are short.
+        if d_q is not None:
+            d_bias_sum = torch.cat([d_bias_sum, d_q.sum()[None]])
+            if d_gain_sum is not None and q_hat is not None:
+                d_gain_sum = torch.cat([d_gain_sum, (d_q * q_hat).sum()[None]])
+        d_bias_next = d_bias + d_bias_sum
+        d_gain_next = None if d_gain is None or d_gain_sum is None else d_gain + d_gain_sum
 
         d_c_prev = (keep * f + copy) * d_c_all
         d_carry_prev = copy * d_h
