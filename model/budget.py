@@ -25,7 +25,7 @@ class Budget:
         if (self.minutes is None) == (self.updates is None):
             msg = "a budget is either minutes or updates"
             raise ValueError(msg)
-        if (self.minutes or self.updates or 0) <= 0:
+        if not (self.minutes or self.updates or 0) > 0:
             msg = "a budget must be positive"
             raise ValueError(msg)
 

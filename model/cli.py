@@ -10,6 +10,7 @@ from typing import Annotated, Any, Self, get_type_hints
 import torch
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from model import checkpoint as checkpoints
@@ -30,13 +31,17 @@ INTERRUPTED = 130
 
 
 def _fail(message: object) -> typer.Exit:
-    console.print(f"[red]error:[/red] {message}", highlight=False)
+    # Messages hold paths and intervals: brackets are no markup, and a line break would tear a path.
+    console.print(f"[red]error:[/red] {escape(str(message))}", highlight=False, soft_wrap=True)
     return typer.Exit(1)
 
 
 def _device(name: str) -> torch.device:
+    known = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(known[-1])
+    if name.partition(":")[0] not in known:
+        raise ConfigError(f"there is no device {name!r} here; choose auto or one of {', '.join(known)}")
     return torch.device(name)
 
 
@@ -89,7 +94,7 @@ def train(
     try:
         chosen = _override(PRESETS[preset], settings or [])
         corpus = Corpus.load(chosen.model.kind, data)
-        budget = Budget(updates=updates) if updates else Budget(minutes=minutes or 60.0)
+        budget = Budget(minutes=60.0 if minutes is None and updates is None else minutes, updates=updates)
         fused = shutil.which("g++") is not None if compiled is None else compiled
         workers = Workers.join(_device(device))
         with _Progress(budget, shown=workers.is_first) as progress:
@@ -101,9 +106,9 @@ def train(
     except Interrupted as stop:
         console.print(stop)
         raise typer.Exit(INTERRUPTED) from stop
-    except (ConfigError, DataError, CheckpointError, TrainingError, ValueError) as error:
+    except (ConfigError, DataError, CheckpointError, TrainingError, ValueError, OSError) as error:
         raise _fail(error) from error
-    if not workers.is_first:
+    if not workers.is_first or not (out / "log.jsonl").exists():
         return
     from model.plots import plot_boundaries, plot_curves  # matplotlib only where it is used
 
@@ -117,7 +122,7 @@ def evaluate(
     data: Annotated[Path, typer.Option(help="The corpus it was trained on.")],
     split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    window: Annotated[int, typer.Option(help="Steps computed at a time; the state is carried.")] = 100,
+    window: Annotated[int, typer.Option(min=1, help="Steps computed at a time; the state is carried.")] = 100,
     protocol: Annotated[str, typer.Option(help="Ink: paper (random lines) or official (by writer).")] = "paper",
 ) -> None:
     """Measure a checkpoint on a split, in float32, state carried; prints one JSON object."""
@@ -126,10 +131,10 @@ def evaluate(
     try:
         loaded = checkpoints.load(checkpoint)
         corpus = Corpus.load(loaded.model.kind, data, loaded.codec, protocol)
-    except (DataError, CheckpointError, ValueError) as error:
+        network = loaded.network().to(_device(device))
+        found = evaluate_network(network, corpus.evaluation(split, window), WindowOptions(torch.float32))
+    except (ConfigError, DataError, CheckpointError, ValueError) as error:
         raise _fail(error) from error
-    network = loaded.network().to(_device(device))
-    found = evaluate_network(network, corpus.evaluation(split, window), WindowOptions(torch.float32))
     report = {"split": split, "data": corpus.facts.get("name"), "sha256": corpus.facts.get("sha256")}
     sys.stdout.write(json.dumps(report | summarise(corpus, split, found), indent=2) + "\n")
 
@@ -180,7 +185,10 @@ def bench(
     """Time one update (forward and backward) beside eager autograd and torch.nn.LSTM, interleaved in one run."""
     from model.bench import run_bench
 
-    chosen = _device(device)
+    try:
+        chosen = _device(device)
+    except ConfigError as error:
+        raise _fail(error) from error
     usual = [(256, 64)] if chosen.type == "cpu" else [(512, 64), (512, 128), (512, 256), (1024, 128), (1024, 256)]
     run_bench(usual if hidden is None else [(hidden, batch)], window, rounds, chosen)
 
@@ -229,7 +237,11 @@ def selfcheck(
     from model.selfcheck import selfcheck as compare
 
     fused = shutil.which("g++") is not None if compiled is None else compiled
-    if not compare(_device(device), compiled=fused):
+    try:
+        chosen = _device(device)
+    except ConfigError as error:
+        raise _fail(error) from error
+    if not compare(chosen, compiled=fused):
         raise typer.Exit(1)
 
 
@@ -276,4 +288,4 @@ class _Progress:
             f"{self._budget.remaining_s / 60:.0f} min left"
         )
         self._bar.update(self._task, description=f"valid {record['valid']:.4f} {rates}")
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, soft_wrap=True)

@@ -136,13 +136,14 @@ class TrainConfig:
         for name in ("batch", "window"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not 0 <= self.rate_band[0] < self.rate_band[1] <= 1:
+        bounds: list[float] = [0.0, *self.rate_band, 1.0]
+        if len(bounds) != 4 or bounds != sorted(bounds) or bounds[1] == bounds[2]:
             raise ConfigError(f"rate_band must be two shares in order, not {self.rate_band}")
         for name in ("average", "restarts"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be in [0, 1), not {getattr(self, name)}")
         for name in ("learning_rate", "detector_rate", "clip", "slope", "final_slope", "slope_share"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be positive, not {getattr(self, name)}")
 
     def learning_rate_at(self, update: int, progress: float) -> float:

@@ -43,6 +43,10 @@ class BoundaryCounts:
         self._steps += weight.sum()
         self._counts += torch.stack([(part * weights).sum((0, 1)) for part in (z, active, live)])
 
+    def named(self) -> dict[str, Tensor]:
+        """The sums themselves, by name."""
+        return {"counted": self._steps, "counts": self._counts}
+
     def clear(self) -> None:
         """Start anew."""
         self._steps.zero_()

@@ -114,6 +114,12 @@ class Network(nn.Module):
             raise TypeError(type(layer))
         return layer
 
+    def step_noise(self, batch: int, generator: torch.Generator) -> Tensor | None:
+        """Uniform draws (B, L-1) for one `step` where the detector is sampled, else None."""
+        if self.config.detector != "sample":
+            return None
+        return torch.rand(batch, self.config.num_layers - 1, generator=generator, dtype=self.output.bias.dtype)
+
     def step(
         self, x: Tensor, state: NetworkState, slope: float | Tensor = 1.0, noise: Tensor | None = None
     ) -> tuple[Tensor, NetworkState]:

@@ -62,10 +62,10 @@ def plot_trace(checkpoint: Checkpoint, inputs: NDArray[Any], out: Path) -> None:
 @torch.no_grad()
 def trace(checkpoint: Checkpoint, inputs: torch.Tensor) -> NDArray[np.int64]:
     """Read symbols (n,) or points (n, 3) one by one; give z (n, L-1)."""
-    network = checkpoint.network()
+    network, generator = checkpoint.network(), torch.Generator().manual_seed(0)
     state, z = network.zeros(1), []
     for x in inputs:
-        _, state = network.step(x[None], state)
+        _, state = network.step(x[None], state, noise=network.step_noise(1, generator))
         z.append([int(layer.z) for layer in state.layers[:-1]])
     return np.asarray(z, np.int64).reshape(len(z), -1)
 

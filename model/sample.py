@@ -36,7 +36,7 @@ def sample_text(
     banned = codec.symbols.index(REPLACEMENT) if REPLACEMENT in codec.symbols else None
     state, z = network.zeros(1), []
     for position in range(len(ids) + length):
-        logits, state = network.step(torch.tensor([ids[position]]), state)
+        logits, state = network.step(torch.tensor([ids[position]]), state, noise=network.step_noise(1, generator))
         z.append([int(layer.z) for layer in state.layers[:-1]])
         if position >= len(ids) - 1 and len(ids) < len(codec.encode(prompt or "\n")) + length:
             if banned is not None:
@@ -82,7 +82,7 @@ def sample_ink(checkpoint: Checkpoint, length: int, bias: float, seed: int) -> N
     network, generator = checkpoint.network(), torch.Generator().manual_seed(seed)
     state, point, points = network.zeros(1), torch.zeros(1, 3), []
     for _ in range(length):
-        packed, state = network.step(point, state)
+        packed, state = network.step(point, state, noise=network.step_noise(1, generator))
         point = draw_point(packed, bias, generator)
         points.append(point[0])
     return codec.decode(torch.stack(points).numpy())

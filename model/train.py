@@ -85,6 +85,8 @@ class Trainer:
         self.model = self.network.config
         if self.config.batch % workers.count:
             raise TrainingError(f"train.batch={self.config.batch} does not divide among {workers.count} workers")
+        if self.config.precision == "float64":
+            self.network.double()
         self.network.to(workers.device)
         options = WindowOptions(getattr(torch, self.config.precision), compiled)
         self.update = Update(self.network, self.config, options, workers)
@@ -144,6 +146,7 @@ class Trainer:
             # Always the same part of the split, so that the best is the best of equals; `evaluate` measures all of it.
             windows = self.corpus.evaluation("valid", self.config.window, VALIDATION_STEPS, self.config.batch)
             found = evaluate(network, windows, self.update.options, self.config.slope_at(progress))
+            self._check_finite(found["nats_per_step"])
             record = self._record(progress, found, nats, steps)
             self._log(record)
             if found["nats_per_step"] < self.best:
@@ -160,7 +163,7 @@ class Trainer:
         """The network that is evaluated and kept: with averaged weights where they are kept."""
         if not self.update.averages:
             return self.network
-        network = Network(self.model).to(self.workers.device)
+        network = Network(self.model).to(self.workers.device, self.network.output.bias.dtype)
         with torch.no_grad():
             for parameter, average in zip(network.parameters(), self.update.averages, strict=True):
                 parameter.copy_(average)
@@ -189,6 +192,7 @@ class Trainer:
         if not self.workers.is_first:
             return
         names = [name for name, _ in self.network.named_parameters()]
+        extra |= {f"totals/{name}": tensor for name, tensor in self.update.totals.named().items()}
         extra["generator"] = self.generator.get_state()
         for name, parameter in zip(names, self.update.parameters, strict=True):
             moments = self.update.optimiser.state.get(parameter, {})
@@ -217,6 +221,7 @@ class Trainer:
             self.resume()
         elif (self.out / LAST).exists():
             raise TrainingError(f"{self.out} holds a training already: give --resume, or another --out")
+        self.out.mkdir(parents=True, exist_ok=True)
 
     def resume(self) -> None:
         """Go on from the last checkpoint in the output folder.
@@ -225,10 +230,11 @@ class Trainer:
             CheckpointError: there is none. TrainingError: it was made with another configuration or corpus.
         """
         last = checkpoints.load(self.out / LAST)
-        if (last.model, last.train) != (self.model, self.config):
-            raise TrainingError(f"{self.out / LAST} was made with another configuration: resume with the same preset")
+        # The data first: another alphabet is another vocabulary too.
         if last.facts["data"].get("sha256") != self.corpus.facts.get("sha256"):
             raise TrainingError(f"{self.out / LAST} was trained on other data: resume with the same --data")
+        if (last.model, last.train) != (self.model, self.config):
+            raise TrainingError(f"{self.out / LAST} was made with another configuration: resume with the same preset")
         device = self.workers.device
         self.network.load_state_dict(dict(last.weights))
         for name, parameter in self.network.named_parameters():
@@ -240,6 +246,8 @@ class Trainer:
             names = [name for name, _ in self.network.named_parameters()]
             self.update.averages = [last.extra[f"average/{name}"].to(device) for name in names]
         self.update.state = self._own_rows(last.extra)
+        if self.workers.is_first:  # the totals of a group are summed when they are read
+            self.update.totals.restore({key.removeprefix("totals/"): value for key, value in last.extra.items()})
         self.generator.set_state(last.extra["generator"])
         resume = last.facts["resume"]
         self.budget.spent_s, self.budget.done = resume["spent_s"], resume["done"]
@@ -296,8 +304,8 @@ class Trainer:
         with (self.out / "log.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps(record) + "\n")
 
-    def _check_finite(self) -> None:
-        if not math.isfinite(float(self.update.totals.nats) + float(self.update.totals.norm)):
+    def _check_finite(self, measured: float = 0.0) -> None:
+        if not math.isfinite(float(self.update.totals.nats) + float(self.update.totals.norm) + measured):
             raise TrainingError(
                 f"the loss or its gradient is not finite at update {self.budget.done}: lower train.learning_rate "
                 f"(now {self.config.learning_rate:g}) or train.clip (now {self.config.clip:g}), or train in "

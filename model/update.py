@@ -5,6 +5,7 @@ captured in one CUDA graph and replayed: a window of 100 steps is some thousand 
 would take longer than running them. Learning rate and slope are tensors; totals stay on the device until they are read.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +42,16 @@ class Totals:
         """(nats, steps) of all workers together; every worker must ask."""
         nats, steps = workers.sum(torch.stack([self.nats, self.steps]))
         return float(nats), float(steps)
+
+    def named(self) -> dict[str, Tensor]:
+        """Everything that is summed, by name."""
+        return {"nats": self.nats, "steps": self.steps, "norm": self.norm} | self.counts.named()
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from sums that `named` gave."""
+        for name, tensor in self.named().items():
+            if name in tensors:
+                tensor.copy_(tensors[name])
 
     def clear(self) -> None:
         """Start anew."""
