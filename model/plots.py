@@ -33,9 +33,20 @@ def plot_curves(log: Path, out: Path) -> None:
     loss.legend(frameon=False)
     for index in range(len(records[-1]["z_rates"])):
         rates.plot(
-            updates, [r["z_rates"][index] for r in records], color=COLOURS[index], lw=2, label=f"z{index + 1} rate"
+            updates,
+            [r["z_rates"][index] for r in records],
+            color=COLOURS[index % len(COLOURS)],
+            lw=2,
+            label=f"z{index + 1} rate",
         )
-        rates.plot(updates, [r["live_rates"][index] for r in records], color=COLOURS[index], lw=1, ls=":", label="live")
+        rates.plot(
+            updates,
+            [r["live_rates"][index] for r in records],
+            color=COLOURS[index % len(COLOURS)],
+            lw=1,
+            ls=":",
+            label="live",
+        )
     rates.set(xlabel="updates", ylim=(0, 1), title="boundaries")
     if records[-1]["z_rates"]:
         rates.legend(frameon=False)

@@ -28,9 +28,9 @@ def text_checkpoint(**changes: Any) -> Checkpoint:
     return Checkpoint(config, TrainConfig(), TextCodec(SYMBOLS, "replace"), {}, network.state_dict())
 
 
-def ink_checkpoint() -> Checkpoint:
+def ink_checkpoint(**changes: Any) -> Checkpoint:
     """A random network over offsets."""
-    config = config_for("ink")
+    config = config_for("ink", **changes)
     network = make_network(config, dtype=torch.float32)
     return Checkpoint(config, TrainConfig(), InkCodec((8.0, 0.0), (40.0, 35.0)), {}, network.state_dict())
 
@@ -76,6 +76,17 @@ def test_networks_without_boundaries_write_too(changes: dict[str, Any]) -> None:
     text, z = sample_text(text_checkpoint(**changes), "ab", 5, 1.0, 1)
     assert not z.any()
     assert mark_boundaries(text, z) == text
+
+
+def test_sampled_detectors_write_the_same_for_the_same_seed() -> None:
+    """Invariant 12: a network whose boundaries are drawn too writes text and ink that its seed decides."""
+    text, ink = text_checkpoint(detector="sample"), ink_checkpoint(detector="sample")
+    texts = [sample_text(text, "ab", 30, 1.0, seed) for seed in (1, 1, 2)]
+    assert texts[0][0] == texts[1][0] != texts[2][0]
+    assert np.array_equal(texts[0][1], texts[1][1])
+    points = [sample_ink(ink, 20, 0.0, seed) for seed in (1, 1, 2)]
+    assert np.array_equal(points[0], points[1])
+    assert not np.array_equal(points[0], points[2])
 
 
 def test_marks_follow_the_boundaries() -> None:
