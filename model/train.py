@@ -19,7 +19,7 @@ from torch import Tensor
 
 from model import checkpoint as checkpoints
 from model.budget import Budget
-from model.checkpoint import BEST, LAST, Checkpoint
+from model.checkpoint import BEST, LAST, Checkpoint, CheckpointError
 from model.config import ModelConfig, Preset, TrainConfig
 from model.corpus import Corpus, Window, training_window
 from model.evaluate import evaluate
@@ -230,6 +230,8 @@ class Trainer:
             CheckpointError: there is none. TrainingError: it was made with another configuration or corpus.
         """
         last = checkpoints.load(self.out / LAST)
+        if "resume" not in last.facts:
+            raise CheckpointError(f"{self.out / LAST}: a checkpoint to use, not one to go on training from")
         # The data first: another alphabet is another vocabulary too.
         if last.facts["data"].get("sha256") != self.corpus.facts.get("sha256"):
             raise TrainingError(f"{self.out / LAST} was trained on other data: resume with the same --data")

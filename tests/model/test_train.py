@@ -109,20 +109,26 @@ RUNS = [
 ]
 
 
-@pytest.mark.parametrize("stop", [6, 7], ids=["after an evaluation", "between evaluations"])
+@pytest.mark.parametrize("stop", [2, 3], ids=["after an evaluation", "between evaluations"])
 @pytest.mark.parametrize(("kind", "settings"), RUNS)
 def test_resumed_equals_uninterrupted(
-    kind: Kind, settings: dict[str, Any], stop: int, tmp_path: Path, request: pytest.FixtureRequest
+    kind: Kind,
+    settings: dict[str, Any],
+    stop: int,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """N + N updates equal 2N bit for bit: weights, averages, moments, carried state, generator, streams and log."""
+    monkeypatch.setattr(model.train, "EVALUATIONS", 3)
     corpus: Corpus = request.getfixturevalue(kind)
     preset = small_preset(kind, **settings)
-    make_trainer(preset, corpus, tmp_path / "whole").run()
-    first = make_trainer(preset, corpus, tmp_path / "parts")
+    make_trainer(preset, corpus, tmp_path / "whole", 6).run()
+    first = make_trainer(preset, corpus, tmp_path / "parts", 6)
     first.begin(resume=False)
     first.run(stop_after=stop)
     torch.rand(3)  # another process has another global generator
-    second = make_trainer(preset, corpus, tmp_path / "parts")
+    second = make_trainer(preset, corpus, tmp_path / "parts", 6)
     second.begin(resume=True)
     assert second.budget.done == stop
     second.run()
@@ -263,14 +269,15 @@ def test_a_folder_holds_one_training(text: Corpus, tmp_path: Path) -> None:
     assert (tmp_path / LAST).read_bytes() == before
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated", "foreign"])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "foreign", "the best one"])
 def test_resume_wants_a_whole_checkpoint(damage: str, text: Corpus, tmp_path: Path) -> None:
     """No checkpoint, half a one, or something else: refused before anything is changed."""
     make_trainer(small_preset("text"), text, tmp_path).run(stop_after=2)
-    whole = (tmp_path / LAST).read_bytes()
+    whole, best = (tmp_path / LAST).read_bytes(), (tmp_path / BEST).read_bytes()
     (tmp_path / LAST).unlink()
     if damage != "missing":
-        (tmp_path / LAST).write_bytes(whole[: len(whole) // 2] if damage == "truncated" else b"not ours")
+        wrong = {"truncated": whole[: len(whole) // 2], "foreign": b"not ours", "the best one": best}
+        (tmp_path / LAST).write_bytes(wrong[damage])
     with pytest.raises(CheckpointError, match=r"last\.safetensors"):
         make_trainer(small_preset("text"), text, tmp_path).begin(resume=True)
 
