@@ -309,6 +309,7 @@ def test_a_real_process_says_one_sentence_and_exits_with_one(tmp_path: Path) -> 
     assert done.stderr.startswith("error: ")
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_exits_130(tmp_path: Path) -> None:
     """A real SIGINT to a real process: it finishes its update, saves, says where, exits 130, and resumes exactly.
 

@@ -367,6 +367,20 @@ def test_compiled_kernels_equal_autograd() -> None:
     assert gradients < tolerance(network, x)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiled kernels need g++")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # the compiler's own
+def test_compiled_bfloat16_equals_plain_bfloat16() -> None:
+    """As presets train: fused kernels with bf16 operands round where the plain ones do, so boundaries are the same."""
+    network, x = make_single(config_for("ink"))
+    plain, fused = run(network, x, operand=torch.bfloat16), run(network, x, operand=torch.bfloat16, compiled=True)
+    assert torch.equal(fused.z, plain.z)
+    # A fused sum over rows is taken in another order.
+    torch.testing.assert_close(fused.raw, plain.raw, rtol=0, atol=1e-5)
+    wanted = gradients_of(network, score(plain.raw))
+    assert relative_error(gradients_of(network, score(fused.raw)), wanted) < 1e-4
+
+
 @pytest.mark.parametrize("kind", ["text", "ink"])
 @pytest.mark.parametrize("copy_boundary", ["nested", "recompute"])
 def test_bfloat16_operands_stay_close(kind: str, copy_boundary: str) -> None:
