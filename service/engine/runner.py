@@ -5,6 +5,7 @@ other, and the roles change. ONNX Runtime is bound to the buffers by address, on
 allocates and copies nothing.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,52 @@ class Runner:
         self._z[target] = self._z[source]
         self.inputs[target] = self.inputs[source]
 
+    @property
+    def row_bytes(self) -> int:
+        """Size of what `save` returns, the same for every row and position."""
+        return sum(np.dtype(state.dtype).itemsize * _size(state) for state in self._states)
+
+    def save(self, row: int) -> bytes:
+        """Return a row's state: its tensors one after the other in the bundle's order, little-endian."""
+        side = self._sides[self._now]
+        return b"".join(_little_endian(side[state.name][row]).tobytes() for state in self._states)
+
+    def restore(self, row: int, saved: bytes) -> None:
+        """Set a row to a state that was saved, here or by another runner of the same bundle.
+
+        Raises:
+            ValueError: it is not of this bundle's size, or holds what no step leaves behind.
+        """
+        tensors = self._read(saved)
+        side = self._sides[self._now]
+        for name, values in tensors.items():
+            side[name][row] = values
+        self._z[row] = sum(int(tensors[name]) << bit for bit, name in enumerate(self._detectors))
+
+    def check(self, saved: bytes) -> None:
+        """Say whether `restore` would take a state.
+
+        Raises:
+            ValueError: as `restore` does.
+        """
+        self._read(saved)
+
+    def _read(self, saved: bytes) -> dict[str, NDArray[Any]]:
+        """A saved state as its tensors, each of a row's shape."""
+        if len(saved) != self.row_bytes:
+            raise ValueError(f"a state of this bundle has {self.row_bytes} bytes, not {len(saved)}")
+        tensors, start = {}, 0
+        for state in self._states:
+            dtype = np.dtype(state.dtype).newbyteorder("<")
+            values = np.frombuffer(saved, dtype, _size(state), start).reshape(state.shape_for(1)[1:])
+            start += values.nbytes
+            if not np.isfinite(values).all():
+                raise ValueError(f"{state.name} is not finite")
+            if state.name in self._detectors and not np.isin(values, (0, 1)).all():
+                raise ValueError(f"{state.name} is neither 0 nor 1")
+            tensors[state.name] = values
+        return tensors
+
     def _note(self, count: int) -> None:
         """Work out the trace byte of each row from z before and after the step."""
         after = np.zeros(count, np.uint8)
@@ -102,6 +149,16 @@ def _open(graph: bytes) -> Any:
 
 def _zeros(spec: TensorSpec, capacity: int) -> NDArray[Any]:
     return np.zeros(spec.shape_for(capacity), np.dtype(spec.dtype))
+
+
+def _size(state: TensorSpec) -> int:
+    """Numbers of a tensor that belong to one row."""
+    return math.prod(state.shape_for(1))
+
+
+def _little_endian(values: NDArray[Any]) -> NDArray[Any]:
+    """The same values as every machine writes them."""
+    return values.astype(values.dtype.newbyteorder("<"), copy=False)
 
 
 def _bind(bind: Any, name: str, array: NDArray[Any]) -> None:

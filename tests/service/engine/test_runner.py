@@ -115,3 +115,47 @@ def test_moved_rows_go_on_as_if_nothing_happened(bundles: Path, data: st.DataObj
         outputs = runner.step(len(seats))
         assert outputs.tobytes() == alone[step, seats].tobytes()
         assert np.array_equal(runner.codes[: len(seats)], alone_codes[step, seats])
+
+
+def test_a_saved_row_goes_on_elsewhere(bundle: Bundle) -> None:
+    """Saved at any position and restored in another runner, row and company, a row goes on bit for bit, trace too."""
+    inputs = inputs_of(bundle, 24, 3)
+    first, second = Runner(bundle, 3), Runner(bundle, 3)
+    saved, outputs, codes = [], [], []
+    for step in range(24):
+        saved.append(first.save(1))
+        output, code = run(first, inputs[step : step + 1])
+        outputs.append(output[0, 1].tobytes())
+        codes.append(code[0, 1])
+    assert {len(state) for state in saved} == {first.row_bytes}
+    for position in range(20):
+        num_rows = 1 + position % 3
+        there = position // 3 % num_rows  # the other rows hold what the round before has left in them
+        second.restore(there, saved[position])
+        assert second.save(there) == saved[position]
+        rest = np.repeat(inputs[position : position + 4, 1:2], num_rows, axis=1)
+        again, again_codes = run(second, rest)
+        assert [output.tobytes() for output in again[:, there]] == outputs[position : position + 4]
+        assert again_codes[:, there].tolist() == codes[position : position + 4]
+
+
+def test_a_state_that_no_step_leaves_behind_is_refused(bundle: Bundle) -> None:
+    """Too short, too long, not finite, a boundary that is neither 0 nor 1: refused, and the row stays as it was."""
+    runner = Runner(bundle, 1)
+    run(runner, inputs_of(bundle, 5, 1))
+    saved = runner.save(0)
+    infinite = np.frombuffer(saved, "<f4").copy()
+    infinite[3] = np.inf
+    wrong = [saved[:-1], saved + b"\0", b"", infinite.tobytes()]
+    names = [state.name for state in bundle.states]
+    for name in detectors(bundle):
+        half = np.frombuffer(saved, "<f4").copy()
+        half[sum(int(np.prod(state.shape_for(1))) for state in bundle.states[: names.index(name)])] = 0.5
+        wrong.append(half.tobytes())
+    for one in wrong:
+        with pytest.raises(ValueError):
+            runner.restore(0, one)
+        with pytest.raises(ValueError):
+            runner.check(one)
+        assert runner.save(0) == saved
+    runner.check(saved)
