@@ -2,6 +2,7 @@
 
     CopyistError
     ├── InvalidRequestError     400  a field is missing, odd or beyond its limit; `param` names it
+    │   └── InvalidTokenError   400  a state or stream token cannot be used here; `code` says why
     ├── ModelNotFoundError      404  no bundle of that name is served
     ├── BodyTimeoutError        408  the body did not arrive in time
     ├── BodyTooLargeError       413  the body is larger than the limit
@@ -39,7 +40,7 @@ class CopyistError(Exception):
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
-    code: ClassVar[str | None] = None
+    code: str | None = None
 
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -62,6 +63,20 @@ class InvalidRequestError(CopyistError):
 
     status = 400
     type = "invalid_request_error"
+
+
+class InvalidTokenError(InvalidRequestError):
+    """A token, sealed by a service like this one or not, cannot be used for what it was sent with.
+
+    Args:
+        why: one word; the code is `invalid_token_` and this.
+        message: one sentence for the client.
+        param: the request field it came in.
+    """
+
+    def __init__(self, why: str, message: str, param: str | None = None) -> None:
+        super().__init__(message, param)
+        self.code = f"invalid_token_{why}"
 
 
 class ModelNotFoundError(CopyistError):

@@ -1,0 +1,30 @@
+"""A sequence between two steps, as data: what another runner, in another process, needs to go on exactly."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The row as it is before the last symbol or point is read, and what was not told yet.
+
+    The last one is read again by whoever goes on: that is the step whose output the next one is drawn from, so a
+    branch draws with its own seed from its first symbol on.
+
+    Attributes:
+        row: of the runner, as `Runner.save` gives it; empty for a row of zeros.
+        last: the symbol id or offset [dx, dy, pen_up] that is read next.
+        position: symbols or offsets drawn so far; the next is drawn with the numbers of this position.
+        held: characters that were drawn but not told, because a stop string may begin with them.
+        held_trace: a trace byte for each of them that has been read.
+        unfinished: bytes of a character that is not complete.
+        counts: how often each symbol was drawn, where penalties ask for it.
+    """
+
+    row: bytes
+    last: Any
+    position: int
+    held: str = ""
+    held_trace: bytes = b""
+    unfinished: bytes = b""
+    counts: dict[int, int] = field(default_factory=dict)

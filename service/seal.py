@@ -1,0 +1,122 @@
+"""Tokens that only this service can make and read: binary content sealed under a key of the operator's.
+
+A token is base64url without padding of
+
+    version (1 byte) | purpose (1) | key id (4) | nonce (12) | AES-256-GCM of [expiry (8) | content] (16 more)
+
+whose first six bytes are authenticated with the rest; the expiry is in unix seconds. Key and key id are derived from a
+secret by HKDF-SHA256. The first secret seals and all open, so a secret is replaced by putting the new one in front and
+dropping the old one when the last token it sealed has expired.
+"""
+
+import base64
+import binascii
+import os
+import struct
+import time
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from enum import Enum
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from service.errors import InvalidTokenError
+
+VERSION = 1
+MIN_SECRET_CHARS = 32
+_HEAD = struct.Struct("<BB4s")
+_EXPIRY = struct.Struct("<Q")
+_NONCE_BYTES, _TAG_BYTES, _KEY_BYTES = 12, 16, 32
+_OVERHEAD = _HEAD.size + _NONCE_BYTES + _EXPIRY.size + _TAG_BYTES
+
+
+class Purpose(Enum):
+    """What a token is for; one for another purpose is refused."""
+
+    STATE = 1
+    STREAM = 2
+
+
+class Sealer:
+    """Seals and opens tokens.
+
+    Args:
+        secrets: of the operator, each of MIN_SECRET_CHARS at least; without any, one is made up that ends with the
+            process.
+        lifetime_s: how long a token is good for.
+        clock: unix seconds, as all replicas must agree on them.
+    """
+
+    def __init__(self, secrets: Seq[str], lifetime_s: float, clock: Callable[[], float] = time.time) -> None:
+        keys = [_derive(secret) for secret in secrets or [os.urandom(_KEY_BYTES).hex()]]
+        self._ciphers = {name: AESGCM(key) for name, key in keys}
+        self._first = keys[0][0]
+        self._lifetime_s, self._clock = lifetime_s, clock
+
+    def seal(self, purpose: Purpose, content: bytes) -> str:
+        """Return a token that holds content."""
+        head = _HEAD.pack(VERSION, purpose.value, self._first)
+        nonce = os.urandom(_NONCE_BYTES)
+        plain = _EXPIRY.pack(int(self._clock() + self._lifetime_s)) + content
+        sealed = self._ciphers[self._first].encrypt(nonce, plain, head)
+        return base64.urlsafe_b64encode(head + nonce + sealed).rstrip(b"=").decode("ascii")
+
+    def open(self, purpose: Purpose, token: str, max_bytes: int, param: str) -> bytes:
+        """Return the content of a token.
+
+        Args:
+            purpose: that it must have been sealed for.
+            token: as a client sent it.
+            max_bytes: of content; a longer token is not even decoded.
+            param: the request's field, for the error.
+
+        Raises:
+            InvalidTokenError: too long, no token, of another version or purpose, sealed under a key that is not known
+                here, changed, or expired; the code says which.
+        """
+        if len(token) > token_chars(max_bytes):
+            raise InvalidTokenError("too_large", f"{param}: longer than any that is made here.", param)
+        raw = _decode(token)
+        if raw is None or len(raw) < _OVERHEAD:
+            raise InvalidTokenError("malformed", f"{param}: this is no token, or a part of one.", param)
+        version, kind, name = _HEAD.unpack_from(raw)
+        if version != VERSION:
+            raise InvalidTokenError("version", f"{param}: made by another version of the service.", param)
+        if kind != purpose.value:
+            raise InvalidTokenError("purpose", f"{param}: this token is for something else.", param)
+        cipher = self._ciphers.get(name)
+        if cipher is None:
+            raise InvalidTokenError(
+                "unknown_key", f"{param}: sealed under a key that is not, or no longer, known here.", param
+            )
+        start = _HEAD.size + _NONCE_BYTES
+        try:
+            plain = cipher.decrypt(raw[_HEAD.size : start], raw[start:], raw[: _HEAD.size])
+        except InvalidTag:
+            raise InvalidTokenError("damaged", f"{param}: this token was changed after it was made.", param) from None
+        if _EXPIRY.unpack_from(plain)[0] <= self._clock():
+            raise InvalidTokenError("expired", f"{param}: this token has expired.", param)
+        return plain[_EXPIRY.size :]
+
+
+def token_chars(content_bytes: int) -> int:
+    """Return the length of a token with so much content, in characters."""
+    return -(-4 * (_OVERHEAD + content_bytes) // 3)
+
+
+def _derive(secret: str) -> tuple[bytes, bytes]:
+    """Key id and key of a secret."""
+    derived = HKDF(SHA256(), 4 + _KEY_BYTES, None, b"copyist token key").derive(secret.encode())
+    return derived[:4], derived[4:]
+
+
+def _decode(token: str) -> bytes | None:
+    """The bytes of a token in the one spelling that they have, or None."""
+    try:
+        raw = base64.b64decode(token + "=" * (-len(token) % 4), b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return raw if base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii") == token else None
