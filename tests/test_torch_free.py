@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TRAINING_STACK = ("torch", "onnx", "onnxscript", "safetensors", "matplotlib", "jaxtyping", "rich", "tqdm")
+TRAINING_STACK = ("torch", "onnx", "onnxscript", "safetensors", "matplotlib", "jaxtyping", "tqdm")
 
 IMPORT_SERVICE = """
 import importlib, json, pkgutil, sys

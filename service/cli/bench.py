@@ -1,0 +1,101 @@
+"""copyist bench: what a client gets of a server, as it sees it."""
+
+import statistics
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from service.cli.client import Client, connect
+from service.cli.options import Json, Model, Url
+from service.cli.terminal import output, write_bytes
+
+PATH = "/v1/completions"
+PROMPT = "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One stream as its reader saw it: seconds to the first character and to the end, and characters."""
+
+    first_s: float
+    total_s: float
+    characters: int
+
+
+def bench(
+    model: Model = None,
+    requests: Annotated[int, typer.Option(min=1, max=1000, help="Requests, one after the other.")] = 8,
+    streams: Annotated[int, typer.Option(min=1, max=64, help="Then so many at a time, as often.")] = 4,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", min=2, help="Characters of each.")] = 200,
+    json: Json = False,
+    url: Url = None,
+) -> None:
+    """Measure what this client gets: time to the first character and characters per second, alone and in company.
+
+    The client's own work is part of the figures. One request beforehand is not counted.
+    """
+    with connect(url) as client:
+        body = {"model": client.model("text", model), "prompt": PROMPT[:100], "max_tokens": max_tokens, "seed": 1}
+        _follow(client, body)
+        alone, alone_s = _round(client, body, requests, 1)
+        together, together_s = _round(client, body, requests * streams, streams)
+    report = {
+        "server": client.place,
+        "model": body["model"],
+        "prompt_characters": len(body["prompt"]),
+        "max_tokens": max_tokens,
+        "alone": _figures(alone, alone_s),
+        "together": {"streams": streams, **_figures(together, together_s)},
+    }
+    if json:
+        write_bytes(orjson.dumps(report) + b"\n")
+        return
+    screen = output()
+    screen.print(f"{client.place}, {body['model']}, {len(body['prompt'])} characters read, up to {max_tokens} written")
+    for title, figures in (("alone", report["alone"]), (f"{streams} at a time", report["together"])):
+        screen.print(_line(title, figures))
+
+
+def _round(client: Client, body: Mapping[str, Any], count: int, streams: int) -> tuple[list[Timing], float]:
+    """Run `count` requests, `streams` at a time; return each one's timing and the seconds of all."""
+    began = time.perf_counter()
+    with ThreadPoolExecutor(streams) as pool:
+        timings = list(pool.map(lambda at: _follow(client, {**body, "seed": at}), range(count)))
+    return timings, time.perf_counter() - began
+
+
+def _follow(client: Client, body: Mapping[str, Any]) -> Timing:
+    """Read one stream to its end."""
+    began = time.perf_counter()
+    first_s, characters = None, 0
+    for event in client.events(PATH, body):
+        written = sum(len(choice["text"]) for choice in event["choices"])
+        if written and first_s is None:
+            first_s = time.perf_counter() - began
+        characters += written
+    total_s = time.perf_counter() - began
+    return Timing(total_s if first_s is None else first_s, total_s, characters)
+
+
+def _figures(timings: list[Timing], wall_s: float) -> dict[str, float]:
+    """Sum up a round: what its readers saw, and characters of all of them over the time of the whole round."""
+    firsts = sorted(1000 * timing.first_s for timing in timings)
+    return {
+        "requests": len(timings),
+        "characters": sum(timing.characters for timing in timings),
+        "first_character_ms_median": round(statistics.median(firsts), 2),
+        "first_character_ms_max": round(firsts[-1], 2),
+        "characters_per_s": round(sum(timing.characters for timing in timings) / wall_s, 1),
+    }
+
+
+def _line(title: str, figures: Any) -> str:
+    return (
+        f"{title:<14} {figures['requests']:>5} requests   first character {figures['first_character_ms_median']} ms "
+        f"(median), {figures['first_character_ms_max']} ms (slowest)   {figures['characters_per_s']:,} characters/s"
+    )

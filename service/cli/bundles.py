@@ -1,0 +1,47 @@
+"""copyist bundles: what is served, and under which terms."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from rich.table import Table
+
+from service.cli.client import connect
+from service.cli.options import Json, Url
+from service.cli.terminal import output, write_bytes
+
+COLUMNS = ("name", "kind", "network", "figures", "data", "licence", "may be used for")
+# Figures worth a line, with their units; a bundle's own facts hold the rest (--json).
+FIGURES = {
+    "test_bpc": "bits per character",
+    "test_nats_per_line": "nats per line",
+    "cell_work_share": "of dense work",
+}
+
+
+def bundles(json: Json = False, url: Url = None) -> None:
+    """List the bundles that are served: kind, network, figures, data, licence and use.
+
+    In a pipe there is one line for each, its columns separated by tabs.
+    """
+    with connect(url) as client:
+        listed = client.get("/v1/models")
+    screen = output()
+    if json:
+        write_bytes(orjson.dumps(listed) + b"\n")
+    elif screen.is_terminal:
+        table = Table(*COLUMNS, show_lines=True)
+        for card in listed["data"]:
+            table.add_row(*_row(card))
+        screen.print(table, soft_wrap=False)
+    else:
+        write_bytes("".join("\t".join(_row(card)) + "\n" for card in listed["data"]).encode())
+
+
+def _row(card: Mapping[str, Any]) -> list[str]:
+    """One bundle's cells, each on one line."""
+    data, metrics = card["data"], card["metrics"]
+    network = f"{'-'.join(str(size) for size in card['layers'])}, {card['parameters']:,} parameters"
+    figures = [f"{metrics[key]:.4g} {unit}" for key, unit in FIGURES.items() if key in metrics]
+    terms = [str(data.get(key, "not known")) for key in ("name", "licence", "use")]
+    return [" ".join(cell.split()) for cell in (card["id"], card["kind"], network, "; ".join(figures), *terms)]

@@ -1,0 +1,152 @@
+"""The one way in which commands speak with the service: HTTP, to a server elsewhere or to one in this process."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import orjson
+from httpx_sse import EventSource
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.cli.problems import RefusedError, UnreachableError, UsageError
+
+DONE = "[DONE]"
+CONNECT_S, READ_S = 5.0, 600.0
+INSIDE = "http://copyist"
+
+
+class ClientSettings(BaseSettings):
+    """What the commands read from the environment; `serve` and the service in this process have `Settings`."""
+
+    model_config = SettingsConfigDict(env_prefix="COPYIST_", frozen=True, extra="ignore")
+
+    url: str | None = Field(None, description="Server that commands ask; without one, the service runs in the command.")
+    api_key: SecretStr | None = Field(None, description="Key that commands send to it.")
+
+
+class Client:
+    """Asks a service.
+
+    Args:
+        http: bound to its address.
+        place: how to call it in a message.
+    """
+
+    def __init__(self, http: httpx.Client, place: str) -> None:
+        self._http, self.place = http, place
+
+    def get(self, path: str) -> Any:
+        """Return the JSON of a reply.
+
+        Raises:
+            RefusedError: the server said no.
+            UnreachableError: it did not answer.
+        """
+        return _json(self._send("GET", path))
+
+    def post(self, path: str, body: Mapping[str, Any]) -> httpx.Response:
+        """Return a whole reply; raises as `get`."""
+        return self._send("POST", path, body)
+
+    def events(self, path: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Yield the events of a stream as they come; leaving early cancels it at the server.
+
+        Raises:
+            RefusedError: the server said no, at once or in an event.
+            UnreachableError: it did not answer, or the stream broke off.
+        """
+        try:
+            with self._http.stream("POST", path, json={**body, "stream": True}) as response:
+                if response.is_error:
+                    response.read()
+                    raise _refusal(response)
+                for event in EventSource(response).iter_sse():
+                    if event.data == DONE:
+                        return
+                    told = orjson.loads(event.data)
+                    if "error" in told:
+                        raise RefusedError(_sentence(told["error"]))
+                    yield told
+        except httpx.HTTPError as error:
+            raise self._lost(error) from None
+        raise UnreachableError(f"The connection to {self.place} was lost before the end of the reply.")
+
+    def model(self, kind: str, name: str | None) -> str:
+        """Return the name of the model to use: the one given, else the first of a kind (`text` or `ink`)."""
+        if name is not None:
+            return name
+        for card in self.get("/v1/models")["data"]:
+            if card.get("kind") == kind:
+                return str(card["id"])
+        raise RefusedError(f"No model that writes {kind} is served by {self.place}.")
+
+    def _send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> httpx.Response:
+        try:
+            response = self._http.request(method, path, json=body)
+        except httpx.HTTPError as error:
+            raise self._lost(error) from None
+        if response.is_error:
+            raise _refusal(response)
+        return response
+
+    def _lost(self, error: httpx.HTTPError) -> UnreachableError:
+        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+            return UnreachableError(f"No server answers at {self.place}.")
+        return UnreachableError(f"The connection to {self.place} was lost ({type(error).__name__}).")
+
+
+@contextmanager
+def connect(url: str | None) -> Iterator[Client]:
+    """Open the service: the server at `url`, else at COPYIST_URL, else one in this process for as long as the block.
+
+    Raises:
+        UsageError: the URL is none.
+        UnreachableError: the service in this process cannot start.
+    """
+    settings = ClientSettings()
+    address = url if url is not None else settings.url
+    key = settings.api_key.get_secret_value() if settings.api_key else None
+    options: dict[str, Any] = {
+        "headers": {"authorization": f"Bearer {key}"} if key else {},
+        "timeout": httpx.Timeout(READ_S, connect=CONNECT_S),
+    }
+    if address:
+        with httpx.Client(base_url=_base(address), **options) as http:
+            yield Client(http, str(http.base_url).rstrip("/"))
+        return
+    from service.cli.inside import service_inside  # the engine and its libraries, only where they are needed
+
+    with service_inside() as transport, httpx.Client(base_url=INSIDE, transport=transport, **options) as http:
+        yield Client(http, "the service in this process")
+
+
+def _base(address: str) -> httpx.URL:
+    """Check an address; the /v1 that OpenAI's clients want at its end is not needed and does no harm."""
+    try:
+        url = httpx.URL(address.rstrip("/").removesuffix("/v1"))
+    except httpx.InvalidURL:
+        raise UsageError(f"{address!r} is not a URL.") from None
+    if url.scheme not in ("http", "https") or not url.host:
+        raise UsageError(f"{address!r} is not a URL such as http://127.0.0.1:8000.")
+    return url
+
+
+def _json(response: httpx.Response) -> Any:
+    try:
+        return response.json()
+    except ValueError:
+        raise RefusedError(f"{response.url} did not answer with JSON: no server of Copyist, it seems.") from None
+
+
+def _refusal(response: httpx.Response) -> RefusedError:
+    """Say what the server said; one that is not ours may say anything."""
+    try:
+        return RefusedError(_sentence(response.json()["error"]))
+    except (ValueError, KeyError, TypeError):
+        return RefusedError(f"{response.url} answered {response.status_code} {response.reason_phrase}.")
+
+
+def _sentence(error: Mapping[str, Any]) -> str:
+    return str(error["message"])

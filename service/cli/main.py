@@ -1,0 +1,45 @@
+"""copyist: every command is a client of the HTTP service, of one elsewhere (--url) or of one inside the command."""
+
+import sys
+from collections.abc import Sequence
+
+import typer
+from rich.console import Console
+
+from service.cli.bench import bench
+from service.cli.bundles import bundles
+from service.cli.doctor import doctor
+from service.cli.generate import generate
+from service.cli.problems import INTERRUPTED, CommandError
+from service.cli.serve import serve
+from service.cli.terminal import messages
+from service.cli.write import write
+
+app = typer.Typer(
+    help="Write text and handwriting with a Hierarchical Multiscale LSTM, and see where it ends its segments.",
+    epilog="Exit codes: 0 done, 1 the server said no, 2 wrong usage, 3 no server, 130 Ctrl-C.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+for command in (serve, generate, write, bundles, bench, doctor):
+    app.command()(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit with its code.
+
+    Args:
+        arguments: without the program's name; those of the process if not given.
+    """
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="copyist")
+    except CommandError as error:
+        _complain(messages(), str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def _complain(console: Console, sentence: str) -> None:
+    console.print("error: ", style="red", end="")
+    console.print(sentence)

@@ -1,0 +1,40 @@
+"""Arguments that several commands share, and how text reaches them."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from service.cli.problems import UsageError
+
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        metavar="URL",
+        help="Server to ask (COPYIST_URL; its key in COPYIST_API_KEY). Without one, the service runs in the command.",
+        show_default=False,
+    ),
+]
+Model = Annotated[
+    str | None, typer.Option("--model", "-m", help="Name of the bundle; else the first that fits.", show_default=False)
+]
+Seed = Annotated[int | None, typer.Option(help="The same seed gives the same result.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print the server's reply as it is, on one line.")]
+
+
+def given(**fields: Any) -> dict[str, Any]:
+    """Return the fields that have a value; the others are left to the server's defaults."""
+    return {name: value for name, value in fields.items() if value not in (None, [])}
+
+
+def standard_input() -> str:
+    """Return what is piped in, without the line break at its end that `echo` makes.
+
+    Raises:
+        UsageError: it is not UTF-8.
+    """
+    try:
+        return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"Standard input is not UTF-8 (byte {error.start}).") from None
