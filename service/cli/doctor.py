@@ -200,4 +200,4 @@ def _print(findings: list[Finding], listed: list[Setting], *, json: bool) -> Non
         screen.print(table, soft_wrap=False)
     else:
         for row in listed:
-            screen.print(f"{row.variable}={row.value}\t{row.source}")
+            write_bytes(f"{row.variable}={row.value}\t{row.source}\n".encode())
