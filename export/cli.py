@@ -36,6 +36,7 @@ class StoredAs(StrEnum):
 
     float32 = "float32"
     float16 = "float16"
+    int8 = "int8"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -60,7 +61,7 @@ def build(
     ] = None,
     precision: Annotated[StoredAs, typer.Option(help="How matrices are stored.")] = StoredAs.float32,
     compare: Annotated[
-        bool, typer.Option("--compare/--no-compare", help="With float16, measure float32 too, to show what it costs.")
+        bool, typer.Option("--compare/--no-compare", help="Measure float32 too, to show what less costs.")
     ] = True,
     data_name: Annotated[str | None, typer.Option(help="Name of the data, where the checkpoint is wrong.")] = None,
     data_licence: Annotated[str | None, typer.Option(help="Licence of the data.")] = None,

@@ -4,7 +4,7 @@ Every one takes and gives the state by the names of the bundle (`h1` ... `e3`), 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from export.graph import load_script
-from export.weights import state_specs
+from export.weights import Precision, distance_to_tie, round_hidden, state_specs
 from model.heads import CORRELATION_LIMIT, LOG_SCALE_CEILING, LOG_SCALE_FLOOR
 from model.network import Network
 from model.reference import Reference, RowState, RowStep
@@ -20,6 +20,8 @@ from model.state import NetworkState
 
 Array = NDArray[Any]
 State = dict[str, Array]
+
+TIE = 1e-6  # float32 engines and the judge differ by less than this in any h after one step
 
 
 class Engine(Protocol):
@@ -79,19 +81,30 @@ class Judgement:
         state: by name, as the engines give it.
         logits: detector logits (B, L - 1), NaN where no detector was read.
         operations: (B, L): 0 COPY, 1 UPDATE, 2 FLUSH.
+        tied: (B,), True where some h that was rounded lay so close to the middle between two steps that float32 may
+            round it to the other side.
     """
 
     output: Array
     state: State
     logits: Array
     operations: Array
+    tied: NDArray[np.bool_]
 
 
 class Judge:
-    """`model.reference`, row by row, literally, in float64; its state is its own."""
+    """`model.reference`, row by row, literally, in float64; its state is its own.
 
-    def __init__(self, network: Network, rows: int) -> None:
-        self._reference: Reference = network.reference()
+    Args:
+        network: with the weights that are in the files.
+        rows: B.
+        precision: of the files; in int8 products read rounded h.
+    """
+
+    def __init__(self, network: Network, rows: int, precision: Precision = "float32") -> None:
+        reference: Reference = network.reference()
+        self._reference = replace(reference, read=self._read) if precision == "int8" else reference
+        self._nearest_tie = np.inf
         self._text = network.config.kind == "text"
         self._gated = network.config.cell == "hmlstm"
         widths = np.cumsum(network.config.hidden)[:-1]
@@ -109,24 +122,33 @@ class Judge:
             if self._gated and number < len(self._out):
                 named[f"z{number}"] = np.array([row[layer].z for row in self._rows])
             if self._gated and layer:
-                named[f"e{number}"] = h @ self._out[layer]
+                named[f"e{number}"] = self._reference.read(h) @ self._out[layer]
         return named
 
     def step(self, x: Array) -> Judgement:
         """Take one step on every row."""
         outputs: list[Array] = []
         done: list[list[RowStep]] = []
+        tied = np.zeros(len(self._rows), bool)
         for row, states in enumerate(self._rows):
+            self._nearest_tie = np.inf
             output, steps = self._reference.step(int(x[row]) if self._text else x[row].astype(np.float64), states)
             outputs.append(output if self._text else pack(output))
             done.append(steps)
+            tied[row] = self._nearest_tie < TIE
         self._rows = [[step.state for step in steps] for steps in done]
         return Judgement(
             output=np.stack(outputs),
             state=self.state(),
             logits=np.array([[step.logit for step in steps[:-1]] for steps in done]).reshape(len(done), -1),
             operations=np.array([[step.operation for step in steps] for steps in done]),
+            tied=tied,
         )
+
+    def _read(self, h: Array) -> Array:
+        """Round h for a product and note how close a call that was."""
+        self._nearest_tie = min(self._nearest_tie, distance_to_tie(h))
+        return round_hidden(h)
 
 
 def pack(raw: Array) -> Array:

@@ -14,52 +14,108 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from export.weights import NORM_EPSILON, LayerWeights, StepWeights, state_specs
+from export.weights import (
+    NORM_EPSILON,
+    LayerWeights,
+    Precision,
+    StepWeights,
+    hidden_step,
+    product_scale,
+    quantise,
+    state_specs,
+)
 from model.heads import CORRELATION_LIMIT, LOG_SCALE_CEILING, LOG_SCALE_FLOOR
 
 
-class Matrix(nn.Module):
-    """A matrix, kept in float32 for computing and stored in float16 where that loses nothing; a product is folded.
+class Table(nn.Module):
+    """Layer 1's share of the input: the product of the embedding and layer 1's input weights, multiplied once.
+
+    The file keeps the two factors, in float16 where that loses nothing.
 
     Attributes:
-        value: (rows, columns) float32.
+        value: (V, N) float32, or (3, N) for ink.
     """
 
     is_half: Final[bool]
-    folded: Final[bool]
     left: Tensor
     right: Tensor
     value: Tensor
 
-    def __init__(self, left: Tensor, right: Tensor | None, half: bool) -> None:
+    def __init__(self, left: Tensor, right: Tensor, half: bool) -> None:
         super().__init__()
         self.is_half = half
-        self.folded = right is not None
-        self.register_buffer("left", left if right is not None else torch.empty(0))
-        self.register_buffer("right", right if right is not None else torch.empty(0))
-        self.register_buffer("value", left if right is None else left @ right)
+        self.register_buffer("left", left)
+        self.register_buffer("right", right)
+        self.register_buffer("value", left @ right)
 
     def forward(self) -> Tensor:
-        """Return the matrix."""
+        """Return the table."""
         return self.value
 
     @torch.jit.export
     def __getstate__(self) -> tuple[Tensor, Tensor, bool]:
         """What the file keeps."""
-        stored, other = (self.left, self.right) if self.folded else (self.value, self.right)
-        return (stored.half(), other.half(), self.training) if self.is_half else (stored, other, self.training)
+        if self.is_half:
+            return self.left.half(), self.right.half(), self.training
+        return self.left, self.right, self.training
 
     @torch.jit.export
     def __setstate__(self, state: tuple[Tensor, Tensor, bool]) -> None:
         """Unpack what the file kept."""
-        stored, other = state[0].float(), state[1].float()
-        self.left = stored if self.folded else other
-        self.right = other
-        self.value = torch.mm(stored, other) if self.folded else stored
+        self.left, self.right = state[0].float(), state[1].float()
+        self.value = torch.mm(self.left, self.right)
         self.training = state[2]
+
+
+class Product(nn.Module):
+    """Rows times a matrix. In int8 the rows, values of h, are rounded, and both sides are whole numbers in float32.
+
+    Sums of up to 1,000 products of whole numbers up to 63 and 127 stay below 2^24, so float32 adds them without error,
+    in any order, as an integer product would.
+
+    Attributes:
+        value: (rows, columns) float32; whole numbers in int8.
+        scale: (columns,) that belongs to them in int8.
+    """
+
+    precision: Final[str]
+    step: Final[float]
+    value: Tensor
+    scale: Tensor
+
+    def __init__(self, matrix: object, precision: Precision) -> None:
+        super().__init__()
+        values = np.zeros((0, 0), np.float32) if matrix is None else np.asarray(matrix, np.float32)
+        self.precision = precision
+        self.step = float(hidden_step())
+        scale = np.zeros(0, np.float32)
+        if precision == "int8" and values.size:
+            codes, columns = quantise(values)
+            values, scale = codes.astype(np.float32), product_scale(columns)
+        self.register_buffer("value", torch.from_numpy(values))
+        self.register_buffer("scale", torch.from_numpy(scale))
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Return the product (n, columns) of rows (n, K)."""
+        if self.precision == "int8":
+            return torch.mm(torch.round(h / self.step), self.value) * self.scale
+        return torch.mm(h, self.value)
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[Tensor, Tensor, bool]:
+        """What the file keeps."""
+        if self.precision == "int8":
+            return self.value.to(torch.int8), self.scale, self.training
+        return (self.value.half() if self.precision == "float16" else self.value), self.scale, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[Tensor, Tensor, bool]) -> None:
+        """Unpack what the file kept."""
+        self.value, self.scale, self.training = state[0].float(), state[1], state[2]
 
 
 class GatedLayer(nn.Module):
@@ -72,15 +128,15 @@ class GatedLayer(nn.Module):
     gain: Tensor
     bias: Tensor
 
-    def __init__(self, weights: LayerWeights, half: bool) -> None:
+    def __init__(self, weights: LayerWeights, precision: Precision) -> None:
         super().__init__()
         self.size = weights.size
         self.detects = weights.detects
         self.normed = weights.gain is not None
         self.epsilon = NORM_EPSILON
-        self.own = Matrix(torch.from_numpy(weights.own), None, half)
-        self.above = Matrix(_tensor(weights.above), None, half)
-        self.out = Matrix(torch.from_numpy(weights.out), None, half)
+        self.own = Product(weights.own, precision)
+        self.above = Product(weights.above, precision)
+        self.out = Product(weights.out, precision)
         self.register_buffer("gain", _tensor(weights.gain))
         self.register_buffer("bias", torch.from_numpy(weights.bias))
 
@@ -96,11 +152,11 @@ class GatedLayer(nn.Module):
             z_prev: (n,), own boundary at the step before; zeros on top.
             c_prev: (n, H).
         """
-        s = torch.mm(own, self.own()) + source
+        s = self.own(own) + source
         if self.detects:
             flushed = torch.nonzero(z_prev).flatten()
             if flushed.numel() > 0:
-                s = s.index_add(0, flushed, torch.mm(h_above.index_select(0, flushed), self.above()))
+                s = s.index_add(0, flushed, self.above(h_above.index_select(0, flushed)))
         gates, logit = self.normalise(s)
         f, i, o, g = gates.chunk(4, dim=1)
         kept = torch.sigmoid(f) * c_prev
@@ -108,7 +164,7 @@ class GatedLayer(nn.Module):
             kept = kept * (1 - z_prev).unsqueeze(1)
         c = torch.sigmoid(i) * torch.tanh(g) + kept
         h = torch.sigmoid(o) * torch.tanh(c)
-        return h, c, (logit > 0).to(c.dtype), torch.mm(h, self.out())
+        return h, c, (logit > 0).to(c.dtype), self.out(h)
 
     def normalise(self, s: Tensor) -> tuple[Tensor, Tensor]:
         """Return the gates (n, 4H) and the detector's logit (n,), 0 where there is none."""
@@ -148,10 +204,11 @@ class GatedStep(nn.Module):
             spec.name: (spec.shape[1] if len(spec.shape) == 2 and isinstance(spec.shape[1], int) else 0)
             for spec in state_specs(config)
         }
-        self.embedding = Matrix(torch.from_numpy(weights.embedding), torch.from_numpy(weights.input), weights.half)
+        half = weights.precision != "float32"
+        self.embedding = Table(torch.from_numpy(weights.embedding), torch.from_numpy(weights.input), half)
         self.register_buffer("embedding_bias", _tensor(weights.embedding_bias))
-        self.layers = nn.ModuleList(GatedLayer(layer, weights.half) for layer in weights.layers)
-        self.head = Matrix(torch.from_numpy(weights.head), None, weights.half)
+        self.layers = nn.ModuleList(GatedLayer(layer, weights.precision) for layer in weights.layers)
+        self.head = Product(weights.head, "float16" if half else "float32")
         self.register_buffer("head_bias", torch.from_numpy(weights.head_bias))
 
     @torch.jit.export
@@ -219,7 +276,7 @@ class GatedStep(nn.Module):
         summed = gates[:, 0:1] * sent[0][:, self.num_layers :]
         for index in range(1, self.num_layers):
             summed = summed + gates[:, index : index + 1] * sent[index][:, self.num_layers :]
-        raw = torch.mm(torch.relu(summed), self.head()) + self.head_bias
+        raw = self.head(torch.relu(summed)) + self.head_bias
         return raw if self.text else self.mixture(raw)
 
     def mixture(self, raw: Tensor) -> Tensor:

@@ -22,7 +22,19 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from export.bundle import TensorSpec
-from export.weights import NORM_EPSILON, LayerWeights, StepWeights, input_spec, output_spec, state_specs
+from export.weights import (
+    HIDDEN_ZERO,
+    NORM_EPSILON,
+    LayerWeights,
+    Precision,
+    StepWeights,
+    hidden_step,
+    input_spec,
+    output_spec,
+    product_scale,
+    quantise,
+    state_specs,
+)
 from model.heads import CORRELATION_LIMIT, LOG_SCALE_CEILING, LOG_SCALE_FLOOR
 
 OPSET = 18
@@ -34,25 +46,41 @@ class Graph:
 
     Args:
         prefix: set before every name, so that names are unique across branches.
-        half: store float32 matrices as float16 with a Cast, which ONNX Runtime folds away when it loads.
+        precision: how matrices are stored. float16 comes with a Cast, which ONNX Runtime folds away when it loads.
     """
 
-    def __init__(self, prefix: str, half: bool) -> None:
+    def __init__(self, prefix: str, precision: Precision) -> None:
         self.prefix = prefix
-        self.half = half
+        self.precision = precision
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, TensorProto] = {}
 
     def constant(self, name: str, values: NDArray[np.generic]) -> str:
         """Store an array under a name and return the name of the tensor."""
         full = f"{self.prefix}{name}"
-        if self.half and values.dtype == np.float32 and values.ndim == 2:
+        if self.precision != "float32" and values.dtype == np.float32 and values.ndim == 2:
             stored = f"{full}.half"
             self.constants[stored] = numpy_helper.from_array(values.astype(np.float16), stored)
             self.nodes.append(helper.make_node("Cast", [stored], [full], name=f"{full}.cast", to=TensorProto.FLOAT))
         else:
             self.constants[full] = numpy_helper.from_array(np.ascontiguousarray(values), full)
         return full
+
+    def product(self, name: str, hidden: str, weight: str, matrix: NDArray[np.float32], add: str = "") -> str:
+        """Multiply an h with a matrix that is stored under the name `weight`, and add a tensor if one is given.
+
+        In int8 the integer product carries the plain name, so that a profile shows it under the same one as a Gemm.
+        """
+        if self.precision != "int8":
+            return self("Gemm", name, hidden, self.constant(weight, matrix), *([add] if add else []))
+        codes, scale = quantise(matrix)
+        zero = self.constant(f"{name}.zero", np.array(HIDDEN_ZERO, np.uint8))
+        step = self.constant(f"{name}.step", np.array(hidden_step()))
+        rounded = self("QuantizeLinear", f"{name}.codes", hidden, step, zero)
+        total = self("MatMulInteger", name, rounded, self.constant(weight, codes), zero)
+        real = self("Cast", f"{name}.real", total, to=TensorProto.FLOAT)
+        scaled = self("Mul", f"{name}.scaled", real, self.constant(f"{weight}.scale", product_scale(scale)))
+        return self("Add", f"{name}.sum", scaled, add) if add else scaled
 
     def axis(self, *sizes: int) -> str:
         """Store a small list of integers (a shape or sizes), once per graph."""
@@ -87,7 +115,7 @@ class Graph:
 def build(weights: StepWeights) -> bytes:
     """Return the step as an ONNX file with everything inside."""
     config = weights.config
-    graph = Graph("", weights.half)
+    graph = Graph("", weights.precision)
     following: dict[str, str] = {}
     sent: list[str] = []
     below, z_below = "", ""
@@ -119,7 +147,7 @@ def _first_layer(graph: Graph, weights: StepWeights) -> dict[str, str]:
         source = graph("Gather", "input.source", table, "token")
     else:
         source = graph("Gemm", "input.source", "offset", table, graph.constant("input.bias", weights.embedding_bias))
-    s = graph("Gemm", "layer1.own", "h1", graph.constant("layer1.own.weight", layer.own), source)
+    s = graph.product("layer1.own", "h1", "layer1.own.weight", layer.own, source)
     if layer.detects:
         flushed = graph("NonZero", "layer1.flushed", "z1")
         s = _top_down(graph, layer, 1, s, flushed, flushed)
@@ -129,7 +157,7 @@ def _first_layer(graph: Graph, weights: StepWeights) -> dict[str, str]:
 def _plain_layer(graph: Graph, number: int, layer: LayerWeights, below: str) -> dict[str, str]:
     """An upper layer of the LSTM control: every row is computed."""
     both = graph("Concat", f"layer{number}.both", f"h{number}", below, axis=1)
-    s = graph("Gemm", f"layer{number}.own", both, graph.constant(f"layer{number}.own.weight", layer.own))
+    s = graph.product(f"layer{number}.own", both, f"layer{number}.own.weight", layer.own)
     return _cell(graph, layer, number, s, f"c{number}", "")
 
 
@@ -139,7 +167,7 @@ def _gated_layer(
     """An upper layer: the rows that do not COPY, inside a branch that is taken only when there are any."""
     name = f"layer{number}"
     due = outer("Max", f"{name}.due", f"z{number}", z_below) if layer.detects else z_below
-    graph = Graph("", outer.half)
+    graph = Graph("", outer.precision)
     found = graph("NonZero", f"{name}.found", due)
     rows = graph("Reshape", f"{name}.rows", found, graph.axis(-1))
     places = graph("Reshape", f"{name}.places", found, graph.axis(-1, 1))
@@ -149,7 +177,7 @@ def _gated_layer(
         column = graph("Reshape", f"{name}.z_below.column", opened, graph.axis(-1, 1))
         fresh = graph("Mul", f"{name}.h_below.open", fresh, column)
     both = graph("Concat", f"{name}.both", graph("Gather", f"{name}.h", f"h{number}", rows), fresh, axis=1)
-    s = graph("Gemm", f"{name}.own", both, graph.constant(f"{name}.own.weight", layer.own))
+    s = graph.product(f"{name}.own", both, f"{name}.own.weight", layer.own)
     z_prev = ""
     if layer.detects:
         z_prev = graph("Gather", f"{name}.z", f"z{number}", rows)
@@ -160,7 +188,7 @@ def _gated_layer(
     widths = {"h": layer.size, "c": layer.size, "e": width, "z": 0}
     updated = {key: graph("ScatterND", f"{name}.{key}.new", kept[key], places, value) for key, value in done.items()}
     # The other branch hands the old tensors on.
-    idle = Graph("", half=False)
+    idle = Graph("", "float32")
     same = {key: idle("Identity", f"{name}.{key}.same", kept[key]) for key in done}
     anyone = outer("Greater", f"{name}.anyone", outer("ReduceMax", f"{name}.most", due, keepdims=0), outer.number(0))
     results = outer.split(
@@ -184,7 +212,7 @@ def _top_down(graph: Graph, layer: LayerWeights, number: int, s: str, local: str
     rows = graph("Reshape", f"{name}.rows", flushed, graph.axis(-1))
     places = graph("Reshape", f"{name}.places", local, graph.axis(-1, 1))
     h_above = graph("Gather", f"{name}.h", f"h{number + 1}", rows)
-    product = graph("Gemm", f"{name}.product", h_above, graph.constant(f"{name}.weight", layer.above))
+    product = graph.product(f"{name}.product", h_above, f"{name}.weight", layer.above)
     return graph("ScatterND", f"{name}.sum", s, places, product, reduction="add")
 
 
@@ -207,7 +235,7 @@ def _cell(
     )
     c = graph("Add", f"{name}.c.rows", written, kept)
     h = graph("Mul", f"{name}.h.rows", graph("Sigmoid", f"{name}.o.gate", out), graph("Tanh", f"{name}.c.squashed", c))
-    done = {"h": h, "c": c, "e": graph("Gemm", f"{name}.e.rows", h, graph.constant(f"{name}.out.weight", layer.out))}
+    done = {"h": h, "c": c, "e": graph.product(f"{name}.e.rows", h, f"{name}.out.weight", layer.out)}
     if logit:
         fires = graph("Cast", f"{name}.fires", graph("Greater", f"{name}.over", logit, graph.number(0)), to=1)
         flat = graph("Reshape", f"{name}.z.rows", fires, graph.axis(-1))

@@ -28,6 +28,10 @@ FRESH_STEPS, FRESH_ROWS = 1_000, 4
 MISMATCH_SHARE = 1e-4
 # First steps of the golden trace on this machine against the recorded ones of another: float32, some dozen steps.
 GOLDEN_TOLERANCE = 1e-4
+# In int8 an h near the middle between two multiples of 1/63 may be rounded to either, and then a row goes on a little
+# apart from the recorded one; and from the other engine's, though in few steps and by little.
+GOLDEN_TOLERANCE_INT8 = 0.5
+TIED_SHARE, TIED_TOLERANCE = 0.02, 0.2
 
 
 class VerifyError(Exception):
@@ -48,12 +52,16 @@ def verify(folder: Path) -> list[str]:
     found.append(f"parity.json is of these files and passed on {report['trace']['steps']} steps")
     onnx_step, script_step = _open(loaded)
     found.append("both graphs open, with the inputs, outputs and states of the manifest")
+    is_int8 = loaded.model.get("precision") == "int8"
+    tolerance = GOLDEN_TOLERANCE_INT8 if is_int8 else GOLDEN_TOLERANCE
     for name, engine in (("ONNX Runtime", onnx_step), ("TorchScript", script_step)):
-        followed, total = replay(name, engine, report["golden"])
+        followed, total = replay(name, engine, report["golden"], tolerance)
         found.append(f"{name} took the recorded boundaries on {followed} of {total} row-steps of the golden trace")
     seed = int(loaded.fingerprint[:8], 16)
     fresh = trace.sampled(onnx_step, FRESH_ROWS, FRESH_STEPS, seed)
-    found.append(f"TorchScript and ONNX Runtime agree on {fresh.source}: {agree(onnx_step, script_step, fresh)}")
+    found.append(
+        f"TorchScript and ONNX Runtime agree on {fresh.source}: {agree(onnx_step, script_step, fresh, is_int8=is_int8)}"
+    )
     skipping, batch = rows_multiplied(loaded.graph, config, fresh), batch_invariance(onnx_step, fresh)
     for fault in [*skipping.faults(), *batch.faults()]:
         raise VerifyError(fault)
@@ -79,7 +87,9 @@ def config_of(loaded: Bundle) -> ModelConfig:
         raise VerifyError(f"the manifest's model is not a configuration: {error}") from None
 
 
-def replay(name: str, engine: Engine, golden: Mapping[str, Any]) -> tuple[int, int]:
+def replay(
+    name: str, engine: Engine, golden: Mapping[str, Any], tolerance: float = GOLDEN_TOLERANCE
+) -> tuple[int, int]:
     """Feed the golden trace to an engine and compare with what the judge did.
 
     A row is followed until its boundaries differ from the recorded ones. In the first steps, before rounding errors can
@@ -107,7 +117,7 @@ def replay(name: str, engine: Engine, golden: Mapping[str, Any]) -> tuple[int, i
                 on_track[row] = False
         if now < len(outputs) and on_track.any():
             worst = float(parity.differences(output, outputs[now])[on_track].max())
-            if not worst <= GOLDEN_TOLERANCE:
+            if not worst <= tolerance:
                 raise VerifyError(f"{name}: outputs differ by {worst:.2g} from the recorded ones at golden step {now}")
         if now == len(outputs) - 1 and not on_track.any():
             raise VerifyError(f"{name}: no row took the recorded boundaries over the first {now + 1} golden steps")
@@ -176,14 +186,14 @@ def _open(loaded: Bundle) -> tuple[OnnxStep, ScriptStep]:
     return onnx_step, script_step
 
 
-def agree(first: OnnxStep, second: ScriptStep, fresh: trace.Trace) -> str:
+def agree(first: OnnxStep, second: ScriptStep, fresh: trace.Trace, *, is_int8: bool = False) -> str:
     """Give both engines the same state at every step and compare; return the figures as words.
 
     Raises:
         VerifyError: outputs or states differ by more than rounding, or boundaries more often than it can explain.
     """
     state = first.zeros(fresh.rows)
-    worst, decisions, mismatches = 0.0, 0, 0
+    worst, decisions, mismatches, tied = 0.0, 0, 0, 0
     for x in fresh.inputs:
         output, following = first.step(x, state)
         other, theirs = second.step(x, state)
@@ -193,11 +203,19 @@ def agree(first: OnnxStep, second: ScriptStep, fresh: trace.Trace) -> str:
             differs = (following[name] != theirs[name]) & ~parted
             mismatches += int(differs.sum())
             parted |= differs
+        off = np.zeros(fresh.rows)
         for mine, yours in [(output, other), *((following[name], theirs[name]) for name in state if name[0] != "z")]:
-            worst = max(worst, float(np.where(parted, 0, parity.differences(mine, yours)).max()))
+            off = np.maximum(off, np.where(parted, 0, parity.differences(mine, yours)))
+        if is_int8:
+            rounded_apart = (off > 2 * parity.STEP.output) & (off <= TIED_TOLERANCE)
+            tied += int(rounded_apart.sum())
+            off[rounded_apart] = 0
+        worst = max(worst, float(off.max()))
         state = following
     if not worst <= 2 * parity.STEP.output:
         raise VerifyError(f"TorchScript and ONNX Runtime differ by {worst:.2g} in one step")
+    if tied > TIED_SHARE * fresh.steps * fresh.rows:
+        raise VerifyError(f"TorchScript and ONNX Runtime round to different sides in {tied} row-steps, too many")
     if mismatches > max(1, MISMATCH_SHARE * decisions):
         raise VerifyError(f"TorchScript and ONNX Runtime differ in {mismatches} of {decisions} boundaries")
     return f"largest difference {worst:.1e}, {mismatches} of {decisions} boundaries differ"

@@ -3,8 +3,15 @@
 Both graphs, TorchScript and ONNX, are built from the same `StepWeights`, so that they differ in nothing but the machine
 that runs them. What a layer sends to the output module (its share of the gates' logits and its projection, Eqs. 11-12)
 changes only when the layer does; it is one product, and its result is carried as the state `e`.
+
+In `int8` every matrix that multiplies an h is stored in 8 bits with a scale per column, and h, which never leaves
+(-1, 1), is rounded to steps of 1/63 before the product. Both scales are fixed, so a row's result cannot depend on
+other rows, and sums of integers are exact in any order. Why 1/63 and not 1/127: processors without VNNI instructions
+add two products of a pair in 16 bits; with |h| <= 63 steps around a zero point of 64 these hold at most
+2 * 127 * 127 = 32,258, so nothing saturates on any of them. The other matrices (embedding, head) stay floating point.
 """
 
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,9 +26,23 @@ from model.config import ModelConfig
 from model.network import Network
 
 Array = NDArray[np.float32]
-Precision = Literal["float32", "float16"]
+Precision = Literal["float32", "float16", "int8"]
 
-__all__ = ["NORM_EPSILON", "ExportError", "LayerWeights", "Precision", "StepWeights", "round_weights", "state_specs"]
+__all__ = [
+    "NORM_EPSILON",
+    "ExportError",
+    "LayerWeights",
+    "Precision",
+    "StepWeights",
+    "quantise",
+    "round_hidden",
+    "round_weights",
+    "state_specs",
+]
+
+HIDDEN_STEPS = 63  # h is rounded to multiples of 1/63
+HIDDEN_ZERO = 64  # and stored as an unsigned byte, 1 to 127
+WEIGHT_STEPS = 127  # a column's largest weight is so many of its steps
 
 
 class ExportError(Exception):
@@ -66,7 +87,7 @@ class StepWeights:
         embedding_bias: (N,) for ink, already multiplied by `input`; None for text.
         layers: from layer 1 up.
         head, head_bias: (O, outputs) and (outputs,).
-        half: whether the matrices hold float16 values and are to be stored as such.
+        precision: what the matrices hold, and how they are to be stored.
     """
 
     config: ModelConfig
@@ -76,7 +97,7 @@ class StepWeights:
     layers: tuple[LayerWeights, ...]
     head: Array
     head_bias: Array
-    half: bool
+    precision: Precision
 
     @classmethod
     def of(cls, network: Network, precision: Precision = "float32") -> "StepWeights":
@@ -99,7 +120,7 @@ class StepWeights:
             layers=tuple(_layer(network, index) for index in range(config.num_layers)),
             head=_array(network.output.weight),
             head_bias=_array(network.output.bias),
-            half=precision == "float16",
+            precision=precision,
         )
 
 
@@ -128,13 +149,54 @@ def round_weights(network: Network, precision: Precision) -> Network:
         ExportError: a weight is not finite, or too large for float16.
     """
     rounded = deepcopy(network).to(device="cpu", dtype=torch.float32).eval()
+    hidden = {id(parameter) for parameter, _ in _read_by_hidden(rounded)} if precision == "int8" else set()
     with torch.no_grad():
         for name, parameter in rounded.named_parameters():
-            if precision == "float16" and parameter.ndim == 2:
+            if parameter.ndim == 2 and precision != "float32" and id(parameter) not in hidden:
                 parameter.copy_(parameter.half().float())
             if not bool(torch.isfinite(parameter).all()):
                 raise ExportError(f"{name} holds a value that is not finite in {precision}")
+        if precision == "int8":
+            for parameter, rows in _read_by_hidden(rounded):
+                parameter[rows] = torch.from_numpy(dequantise(*quantise(_array(parameter[rows]))))
     return rounded
+
+
+def quantise(matrix: Array) -> tuple[NDArray[np.int8], Array]:
+    """Return codes (K, N) int8 in -127..127 and a scale (N,) float32 per column, with matrix ~ codes * scale.
+
+    A matrix that is already rounded comes out as it is: its largest weight is 127 steps of its column.
+    """
+    largest = np.abs(matrix).max(axis=0).astype(np.float64)
+    scale = np.where(largest > 0, largest, 1.0) / WEIGHT_STEPS
+    return np.rint(matrix / scale).astype(np.int8), scale.astype(np.float32)
+
+
+def dequantise(codes: NDArray[np.int8], scale: Array) -> Array:
+    """Return the matrix (K, N) that codes and scales stand for."""
+    return (codes * scale.astype(np.float64)).astype(np.float32)
+
+
+def hidden_step() -> np.float32:
+    """Return the step to which h is rounded, as the files store it."""
+    return np.float32(1 / HIDDEN_STEPS)
+
+
+def product_scale(scale: Array) -> Array:
+    """Return what turns a product of codes into numbers, (N,): a column's step times that of h."""
+    return (scale.astype(np.float64) / HIDDEN_STEPS).astype(np.float32)
+
+
+def round_hidden(h: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return hidden values as an int8 product reads them: multiples of 1/63, halves to the even one."""
+    rounded: NDArray[np.float64] = np.rint(h * HIDDEN_STEPS) / HIDDEN_STEPS
+    return rounded
+
+
+def distance_to_tie(h: NDArray[np.float64]) -> float:
+    """Return how far the nearest of some hidden values is from the middle between two steps, in h."""
+    fraction = h * HIDDEN_STEPS - np.floor(h * HIDDEN_STEPS)
+    return float(np.abs(fraction - 0.5).min()) / HIDDEN_STEPS
 
 
 def state_specs(config: ModelConfig) -> tuple[StateSpec, ...]:
@@ -178,6 +240,22 @@ def _layer(network: Network, index: int) -> LayerWeights:
         bias=_array(layer.bias),
         out=np.concatenate([_array(network.output.gate)[place], _array(network.output.project)[place]], axis=1),
     )
+
+
+def _read_by_hidden(network: Network) -> Iterator[tuple[torch.nn.Parameter, NDArray[np.int64]]]:
+    """Yield the parameters that multiply an h and the rows of them that become one matrix, as `_layer` cuts them."""
+    first = 0
+    for index, size in enumerate(network.config.hidden):
+        layer = network.layer(index)
+        rows = np.arange(len(layer.weight))
+        is_above = (rows >= size) & (rows < size + layer.above)
+        yield layer.weight, rows[~is_above]
+        if layer.above:
+            yield layer.weight, rows[is_above]
+        place = np.arange(first, first + size)
+        yield network.output.gate, place
+        yield network.output.project, place
+        first += size
 
 
 def _array(tensor: Any) -> Array:

@@ -5,7 +5,7 @@ Where the paper is silent: where z below is 0, z is 0 too ("nested") or read fro
 takes its statistics over the 4H gate pre-activations and applies them to the detector's column too (docs/adr).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +55,7 @@ def step_layer(
     z_below: float,
     source: Array | None = None,
     copy_boundary: str = "nested",
+    read: Callable[[Array], Array] = np.asarray,
 ) -> RowStep:
     """Return one layer's step.
 
@@ -67,17 +68,18 @@ def step_layer(
         z_below: 0 or 1; 1 for layer 1.
         source: the embedded input's share of s (N,), layer 1 only.
         copy_boundary: "nested" or "recompute".
+        read: what a product sees of an h; as it is, unless a file rounds it.
     """
     chosen = operation(previous.z, z_below)
     if chosen == COPY and (copy_boundary == "nested" or h_above is None):
         return RowStep(RowState(previous.h.copy(), previous.c.copy(), 0.0), COPY, float("nan"))
 
     weight = weights["weight"]
-    s = previous.h @ weight[:size]
+    s = read(previous.h) @ weight[:size]
     if h_above is not None and previous.z == 1:
-        s = s + h_above @ weight[size : size + len(h_above)]
+        s = s + read(h_above) @ weight[size : size + len(h_above)]
     if h_below is not None and z_below == 1:
-        s = s + h_below @ weight[-len(h_below) :]
+        s = s + read(h_below) @ weight[-len(h_below) :]
     if source is not None:
         s = s + source
     if "gain" in weights:
@@ -108,6 +110,7 @@ class Reference:
         head, head_bias: (O, outputs) and (outputs,).
         text: whether the input is a symbol's id (else a pen offset).
         lstm: the control: every layer UPDATEs at every step.
+        read: what a product sees of an h.
     """
 
     layers: Sequence[Mapping[str, Array]]
@@ -121,6 +124,7 @@ class Reference:
     text: bool = True
     lstm: bool = False
     copy_boundary: str = "nested"
+    read: Callable[[Array], Array] = np.asarray
 
     def zeros(self) -> list[RowState]:
         """The state before the first step."""
@@ -142,6 +146,7 @@ class Reference:
                 z_below,
                 embedded @ weights["input"] if number == 0 else None,
                 self.copy_boundary,
+                self.read,
             )
             steps.append(done)
             z_below, h_below = (1.0 if self.lstm else done.state.z), done.state.h
@@ -149,8 +154,9 @@ class Reference:
 
     def output(self, h: Sequence[Array]) -> Array:
         """Eqs. 11-12: h^e = ReLU(sum over layers of sigmoid(w . h) W h), then the head."""
-        gates = sigmoid(np.concatenate(h) @ self.gate)
+        seen = [self.read(values) for values in h]
+        gates = sigmoid(np.concatenate(seen) @ self.gate)
         summed = np.zeros(self.project.shape[1])
-        for gate, values, rows in zip(gates, h, np.split(self.project, np.cumsum(self.hidden)[:-1]), strict=True):
+        for gate, values, rows in zip(gates, seen, np.split(self.project, np.cumsum(self.hidden)[:-1]), strict=True):
             summed = summed + gate * (values @ rows)
         return np.maximum(summed, 0) @ self.head + self.head_bias

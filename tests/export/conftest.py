@@ -46,14 +46,14 @@ def text_made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 @pytest.fixture(scope="session")
 def ink_made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """Two layers over real pen strokes, float32, proved on 2,048 real points."""
+    """Two layers over real pen strokes, matrices in int8, proved on 2,048 real points."""
     with np.load(FIXTURES / "ink.npz") as strokes:
         raw = np.stack([strokes["dx"], strokes["dy"], strokes["eos"]], 1)
         lines = np.split(raw, strokes["offsets"][1:-1])
     codec = InkCodec.from_offsets([line[1:] for line in lines])
     config = ModelConfig(kind="ink", embedding=10, hidden=(18, 22), output=14, mixtures=4)
     steps = trace.ink_rows([codec.encode(line) for line in lines], 1, STEPS, "Hershey lines")
-    return make(config, codec, tmp_path_factory.mktemp("ink") / "tiny-ink", Facts(), steps, "float32")
+    return make(config, codec, tmp_path_factory.mktemp("ink") / "tiny-ink", Facts(), steps, "int8")
 
 
 def make(
