@@ -212,6 +212,11 @@ class TextDecoder:
         """
         return self._utf8.decode(self._codec._bytes_of(int(token_id)))  # noqa: SLF001 - two halves of one idea
 
+    @property
+    def num_pending(self) -> int:
+        """Number of last ids, each a byte, whose character is unfinished."""
+        return len(self._utf8.getstate()[0])
+
     def flush(self) -> str:
         """Return U+FFFD for an unfinished character, else "", and start afresh."""
         return self._utf8.decode(b"", final=True)

@@ -3,7 +3,9 @@
 import secrets
 import time
 from collections.abc import Mapping
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,20 +63,62 @@ class TextModel(Served):
 
     codec: TextCodec
 
-    def sequence(self, prompt: str, params: TextParams, *, boundaries: bool, whole: bool) -> TextSequence:
-        """Return a completion that is ready for the engine.
+    def sequences(
+        self, prompts: Seq[str | Seq[int]], params: TextParams, n: int, *, boundaries: bool, whole: bool
+    ) -> list[TextSequence]:
+        """Return n completions of each prompt, ready for the engine; their choices count through all of them.
+
+        Args:
+            prompts: texts, or ids of symbols.
+            params: how to draw.
+            n: choices of each prompt.
+            boundaries: whether to tell z and operations of each character.
+            whole: whether to tell everything at the end only.
 
         Raises:
-            InvalidRequestError: the bundle's codec refuses a character of the prompt.
+            InvalidRequestError: the bundle has no such symbol.
         """
+        self._check_ids([token for token, _ in params.logit_bias], "logit_bias")
+        names = [f"prompt[{index}]" for index in range(len(prompts))] if len(prompts) > 1 else ["prompt"]
+        inputs = [self.encode(prompt, name) for prompt, name in zip(prompts, names, strict=True)]
+        return [
+            TextSequence(
+                self.codec, inputs[choice // n], self.primer, params, boundaries=boundaries, whole=whole, choice=choice
+            )
+            for choice in range(n * len(inputs))
+        ]
+
+    def encode(self, prompt: str | Seq[int], param: str) -> list[int]:
+        """Return the ids of a text, or ids themselves once they were checked.
+
+        Raises:
+            InvalidRequestError: the codec refuses a character, or an id is none; names the field `param`.
+        """
+        if not isinstance(prompt, str):
+            self._check_ids(prompt, param)
+            return list(prompt)
         try:
-            ids = self.codec.encode(prompt).tolist()
+            ids: list[int] = self.codec.encode(prompt).tolist()
         except UnknownSymbolError as error:
             raise InvalidRequestError(
-                f"prompt: this model has no symbol for U+{ord(error.character):04X} at position {error.position}.",
-                "prompt",
+                f"{param}: this model has no symbol for U+{ord(error.character):04X} at position {error.position}.",
+                param,
             ) from None
-        return TextSequence(self.codec, ids, self.primer, params, boundaries=boundaries, whole=whole)
+        return ids
+
+    @cached_property
+    def spellings(self) -> list[str]:
+        """Each symbol as text, all different: a character, or bytes: and its hexadecimal for a byte that is none."""
+        symbols = self.codec.symbols
+        taken = set(symbols)
+        for byte in range(self.codec.size - len(symbols)):
+            plain = chr(byte)
+            symbols += (plain if byte < 0x80 and plain not in taken else f"bytes:\\x{byte:02x}",)
+        return list(symbols)
+
+    def _check_ids(self, ids: Seq[int], param: str) -> None:
+        if ids and not 0 <= min(ids) <= max(ids) < self.codec.size:
+            raise InvalidRequestError(f"{param}: this model's symbols have the ids 0 to {self.codec.size - 1}.", param)
 
     @property
     def primer(self) -> int:

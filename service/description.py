@@ -61,7 +61,9 @@ def describe(app: FastAPI, settings: Settings) -> dict[str, Any]:
             operation["responses"].pop("422", None)  # FastAPI promises it, but ours are 400
     for name, fields in configured_limits(settings).items():
         for field, limits in fields.items():
-            schemas[name]["properties"][field] |= limits
+            schema = schemas[name]["properties"][field]
+            # What may be null already is a choice of schemas, and the limits belong to the first of them.
+            (schema if limits.keys() & schema.keys() or "anyOf" not in schema else schema["anyOf"][0]).update(limits)
     for name in ("CompletionRequest", "HandwritingRequest", "StreamOptions"):
         _allow_null(schemas[name])
     return description

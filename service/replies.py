@@ -11,19 +11,21 @@ import orjson
 
 from service import ink
 from service.catalogue import InkModel, TextModel
-from service.engine.sequence import Delta, End
+from service.engine.sequence import Delta, End, TextParams
 
 JSON = "application/json"
 SVG = "image/svg+xml"
 
 
 class CompletionReply:
-    """Renders one completion.
+    """Renders the choices of one completion.
 
     Args:
         model: that writes it.
         request_id: unique part of its id.
-        seed: that was used.
+        params: how it is drawn.
+        n: choices of each prompt.
+        num_choices: choices of all prompts.
         boundaries: whether to add z and op.
         include_usage: whether a stream ends with an event of usage.
     """
@@ -31,9 +33,21 @@ class CompletionReply:
     media_type = JSON
 
     def __init__(
-        self, model: TextModel, request_id: str, seed: int, *, boundaries: bool, include_usage: bool = False
+        self,
+        model: TextModel,
+        request_id: str,
+        params: TextParams,
+        *,
+        n: int = 1,
+        num_choices: int = 1,
+        boundaries: bool = False,
+        include_usage: bool = False,
     ) -> None:
-        self._model, self._seed, self._boundaries, self._include_usage = model, seed, boundaries, include_usage
+        self._model, self._boundaries, self._include_usage = model, boundaries, include_usage
+        self._seed, self._logprobs, self._n, self._num_choices = params.seed, params.logprobs, n, num_choices
+        self._told: dict[int, bytes] = {}
+        self._ends: dict[int, End] = {}
+        self._lengths = [0] * num_choices
         self._about = {
             "id": f"cmpl-{request_id}",
             "object": "text_completion",
@@ -41,37 +55,64 @@ class CompletionReply:
             "model": model.name,
             "system_fingerprint": model.fingerprint,
         }
-        self._head = orjson.dumps(self._about)[:-1] + b',"choices":[{"index":0,"text":'
+        self._head = orjson.dumps(self._about)[:-1] + b',"choices":['
 
     def event(self, delta: Delta) -> list[bytes]:
         """Return the JSON of the events that tell a delta."""
         usage = b',"usage":null' if self._include_usage else b""
-        end = delta.end
-        seed = b',"seed":%d' % self._seed if end else b""
+        if delta.end:
+            self._ends[delta.choice] = delta.end
+        seed = b',"seed":%d' % self._seed if delta.end else b""
         events = [self._head + self._choice(delta) + b"]" + seed + usage + b"}"]
-        if end and self._include_usage:
-            events.append(orjson.dumps(self._about | {"choices": [], "usage": self._usage(end)}))
+        if delta.end and self._include_usage and len(self._ends) == self._num_choices:
+            events.append(orjson.dumps(self._about | {"choices": [], "usage": self._usage()}))
         return events
 
-    def whole(self, delta: Delta, end: End) -> bytes:
-        """Return the JSON of a completion told at once."""
-        tail = b'],"seed":%d,"usage":%s}' % (self._seed, orjson.dumps(self._usage(end)))
-        return self._head + self._choice(delta) + tail
+    def whole(self, delta: Delta, end: End) -> bytes | None:
+        """Return the JSON of a completion told at once, or None as long as there are choices to come."""
+        self._told[delta.choice], self._ends[delta.choice] = self._choice(delta), end
+        if len(self._told) < self._num_choices:
+            return None
+        choices = b",".join(self._told[index] for index in range(self._num_choices))
+        return self._head + choices + b'],"seed":%d,"usage":%s}' % (self._seed, orjson.dumps(self._usage()))
 
     def _choice(self, delta: Delta) -> bytes:
-        """Everything of a choice from the value of its text on."""
+        """What an event or a reply says of a choice."""
         reason = b'"%s"' % delta.end.reason.encode() if delta.end else b"null"
         columns = b"," + self._model.hierarchy.columns(delta.trace).encode() if self._boundaries else b""
         text = orjson.dumps("".join(delta.items))
-        return text + b',"logprobs":null,"finish_reason":' + reason + columns + b"}"
+        logprobs = b"null" if self._logprobs is None else orjson.dumps(self._likelihoods(delta))
+        head = b'{"index":%d,"text":%s,"logprobs":%s,"finish_reason":' % (delta.choice, text, logprobs)
+        self._lengths[delta.choice] += len(delta.items)
+        return head + reason + columns + b"}"
 
-    def _usage(self, end: End) -> dict[str, Any]:
+    def _likelihoods(self, delta: Delta) -> dict[str, list[Any]]:
+        """OpenAI's columns of likelihoods, an entry per symbol; offsets go on from event to event."""
+        spelt, start = self._model.spellings, self._lengths[delta.choice]
+        scores = [score for item in delta.scores for score in item]
         return {
-            "prompt_tokens": end.num_prompt,
-            "completion_tokens": end.num_drawn,
-            "total_tokens": end.num_prompt + end.num_drawn,
-            "steps": len(end.trace),
-            "layer_updates": self._model.hierarchy.updates(end.trace),
+            "tokens": [spelt[score.token] for score in scores],
+            "token_logprobs": [score.logprob for score in scores],
+            "top_logprobs": [
+                None
+                if score.logprob is None
+                else {spelt[token]: value for token, value in (*score.top, (score.token, score.logprob))}
+                for score in scores
+            ],
+            "text_offset": [start + index for index, item in enumerate(delta.scores) for _ in item],
+        }
+
+    def _usage(self) -> dict[str, Any]:
+        """The sum over all choices; a prompt counts once, however many choices go on from it."""
+        ends = [self._ends[index] for index in range(self._num_choices)]
+        num_prompt, num_drawn = sum(end.num_prompt for end in ends[:: self._n]), sum(end.num_drawn for end in ends)
+        trace = b"".join(end.trace for end in ends)
+        return {
+            "prompt_tokens": num_prompt,
+            "completion_tokens": num_drawn,
+            "total_tokens": num_prompt + num_drawn,
+            "steps": len(trace),
+            "layer_updates": self._model.hierarchy.updates(trace),
         }
 
 

@@ -1,5 +1,6 @@
 """The endpoints: check, submit, follow."""
 
+from collections.abc import Sequence as Seq
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -8,9 +9,9 @@ from starlette.responses import Response
 
 from service.catalogue import Catalogue, Served, TextModel, fresh_seed
 from service.description import COMPLETION_EVENTS, HANDWRITING_EVENTS, PROBLEMS
-from service.engine.loop import Engine
+from service.engine.loop import Engine, Stream
 from service.engine.sequence import InkParams, TextParams
-from service.errors import NotReadyError
+from service.errors import NotReadyError, OverloadedError
 from service.replies import CompletionReply, HandwritingReply
 from service.schemas import CompletionReply as CompletionSchema
 from service.schemas import (
@@ -23,7 +24,7 @@ from service.schemas import (
 )
 from service.schemas import HandwritingReply as HandwritingSchema
 from service.settings import Settings
-from service.streaming import EventStream, WholeReply
+from service.streaming import Choices, EventStream, WholeReply
 
 SEED_HEADER = "x-seed"
 
@@ -63,16 +64,18 @@ async def completions(body: CompletionRequest, request: Request, here: Here) -> 
     check_limits(body, here.settings)
     params = _text_params(body)
     boundaries, is_streamed = body.boundaries, body.stream
-    sequence = model.sequence(body.prompt, params, boundaries=boundaries, whole=not is_streamed)
+    sequences = model.sequences(body.prompt, params, body.n, boundaries=boundaries, whole=not is_streamed)
     options = body.stream_options
     reply = CompletionReply(
         model,
         request.state.request_id,
-        params.seed,
+        params,
+        n=body.n,
+        num_choices=len(sequences),
         boundaries=boundaries,
         include_usage=options is not None and options.include_usage,
     )
-    return _follow(here, model, sequence, reply, is_streamed=is_streamed)
+    return _follow(here, model, sequences, reply, is_streamed=is_streamed)
 
 
 @router.post(
@@ -95,7 +98,7 @@ async def handwriting(body: HandwritingRequest, here: Here) -> Response:
     is_streamed = body.stream
     sequence = model.sequence(params, whole=not is_streamed)
     reply = HandwritingReply(model, params.seed, picture=body.format == "svg")
-    return _follow(here, model, sequence, reply, is_streamed=is_streamed)
+    return _follow(here, model, [sequence], reply, is_streamed=is_streamed)
 
 
 @router.get("/v1/models", summary="What is served")
@@ -126,13 +129,19 @@ async def readyz(here: Here) -> Health:
     return _health(here.engine, "ready")
 
 
-def _follow(here: Service, model: Served, sequence: Any, reply: Any, *, is_streamed: bool) -> Response:
-    """Submit a sequence and return the response that follows it."""
-    stream = here.engine.submit(model.lane, sequence)
-    headers = {SEED_HEADER: str(sequence.params.seed)}
+def _follow(here: Service, model: Served, sequences: Seq[Any], reply: Any, *, is_streamed: bool) -> Response:
+    """Submit the sequences of a request, all or none, and return the response that follows them."""
+    streams: list[Stream] = []
+    try:
+        streams.extend(here.engine.submit(model.lane, sequence) for sequence in sequences)
+    except OverloadedError:
+        for stream in streams:
+            stream.cancel()
+        raise
+    headers, choices = {SEED_HEADER: str(sequences[0].params.seed)}, Choices(streams)
     if is_streamed:
-        return EventStream(stream, reply, here.settings.heartbeat_s, headers)
-    return WholeReply(stream, reply, headers)
+        return EventStream(choices, reply, here.settings.heartbeat_s, headers)
+    return WholeReply(choices, reply, headers)
 
 
 def _text_params(body: CompletionRequest) -> TextParams:
@@ -144,6 +153,11 @@ def _text_params(body: CompletionRequest) -> TextParams:
         top_p=body.top_p,
         top_k=body.top_k,
         stop=tuple(body.stop),
+        echo=body.echo,
+        logprobs=body.logprobs,
+        logit_bias=tuple((int(token), value) for token, value in body.logit_bias.items()),
+        presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
     )
 
 

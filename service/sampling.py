@@ -42,11 +42,12 @@ def sample_text(
     top_k: NDArray[np.int64],
     uniform: Floats,
     barred: NDArray[np.bool_],
+    bias: Floats | None = None,
 ) -> NDArray[np.int64]:
     """Return a symbol id for each row, (B,).
 
-    The order is: bar symbols, divide by the temperature, keep the top_k likeliest, of these the smallest set that
-    holds top_p of their mass, draw from what is left.
+    The order is: bar symbols, add the bias, divide by the temperature, keep the top_k likeliest, of these the smallest
+    set that holds top_p of their mass, draw from what is left.
 
     Args:
         logits: (B, V) float32.
@@ -55,11 +56,14 @@ def sample_text(
         top_k: (B,); 0 keeps all.
         uniform: (B,) in [0, 1).
         barred: (V,), True for symbols that are never to be drawn; at least one is not barred.
+        bias: (B, V), finite, added to the logits; None is 0 everywhere.
 
     Returns:
         int64 (B,); FAILED for a row whose logits are not finite.
     """
     scores = np.where(barred, -np.inf, logits.astype(np.float64))
+    if bias is not None:
+        scores += bias
     best = scores.max(axis=1, keepdims=True)
     broken: NDArray[np.bool_] = np.logical_not(np.isfinite(logits).all(axis=1))
     if broken.any():
@@ -76,6 +80,31 @@ def sample_text(
         ids[greedy] = scores[greedy].argmax(axis=1)
     ids[broken] = FAILED
     return ids
+
+
+def log_likelihoods(logits: NDArray[np.float32]) -> Floats:
+    """Return the logarithm of each symbol's probability in nats, (B, V): what the network itself expects.
+
+    Args:
+        logits: (B, V) float32, finite.
+    """
+    scores = logits.astype(np.float64)
+    scores -= scores.max(axis=1, keepdims=True)
+    # A running sum adds in the order of the row, so company cannot change its bits.
+    total: Floats = np.exp(scores).cumsum(axis=1)[:, -1:]
+    scores -= np.log(total)
+    return scores
+
+
+def likeliest(scores: Floats, count: int) -> NDArray[np.int64]:
+    """Return the ids of the highest scores of each row, highest first; of equals the lower id comes first.
+
+    Args:
+        scores: (B, V).
+        count: how many, or V if that is less.
+    """
+    order: NDArray[np.int64] = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+    return order
 
 
 def keep_likeliest(weights: Floats, top_p: Floats, top_k: NDArray[np.int64]) -> Floats:

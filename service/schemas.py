@@ -5,6 +5,7 @@ that OpenAI's clients send by habit is accepted at the value that changes nothin
 checked by `check_limits` and written into the OpenAPI description by `app`; the others stand here.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -25,19 +26,16 @@ from service.settings import Settings
 MAX_STOPS = 4
 MAX_STOP_CHARS = 64
 MAX_BIAS = 5.0
+MAX_LOGPROBS = 5
+MAX_LOGIT_BIASES = 1024
+MAX_LOGIT_BIAS = 100
+MAX_PENALTY = 2
 MAX_SEED = 2**63 - 1
 
 
 # Fields OpenAI's clients send by habit, with the one value that changes nothing. Any other is refused.
 _HABITS: dict[str, Any] = {
     "include_obfuscation": False,
-    "n": 1,
-    "best_of": 1,
-    "echo": False,
-    "logprobs": None,
-    "logit_bias": {},
-    "presence_penalty": 0,
-    "frequency_penalty": 0,
     "suffix": None,
     "text": None,
 }
@@ -69,9 +67,53 @@ def _listed(value: Any) -> Any:
 _STOP_SCHEMA: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARS}
 Stop = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]],
-    Field(min_length=1, max_length=MAX_STOPS),
+    Field(max_length=MAX_STOPS),
     BeforeValidator(_listed),
-    WithJsonSchema({"anyOf": [_STOP_SCHEMA, {"type": "array", "items": _STOP_SCHEMA, "minItems": 1, "maxItems": 4}]}),
+    WithJsonSchema({"anyOf": [_STOP_SCHEMA, {"type": "array", "items": _STOP_SCHEMA, "maxItems": MAX_STOPS}]}),
+]
+
+
+def _prompts(value: Any) -> list[Any]:
+    """One prompt, a text or a list of ids, is a list of one."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list) and value:
+        if _are_ids(value):
+            return [value]
+        if all(isinstance(each, str) for each in value) or all(_are_ids(each) for each in value):
+            return value
+    raise ValueError("must be a text, a list of texts, a list of symbol ids or a list of such lists, and no empty list")
+
+
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(each) is int for each in value)
+
+
+def _prompt_schema(max_chars: int | None = None, max_choices: int | None = None) -> dict[str, Any]:
+    """JSON schema of a prompt, with the operator's limits once they are known."""
+    text: dict[str, Any] = {"type": "string"} | _bound("maxLength", max_chars)
+    ids = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1} | _bound("maxItems", max_chars)
+    several = {"type": "array", "minItems": 1} | _bound("maxItems", max_choices)
+    return {"anyOf": [text, ids, several | {"items": text}, several | {"items": ids}]}
+
+
+def _bound(keyword: str, limit: int | None) -> dict[str, int]:
+    return {} if limit is None else {keyword: limit}
+
+
+Prompts = Annotated[list[str | list[int]], BeforeValidator(_prompts), WithJsonSchema(_prompt_schema())]
+_ID = r"^(0|[1-9][0-9]{0,8})$"
+LogitBias = Annotated[
+    dict[Annotated[str, Field(pattern=_ID)], Annotated[float, Field(ge=-MAX_LOGIT_BIAS, le=MAX_LOGIT_BIAS)]],
+    Field(max_length=MAX_LOGIT_BIASES),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "propertyNames": {"pattern": _ID},
+            "additionalProperties": {"type": "number", "minimum": -MAX_LOGIT_BIAS, "maximum": MAX_LOGIT_BIAS},
+            "maxProperties": MAX_LOGIT_BIASES,
+        }
+    ),
 ]
 Seed = Annotated[int, Field(ge=-MAX_SEED - 1, le=MAX_SEED)]
 
@@ -108,34 +150,50 @@ class CompletionRequest(_Strict):
             "examples": [
                 {"model": "prose", "prompt": "It was a dark ", "max_tokens": 80, "temperature": 0.7, "seed": 1},
                 {"model": "prose", "prompt": "Chapter 1", "max_tokens": 200, "stream": True, "boundaries": True},
+                {"model": "prose", "prompt": ["Once", "Twice"], "n": 2, "max_tokens": 40, "logprobs": 2},
+                {"model": "prose", "prompt": "How likely is this?", "echo": True, "max_tokens": 0, "logprobs": 0},
             ]
         }
     )
 
     model: str = Field(max_length=64, description="Name of a text bundle; GET /v1/models lists them.")
-    prompt: str = Field(description="Text to continue; an empty one is continued as a new line would be.")
-    max_tokens: int = Field(16, ge=1, description="Symbols to write at most.")
+    prompt: Prompts = Field(
+        description="Text to continue, or its symbols' ids, or a list of either; an empty text is continued as a new "
+        "line would be."
+    )
+    max_tokens: int = Field(16, ge=0, description="Symbols to write at most, for each choice; 0 only with echo.")
     temperature: float = Field(1.0, ge=0, le=2, description="0 takes the likeliest symbol always.")
     top_p: float = Field(1.0, ge=0, le=1, description="Draw from the smallest set that holds this share.")
     top_k: int = Field(0, ge=0, le=65_536, description="Draw from so many likeliest symbols; 0 is all.")
     seed: Seed | None = Field(None, description="The same seed gives the same text; without one, one is made up.")
+    n: int = Field(1, ge=1, description="Choices of each prompt; those of the second follow those of the first.")
+    best_of: Annotated[int, Field(ge=1)] | None = Field(None, description="Accepted at the value of n.")
     stop: Stop = Field([], description="Up to four strings that end the text and are left out of it.")
+    echo: bool = Field(False, description="Tell the prompt before the text, as the network reads it.")
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = Field(
+        None,
+        description="Tell how likely each symbol was, and so many of the likeliest: natural logarithms of what the "
+        "network itself expects, before bias, penalties and temperature.",
+    )
+    logit_bias: LogitBias = Field({}, description="What is added to the logits of symbols, by id.")
+    presence_penalty: float = Field(
+        0, ge=-MAX_PENALTY, le=MAX_PENALTY, description="Taken from the logits of symbols that were drawn before."
+    )
+    frequency_penalty: float = Field(
+        0, ge=-MAX_PENALTY, le=MAX_PENALTY, description="Taken from them for each time that they were drawn before."
+    )
     stream: bool = Field(False, description="Send events as characters come.")
     stream_options: StreamOptions | None = Field(None, description="Only with stream.")
     boundaries: bool = Field(False, description="Tell z and the operation of each layer at each character.")
-    n: Any = _habit("n")
-    best_of: Any = _habit("best_of")
-    echo: Any = _habit("echo")
-    logprobs: Any = _habit("logprobs")
-    logit_bias: Any = _habit("logit_bias")
-    presence_penalty: Any = _habit("presence_penalty")
-    frequency_penalty: Any = _habit("frequency_penalty")
     suffix: Any = _habit("suffix")
     user: Annotated[str, Field(max_length=256)] | None = Field(None, description="Accepted, not used, not logged.")
 
-    _checks = field_validator(
-        *("n", "best_of", "echo", "logprobs", "logit_bias", "presence_penalty", "frequency_penalty", "suffix")
-    )(_changes_nothing)
+    _checks = field_validator("suffix")(_changes_nothing)
+
+    @property
+    def num_choices(self) -> int:
+        """Choices of all prompts together."""
+        return len(self.prompt) * self.n
 
 
 class HandwritingRequest(_Strict):
@@ -171,8 +229,15 @@ def check_limits(request: CompletionRequest | HandwritingRequest, settings: Sett
         InvalidRequestError: names the field and the limit.
     """
     if isinstance(request, CompletionRequest):
-        _at_most("prompt", len(request.prompt), settings.max_prompt_chars, " characters")
+        _at_most("prompt", sum(map(len, request.prompt)), settings.max_prompt_chars, " characters")
         _at_most("max_tokens", request.max_tokens, settings.max_tokens)
+        _at_most("n", request.num_choices, _max_choices(settings), " choices, prompts times n,")
+        most = max(settings.max_total_tokens, settings.max_tokens)
+        _at_most("max_tokens", request.num_choices * request.max_tokens, most, " symbols, choices times max_tokens,")
+        if request.best_of not in (None, request.n):
+            raise InvalidRequestError("best_of: only the value of n is supported.", "best_of")
+        if not request.max_tokens and not request.echo:
+            raise InvalidRequestError("max_tokens: 0 is only allowed with echo.", "max_tokens")
         if request.stream_options and not request.stream:
             raise InvalidRequestError("stream_options: only allowed when stream is true.", "stream_options")
     else:
@@ -186,12 +251,20 @@ def _at_most(field: str, value: int, limit: int, unit: str = "") -> None:
         raise InvalidRequestError(f"{field}: at most {limit}{unit} are served here.", field)
 
 
-def configured_limits(settings: Settings) -> dict[str, dict[str, dict[str, int]]]:
+def _max_choices(settings: Settings) -> int:
+    """More choices than rows and queue together hold would never find a place."""
+    return min(settings.max_choices, settings.rows + settings.queue)
+
+
+def configured_limits(settings: Settings) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
     """Return the limits of `check_limits` as additions to the JSON schemas: schema name, field, keyword."""
+    max_choices = {"maximum": _max_choices(settings)}
     return {
         "CompletionRequest": {
-            "prompt": {"maxLength": settings.max_prompt_chars},
+            "prompt": _prompt_schema(settings.max_prompt_chars, max_choices["maximum"]),
             "max_tokens": {"maximum": settings.max_tokens},
+            "n": max_choices,
+            "best_of": max_choices,
         },
         "HandwritingRequest": {"max_points": {"maximum": settings.max_points}},
     }
@@ -222,12 +295,23 @@ class Usage(BaseModel):
     layer_updates: list[int] = Field(description="At how many of them each layer was computed; at the others it COPYs.")
 
 
+class Logprobs(BaseModel):
+    """How likely the symbols of a text were, as columns with one entry per symbol."""
+
+    tokens: list[str] = Field(description="The symbols: characters, or as bytes:\\xe6 a byte that is none by itself.")
+    token_logprobs: list[float | None] = Field(description="In nats; null for the first symbol of an echo.")
+    top_logprobs: list[dict[str, float] | None] = Field(
+        description="The likeliest symbols and the symbol itself; null for the first symbol of an echo."
+    )
+    text_offset: list[int] = Field(description="Where in the choice's text a symbol's character begins.")
+
+
 class Choice(BaseModel):
     """A text, or in an event a piece of one."""
 
-    index: int
+    index: int = Field(description="Counts through the choices of the first prompt, then of the second, and so on.")
     text: str
-    logprobs: None
+    logprobs: Logprobs | None
     finish_reason: Literal["stop", "length"] | None
     z: list[list[int]] | None = Field(
         None,

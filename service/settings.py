@@ -21,8 +21,17 @@ class Settings(BaseSettings):
     rows: int = Field(64, ge=1, le=1024, description="Sequences of one bundle that are stepped together.")
     queue: int = Field(128, ge=0, le=100_000, description="Sequences of one bundle that may wait; one more gets a 429.")
     max_tokens: int = Field(4096, ge=1, le=1_000_000, description="Largest max_tokens of a completion.")
+    max_choices: int = Field(16, ge=1, le=1024, description="Most choices of a completion: its prompts times n.")
+    max_total_tokens: int = Field(
+        16_384,
+        ge=1,
+        le=10_000_000,
+        description="Largest product of choices and max_tokens, or max_tokens if more.",
+    )
     max_points: int = Field(4096, ge=1, le=1_000_000, description="Largest max_points of a handwriting request.")
-    max_prompt_chars: int = Field(8192, ge=1, le=10_000_000, description="Longest prompt, in characters.")
+    max_prompt_chars: int = Field(
+        8192, ge=1, le=10_000_000, description="Longest prompt, or list of prompts, in characters."
+    )
     max_body_bytes: int = Field(262_144, ge=1, le=2**30, description="Largest request body.")
     body_timeout_s: Seconds = Field(10.0, description="A body must have arrived after so long.")
 

@@ -5,6 +5,9 @@ stream alive are one line without a blank one: OpenAI's client takes a blank lin
 """
 
 import asyncio
+from collections import deque
+from collections.abc import Sequence as Seq
+from dataclasses import replace
 from typing import Any, Protocol
 
 from starlette.responses import Response
@@ -29,16 +32,62 @@ class Reply(Protocol):
         """Return the JSON of the events that tell a delta."""
         ...
 
-    def whole(self, delta: Delta, end: End) -> bytes:
-        """Return the body of a reply told at once."""
+    def whole(self, delta: Delta, end: End) -> bytes | None:
+        """Return the body of a reply told at once, or None as long as there are choices to come."""
         ...
+
+
+class Choices:
+    """The streams of one request, read as one; what any of them tells names its choice.
+
+    Args:
+        streams: submitted to the engine.
+    """
+
+    def __init__(self, streams: Seq[Stream]) -> None:
+        self._open, self._ready = list(streams), asyncio.Event()
+        self._told: deque[Delta] = deque()
+        for stream in streams:
+            stream.join(self._ready)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether everything was taken."""
+        return not (self._open or self._told)
+
+    async def take(self) -> Delta | None:
+        """Return the next that one of them tells, or None after a `nudge` that found nothing."""
+        if not self._told:
+            self._poll()
+        if not self._told:
+            await self._ready.wait()
+            self._ready.clear()
+            self._poll()
+        return self._told.popleft() if self._told else None
+
+    def nudge(self) -> None:
+        """Let a waiting `take` return."""
+        self._ready.set()
+
+    def cancel(self) -> None:
+        """Have all end that have not."""
+        for stream in self._open:
+            stream.cancel()
+
+    def _poll(self) -> None:
+        for stream in list(self._open):
+            delta = stream.poll()
+            if delta:
+                self._told.append(delta)
+                if delta.end:
+                    self._open.remove(stream)
 
 
 class EventStream(Response):
     """Server-sent events, one for each delta; an error is the last event, and [DONE] ends them all.
 
     Args:
-        stream: submitted to the engine.
+        choices: to follow.
         reply: renders its deltas.
         heartbeat_s: a silent stream gets a comment after so long.
         headers: further headers.
@@ -46,37 +95,40 @@ class EventStream(Response):
 
     media_type = EVENT_STREAM
 
-    def __init__(self, stream: Stream, reply: Reply, heartbeat_s: float, headers: dict[str, str]) -> None:
+    def __init__(self, choices: Choices, reply: Reply, heartbeat_s: float, headers: dict[str, str]) -> None:
         # Proxies must neither store nor collect events.
         super().__init__(headers={**headers, "cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
-        self._stream, self._reply, self._heartbeat_s = stream, reply, heartbeat_s
+        self._choices, self._reply, self._heartbeat_s = choices, reply, heartbeat_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
-        """Send events until the stream ends or the client leaves."""
-        watch = asyncio.create_task(_cancel_on_disconnect(self._stream, receive))
+        """Send events until all choices end, one fails, or the client leaves."""
+        watch = asyncio.create_task(_cancel_on_disconnect(self._choices, receive))
         beat = asyncio.create_task(self._beat())
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            end = await self._tell(send)
-            log_end(end)
+            log_ends(await self._tell(send))
         finally:
             watch.cancel()
             beat.cancel()
-            self._stream.cancel()
+            self._choices.cancel()
 
-    async def _tell(self, send: Send) -> End:
-        while True:
-            delta = await self._stream.take()
+    async def _tell(self, send: Send) -> list[End]:
+        ends: list[End] = []
+        while not self._choices.is_over:
+            delta = await self._choices.take()
             await send(_body(PING if delta is None else self._frames(delta), more=True))
             if delta and delta.end:
-                await send(_body(DONE, more=False))
-                return delta.end
+                ends.append(delta.end)
+                if error_of(delta.end):
+                    break
+        await send(_body(DONE, more=False))
+        return ends
 
     def _frames(self, delta: Delta) -> bytes:
         """The events of a delta; what came before an error is told before it."""
         error = error_of(delta.end)
-        told = Delta(delta.items, delta.trace) if error else delta
+        told = replace(delta, end=None) if error else delta
         bodies = self._reply.event(told) if told.items or told.end else []
         if error:
             bodies = [*bodies, error.body]
@@ -85,21 +137,21 @@ class EventStream(Response):
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(self._heartbeat_s)
-            self._stream.nudge()
+            self._choices.nudge()
 
 
 class WholeReply(Response):
-    """The reply as one body, sent when the stream has ended.
+    """The reply as one body, sent when all choices have ended.
 
     Args:
-        stream: submitted to the engine, to be told at the end only.
-        reply: renders it.
+        choices: to follow, each to be told at its end only.
+        reply: renders them.
         headers: further headers.
     """
 
-    def __init__(self, stream: Stream, reply: Reply, headers: dict[str, str]) -> None:
+    def __init__(self, choices: Choices, reply: Reply, headers: dict[str, str]) -> None:
         super().__init__(headers=headers, media_type=reply.media_type)
-        self._stream, self._reply = stream, reply
+        self._choices, self._reply = choices, reply
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the body, or nothing if the client leaves first.
@@ -107,22 +159,32 @@ class WholeReply(Response):
         Raises:
             CopyistError: the engine could not finish it.
         """
-        watch = asyncio.create_task(_cancel_on_disconnect(self._stream, receive))
+        watch = asyncio.create_task(_cancel_on_disconnect(self._choices, receive))
         try:
-            delta = await self._stream.take()
+            body = await self._told()
         finally:
             watch.cancel()
-            self._stream.cancel()
-        assert delta, "nothing nudges a whole reply"
-        assert delta.end, "a whole reply is told once, with its end"
-        log_end(delta.end)
-        error = error_of(delta.end)
-        if error:
-            raise error
-        if delta.end.reason != "cancelled":
-            self.body = self._reply.whole(delta, delta.end)
+            self._choices.cancel()
+        if body is not None:
+            self.body = body
             self.headers["content-length"] = str(len(self.body))
             await super().__call__(scope, receive, send)
+
+    async def _told(self) -> bytes | None:
+        """Return the body once every choice is told, or None if the client has left."""
+        body, ends = None, []
+        while not self._choices.is_over:
+            delta = await self._choices.take()
+            assert delta, "nothing nudges a whole reply"
+            assert delta.end, "a whole reply is told once, with its end"
+            ends.append(delta.end)
+            error = error_of(delta.end)
+            if error:
+                log_ends(ends)
+                raise error
+            body = self._reply.whole(delta, delta.end)
+        log_ends(ends)
+        return None if any(end.reason == "cancelled" for end in ends) else body
 
 
 def error_of(end: End | None) -> CopyistError | None:
@@ -134,12 +196,12 @@ def error_of(end: End | None) -> CopyistError | None:
     return None
 
 
-def log_end(end: End) -> None:
-    """Add to the request's log line what the engine knows of it."""
-    times = end.times
+def log_ends(ends: Seq[End]) -> None:
+    """Add to the request's log line what the engine knows of its choices: all their steps, the rest of the last."""
+    times = ends[-1].times
     bind_contextvars(
-        finish_reason=end.reason,
-        steps=len(end.trace),
+        finish_reason=ends[-1].reason,
+        steps=sum(len(end.trace) for end in ends),
         queue_ms=_between_ms(times.submitted, times.admitted),
         first_ms=_between_ms(times.submitted, times.first),
     )
@@ -149,11 +211,11 @@ def _between_ms(earlier: float | None, later: float | None) -> float | None:
     return None if earlier is None or later is None else round(1000 * (later - earlier), 2)
 
 
-async def _cancel_on_disconnect(stream: Stream, receive: Receive) -> None:
-    """Wait for the client to leave; its row is worth more than a tidy end."""
+async def _cancel_on_disconnect(choices: Choices, receive: Receive) -> None:
+    """Wait for the client to leave; its rows are worth more than a tidy end."""
     while (await receive())["type"] != "http.disconnect":
         pass
-    stream.cancel()
+    choices.cancel()
 
 
 def _body(body: bytes, *, more: bool) -> Message:

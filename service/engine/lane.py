@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from model.codec import REPLACEMENT, TextCodec
 from service import sampling
 from service.engine.scheduler import Scheduler
-from service.engine.sequence import InkSequence, Reason, Sequence, TextSequence
+from service.engine.sequence import InkSequence, Reason, Score, Sequence, TextSequence
 
 S = TypeVar("S", bound=Sequence)
 
@@ -122,11 +122,37 @@ class TextLane(Lane[TextSequence]):
         self._temperature = np.array([each.temperature for each in params], np.float64)
         self._top_p = np.array([each.top_p for each in params], np.float64)
         self._top_k = np.array([each.top_k for each in params], np.int64)
+        self._biased = [sequence for sequence in self.scheduler.rows if sequence.bias is not None]
+        self._scored = [sequence for sequence in self.scheduler.rows if sequence.params.logprobs is not None]
 
     def _choose(self, outputs: NDArray[np.float32], draws: sampling.Floats) -> list[int]:
-        drawn = sampling.sample_text(outputs, self._temperature, self._top_p, self._top_k, draws[:, 0], self._barred)
+        bias = self._bias(outputs.shape) if self._biased else None
+        drawn = sampling.sample_text(
+            outputs, self._temperature, self._top_p, self._top_k, draws[:, 0], self._barred, bias
+        )
         ids: list[int] = drawn.tolist()
+        if self._scored:
+            self._score(outputs, ids)
         return ids
+
+    def _bias(self, shape: tuple[int, ...]) -> sampling.Floats:
+        """What is added to the logits (B, V) now; penalties change it with every symbol."""
+        bias = np.zeros(shape)
+        for sequence in self._biased:
+            bias[sequence.row] = sequence.bias
+        return bias
+
+    def _score(self, outputs: NDArray[np.float32], ids: list[int]) -> None:
+        """Tell the sequences that asked for it how likely their next symbols were."""
+        wanting = [each for each in self._scored if each.wants_score and ids[each.row] != sampling.FAILED]
+        if not wanting:
+            return
+        scores = sampling.log_likelihoods(outputs[[sequence.row for sequence in wanting]])
+        best = sampling.likeliest(scores, max(sequence.params.logprobs or 0 for sequence in wanting))
+        for sequence, row, order in zip(wanting, scores, best.tolist(), strict=True):
+            token = sequence.upcoming(ids[sequence.row])
+            top = [(each, float(row[each])) for each in order[: sequence.params.logprobs]]
+            sequence.score = Score(token, float(row[token]), top)
 
 
 class InkLane(Lane[InkSequence]):

@@ -64,6 +64,16 @@ class Stream:
         delta, self._pending = self._pending, None
         return delta
 
+    def join(self, ready: asyncio.Event) -> None:
+        """Set an event that several streams share whenever there is something to tell; `poll` then says what."""
+        self._ready = ready
+
+    def poll(self) -> Delta | None:
+        """Return what there is to tell without waiting; the reader is hungry again when this was nothing."""
+        delta, self._pending = self._pending, None
+        self.is_hungry = delta is None
+        return delta
+
     def nudge(self) -> None:
         """Let a waiting `take` return."""
         self._ready.set()

@@ -8,7 +8,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from model.codec import TextCodec
 from service.engine.stops import StopMatcher
@@ -34,11 +37,16 @@ class TextParams:
 
     Attributes:
         seed: with the position it settles every draw.
-        max_tokens: symbols to draw at most, at least 1.
+        max_tokens: symbols to draw at most; 0 reads the prompt and no more.
         temperature: 0 takes the likeliest symbol.
         top_p: share of mass to draw from, 0..1.
         top_k: number of symbols to draw from; 0 is all.
         stop: strings that end the text and are left out of it.
+        echo: whether to tell the prompt too, as the network reads it.
+        logprobs: how many of the likeliest symbols to tell at each symbol, with its own likelihood; None tells nothing.
+        logit_bias: (id, what is added to its logit), each id once.
+        presence_penalty: taken from the logit of each symbol that was drawn before.
+        frequency_penalty: taken from it for each time that it was.
     """
 
     seed: int
@@ -47,6 +55,11 @@ class TextParams:
     top_p: float = 1.0
     top_k: int = 0
     stop: tuple[str, ...] = ()
+    echo: bool = False
+    logprobs: int | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,20 @@ class End:
     times: Times
 
 
+class Score(NamedTuple):
+    """How likely a symbol was, by the network itself: before bias, penalties and temperature.
+
+    Attributes:
+        token: its id.
+        logprob: in nats; None for the first symbol that was read, which nothing comes before.
+        top: (id, nats) of the likeliest, likeliest first.
+    """
+
+    token: int
+    logprob: float | None
+    top: list[tuple[int, float]]
+
+
 @dataclass
 class Delta:
     """What a sequence has to tell since it was last asked.
@@ -101,16 +128,21 @@ class Delta:
         items: characters, or offsets [dx, dy, pen_up] in standardised units.
         trace: one byte per item when boundaries were asked for, else empty.
         end: set on the last one.
+        scores: for each item those of the symbols that make it up, when logprobs were asked for, else empty.
+        choice: index of the choice within the request.
     """
 
     items: list[Any] = field(default_factory=list)
     trace: bytes = b""
     end: End | None = None
+    scores: list[list[Score]] = field(default_factory=list)
+    choice: int = 0
 
     def extend(self, later: "Delta") -> None:
         """Append what came after; this is how events of a slow reader grow longer instead of more."""
         self.items += later.items
         self.trace += later.trace
+        self.scores += later.scores
         self.end = later.end
 
 
@@ -174,7 +206,8 @@ class Sequence(ABC):
     def take(self) -> Delta:
         """Return and forget what may be told now, with the end if it has come."""
         count = self.num_ready
-        delta = Delta(self._items[:count], bytes(self._item_trace[:count]) if self._boundaries else b"")
+        trace = bytes(self._item_trace[:count]) if self._boundaries else b""
+        delta = Delta(self._items[:count], trace, choice=self._choice)
         del self._items[:count]
         del self._item_trace[:count]
         if self.reason:
@@ -193,6 +226,10 @@ class TextSequence(Sequence):
         boundaries: whether to tell z and operations of each character.
         whole: whether to tell everything at the end only.
         choice: index of the choice within the request.
+
+    Attributes:
+        bias: float64 (V,) to be added to the logits, or None.
+        score: of the symbol that the step under way leads to; set before `advance` where it is wanted.
     """
 
     def __init__(
@@ -209,11 +246,20 @@ class TextSequence(Sequence):
         super().__init__(params.seed, choice, boundaries=boundaries, whole=whole)
         self.params = params
         self.num_prompt = len(prompt)
+        self.bias = _bias(params, codec.size)
+        self.score: Score | None = None
         self._inputs = list(prompt) or [primer]
         self._decoder = codec.decoder()
         self._stops = StopMatcher(params.stop)
         self._closing: Reason | None = None
+        self._item_scores: list[list[Score]] = []
+        self._unfinished: list[Score] = []
+        self._logit_bias = dict(params.logit_bias)
+        self._counts: dict[int, int] = {}
         self.next_input = self._inputs[0]
+        if params.echo and prompt:
+            self.score = Score(self.next_input, None, [])
+            self._spell(self.next_input)
 
     @property
     def num_ready(self) -> int:
@@ -221,35 +267,106 @@ class TextSequence(Sequence):
         free = len(self._items) - (0 if self.reason else self._stops.held)
         return min(free, len(self._item_trace)) if self._boundaries else free
 
+    @property
+    def wants_score(self) -> bool:
+        """Whether the symbol that the step under way leads to is to be told with its likelihood."""
+        if self.params.logprobs is None or self._closing:
+            return False
+        return self.params.echo if self._reads_on else self.params.max_tokens > 0
+
+    def upcoming(self, choice: int) -> int:
+        """Return the id that follows the one being read: the prompt's next one, or the one drawn."""
+        return self._inputs[len(self._trace) + 1] if self._reads_on else choice
+
     def advance(self, code: int, choice: int) -> None:
         """Take in a step: read on in the prompt, or accept the symbol that was drawn."""
+        reads_on = self._reads_on
         self._trace.append(code)
-        if len(self._trace) < len(self._inputs):
-            self.next_input = self._inputs[len(self._trace)]
-            return
+        if not reads_on and self.params.max_tokens == 0:
+            self._finish_spelling()
         if self._boundaries:
             self._item_trace += bytes([code]) * (len(self._items) - len(self._item_trace))
         if self._closing:
             self.finish(self._closing)
+        elif reads_on:
+            self._read(choice)
         elif choice == FAILED:
             self.finish("error")
+        elif self.params.max_tokens == 0:
+            self.finish("length")
         else:
             self._accept(choice)
+
+    def take(self) -> Delta:
+        """Return and forget what may be told now, with the end if it has come."""
+        count = self.num_ready
+        delta = super().take()
+        if self.params.logprobs is not None:
+            delta.scores = self._item_scores[:count]
+        del self._item_scores[:count]
+        return delta
+
+    @property
+    def _reads_on(self) -> bool:
+        """Whether the prompt goes on after the symbol being read."""
+        return len(self._trace) + 1 < len(self._inputs)
+
+    def _read(self, choice: int) -> None:
+        """Go on to the prompt's next symbol."""
+        self.next_input = self._inputs[len(self._trace)]
+        if not self.params.echo:
+            return
+        if choice == FAILED and self.params.logprobs is not None:
+            self.finish("error")  # there is no likelihood to tell
+        else:
+            self._spell(self.next_input)
 
     def _accept(self, token: int) -> None:
         """Append the characters a symbol completes and see whether they end the text."""
         self._num_drawn += 1
         self.next_input = token
-        for character in self._decoder.push(token):
-            self._items.append(character)
-            found = self._stops.push(character)
+        self._penalise(token)
+        before = len(self._items)
+        self._spell(token)
+        for index in range(before, len(self._items)):
+            found = self._stops.push(self._items[index])
             if found:
-                del self._items[-found:]
+                del self._items[index + 1 - found :]
+                del self._item_scores[index + 1 - found :]
                 self._close("stop")
                 return
         if self._num_drawn >= self.params.max_tokens:
-            self._items += self._decoder.flush()
+            self._finish_spelling()
             self._close("length")
+
+    def _spell(self, token: int) -> None:
+        """Append the characters that a symbol completes, each with the scores of the symbols that make it up."""
+        characters = self._decoder.push(token)
+        self._items += characters
+        if self.params.logprobs is None:
+            return
+        if self.score:
+            self._unfinished.append(self.score)
+        done = len(self._unfinished) - self._decoder.num_pending
+        # A broken character and a whole one may come at once: the last symbol is then the whole one.
+        for left in range(len(characters) - 1, -1, -1):
+            first, self._unfinished = self._unfinished[: done - left], self._unfinished[done - left :]
+            self._item_scores.append(first)
+            done -= len(first)
+
+    def _finish_spelling(self) -> None:
+        """Append what stands for a character that stays unfinished, if there is one."""
+        rest = self._decoder.flush()
+        self._items += rest
+        self._item_scores += [self._unfinished] if rest and self.params.logprobs is not None else []
+
+    def _penalise(self, token: int) -> None:
+        """Make a symbol that was drawn less likely, or more for penalties below 0."""
+        params = self.params
+        if self.bias is not None and (params.presence_penalty or params.frequency_penalty):
+            count = self._counts[token] = self._counts.get(token, 0) + 1
+            penalty = params.presence_penalty + params.frequency_penalty * count
+            self.bias[token] = self._logit_bias.get(token, 0.0) - penalty
 
     def _close(self, reason: Reason) -> None:
         """End at once, or after one more step if characters still lack their trace byte."""
@@ -257,6 +374,16 @@ class TextSequence(Sequence):
             self._closing = reason
         else:
             self.finish(reason)
+
+
+def _bias(params: TextParams, size: int) -> NDArray[np.float64] | None:
+    """What is added to the logits (V,) before anything was drawn, or None if nothing ever is."""
+    if not (params.logit_bias or params.presence_penalty or params.frequency_penalty):
+        return None
+    bias = np.zeros(size)
+    for token, value in params.logit_bias:
+        bias[token] = value
+    return bias
 
 
 class InkSequence(Sequence):

@@ -66,5 +66,6 @@ def odd_server(odd_bundles: Path) -> Iterator[Server]:
 def small_limits(bundles: Path) -> Iterator[Server]:
     """A server whose configurable limits are small."""
     limits = {"max_tokens": 50, "max_points": 70, "max_prompt_chars": 100, "max_body_bytes": 2000}
+    limits |= {"max_choices": 3, "max_total_tokens": 120}
     with running(bundles, body_timeout_s=0.5, **limits) as started:
         yield started

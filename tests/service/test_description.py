@@ -68,10 +68,15 @@ def test_openapi_describes_what_is_answered(server: Server) -> None:
 
     text = {"model": "small-text", "prompt": "a", "max_tokens": 40, "seed": 1, "boundaries": True}
     check("/v1/completions", 200, server.post("/v1/completions", **text).json())
-    check("/v1/completions", 400, server.post("/v1/completions", **text, n=2).json())
+    several = {"model": "small-text", "prompt": ["a", "bc"], "n": 2, "max_tokens": 9, "echo": True, "logprobs": 3}
+    check("/v1/completions", 200, server.post("/v1/completions", **several).json())
+    check("/v1/completions", 400, server.post("/v1/completions", **text, best_of=2).json())
     check("/v1/completions", 404, server.complete(model="nobody"))
     check("/v1/handwriting", 200, server.draw(max_points=10))
-    for path, body in (("/v1/completions", text), ("/v1/handwriting", {"max_points": 40})):
+    streamed: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("/v1/completions", text), ("/v1/completions", several), ("/v1/handwriting", {"max_points": 40})
+    )  # fmt: skip
+    for path, body in streamed:
         for event in server.events(path, **body):
             check(path, 200, event)
     for path in ("/v1/completions", "/v1/handwriting"):
@@ -89,9 +94,28 @@ def test_openapi_describes_what_is_refused(server: Server) -> None:
     schema = {"$ref": "#/components/schemas/CompletionRequest", "components": description["components"]}
     validator = Validator(schema)
     good = {"model": "m", "prompt": "p"}
-    assert validator.is_valid({**good, "n": 1, "seed": None, "stop": "x", "top_p": None})
+    served: list[dict[str, Any]] = [
+        {"n": 1, "seed": None, "stop": "x", "top_p": None},
+        {"n": 16, "best_of": 16, "logprobs": 5, "echo": True, "logit_bias": {"7": -100}, "stop": []},
+        {"prompt": ["a", "b"], "n": None, "best_of": None, "logprobs": None, "logit_bias": None},
+        {"prompt": [1, 2]},
+        {"prompt": [[1], [2, 3]]},
+    ]
+    for fields in served:
+        assert validator.is_valid({**good, **fields})
     refused: list[dict[str, Any]] = [
-        {"n": 2},
+        {"n": 17},
+        {"best_of": 17},
+        {"logprobs": 6},
+        {"logit_bias": {"a": 1}},
+        {"logit_bias": {"1": 101}},
+        {"presence_penalty": 2.5},
+        {"suffix": "x"},
+        {"prompt": []},
+        {"prompt": [[]]},
+        {"prompt": [1, "a"]},
+        {"prompt": ["a"] * 17},
+        {"prompt": [1] * 8193},
         {"max_tokens": 4097},
         {"top_p": 1.1},
         {"stop": []},

@@ -68,7 +68,7 @@ async def test_asynchronous(async_client: openai.AsyncOpenAI) -> None:
 def test_refusals_are_its_exceptions(client: openai.OpenAI) -> None:
     """Errors arrive as the classes its users catch, with message, field and code."""
     with pytest.raises(openai.BadRequestError) as refusal:
-        client.completions.create(model="small-text", prompt="a", n=3)
+        client.completions.create(model="small-text", prompt="a", n=17)
     assert refusal.value.param == "n"
     assert refusal.value.type == "invalid_request_error"
     with pytest.raises(openai.NotFoundError) as absence:

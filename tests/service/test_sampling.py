@@ -38,6 +38,7 @@ def draw_text(scores: Any, uniform: Any, **options: Any) -> Any:
         np.full(rows, options.get("top_k", 0), np.int64),
         np.asarray(uniform, np.float64),
         options.get("barred", np.zeros(num_symbols, np.bool_)),
+        options.get("bias"),
     )
 
 
@@ -96,6 +97,27 @@ class TestRowsDoNotSeeEachOther:
             assert alone.tobytes() == whole[row].tobytes()
             assert np.exp(logits(64, 97)[row : row + 1].astype(np.float64)).tobytes() == weights[row].tobytes()
 
+    def test_likelihoods(self) -> None:
+        """Every row's likelihoods and their order are the same bits in any batch."""
+        scores = logits(64, 97)
+        whole = sampling.log_likelihoods(scores)
+        order = sampling.likeliest(whole, 5)
+        for size in (1, 2, 3, 5, 7, 8, 16, 31, 63):
+            for start in range(0, 64 - size + 1, size):
+                part = slice(start, start + size)
+                alone = sampling.log_likelihoods(scores[part])
+                assert alone.tobytes() == whole[part].tobytes()
+                assert np.array_equal(sampling.likeliest(alone, 5), order[part])
+
+    def test_another_rows_bias_changes_nothing(self) -> None:
+        """A bias acts on its own row; to have none is to have one of zeros."""
+        scores, uniform = logits(64, 97), sampling.uniforms(1, 0, 0, 64)[:, 0]
+        bias = np.zeros((64, 97))
+        bias[::2, 7] = 100
+        drawn = draw_text(scores, uniform, bias=bias)
+        assert set(drawn[::2]) == {7}
+        assert np.array_equal(drawn[1::2], draw_text(scores, uniform)[1::2])
+
     def test_ink(self) -> None:
         """Every row's offset is the same bits in any batch."""
         parameters, uniform, bias = mixture(64), sampling.uniforms(2, 0, 0, 64), np.linspace(0, 3, 64)
@@ -105,6 +127,18 @@ class TestRowsDoNotSeeEachOther:
                 part = slice(start, start + size)
                 alone = sampling.sample_ink(parameters[part], bias[part], uniform[part])
                 assert alone.tobytes() == whole[part].tobytes()
+
+
+class TestLikelihoods:
+    @given(hnp.arrays(np.float32, (3, 9), elements=st.floats(-80, 80, width=32)), st.integers(0, 12))
+    def test_are_the_softmax_in_order(self, scores: Any, count: int) -> None:
+        """Probabilities sum to 1, differences are those of the logits, and the likeliest come first, ties by id."""
+        found = sampling.log_likelihoods(scores)
+        assert np.allclose(np.exp(found).sum(axis=1), 1, atol=1e-12)
+        assert np.allclose(found - found[:, :1], scores.astype(float) - scores[:, :1].astype(float), atol=1e-9)
+        order = sampling.likeliest(found, count)
+        for row, ids in zip(found, order, strict=True):
+            assert ids.tolist() == sorted(range(9), key=lambda each: (-row[each], each))[:count]
 
 
 class TestText:

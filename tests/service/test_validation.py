@@ -14,7 +14,8 @@ COMPLETION = {"model": "small-text", "prompt": "a", "max_tokens": 2}
 
 # path, field, the last value that is served, the first that is not, what the message must say
 LIMITS: list[tuple[str, str, Any, Any, str]] = [
-    ("completions", "max_tokens", 1, 0, "greater than or equal to 1"),
+    ("completions", "max_tokens", 1, -1, "greater than or equal to 0"),
+    ("completions", "max_tokens", 1, 0, "only allowed with echo"),
     ("completions", "temperature", 0, -0.001, "greater than or equal to 0"),
     ("completions", "temperature", 2, 2.001, "less than or equal to 2"),
     ("completions", "top_p", 0, -0.001, "greater than or equal to 0"),
@@ -26,19 +27,31 @@ LIMITS: list[tuple[str, str, Any, Any, str]] = [
     ("completions", "stop", ["x"] * 4, ["x"] * 5, "at most 4"),
     ("completions", "stop", ["x" * 64], ["x" * 65], "at most 64"),
     ("completions", "stop", "x" * 64, "x" * 65, "at most 64"),
-    ("completions", "stop", ["x"], [], "at least 1"),
     ("completions", "stop", ["x"], [""], "at least 1"),
     ("completions", "user", "u" * 256, "u" * 257, "at most 256"),
-    ("completions", "n", 1, 2, "only 1"),
-    ("completions", "n", 1, True, "only 1"),
-    ("completions", "best_of", 1, 2, "only 1"),
-    ("completions", "echo", False, True, "only false"),
-    ("completions", "echo", False, 0, "only false"),
-    ("completions", "logprobs", None, 0, "only null"),
+    ("completions", "n", 1, 0, "greater than or equal to 1"),
+    ("completions", "n", 16, 17, "at most 16 choices"),
+    ("completions", "best_of", 1, 2, "only the value of n"),
+    ("completions", "best_of", None, 0, "greater than or equal to 1"),
+    ("completions", "logprobs", 0, -1, "greater than or equal to 0"),
+    ("completions", "logprobs", 5, 6, "less than or equal to 5"),
     ("completions", "suffix", None, SECRET, "only null"),
-    ("completions", "logit_bias", {}, {"5": 1}, "only {}"),
-    ("completions", "presence_penalty", 0, 0.5, "only 0"),
-    ("completions", "frequency_penalty", 0.0, -1, "only 0"),
+    ("completions", "suffix", None, "", "only null"),
+    ("completions", "logit_bias", {"74": -100}, {"75": 1}, "ids 0 to 74"),
+    ("completions", "logit_bias", {"0": 100}, {"0": 100.1}, "less than or equal to 100"),
+    ("completions", "logit_bias", {"0": -100}, {"0": -101}, "greater than or equal to -100"),
+    ("completions", "logit_bias", {"0": 0}, {"00": 0}, "pattern"),
+    ("completions", "logit_bias", {}, {"-1": 0}, "pattern"),
+    ("completions", "logit_bias", {}, {str(10**9): 0}, "pattern"),
+    ("completions", "logit_bias", {}, {str(token): 0 for token in range(1025)}, "at most 1024"),
+    ("completions", "presence_penalty", 2, 2.1, "less than or equal to 2"),
+    ("completions", "presence_penalty", -2, -2.1, "greater than or equal to -2"),
+    ("completions", "frequency_penalty", 2, 3, "less than or equal to 2"),
+    ("completions", "frequency_penalty", -2, -3, "greater than or equal to -2"),
+    ("completions", "prompt", [0, 74], [0, 75], "ids 0 to 74"),
+    ("completions", "prompt", [[0]], [[-1]], "ids 0 to 74"),
+    ("completions", "prompt", [[5], [6]], [[5], [10**30]], "ids 0 to 74"),
+    ("completions", "prompt", ["a"] * 16, ["a"] * 17, "at most 16 choices"),
     ("handwriting", "max_points", 1, 0, "greater than or equal to 1"),
     ("handwriting", "bias", 0, -0.001, "greater than or equal to 0"),
     ("handwriting", "bias", 5, 5.001, "less than or equal to 5"),
@@ -48,13 +61,38 @@ LIMITS: list[tuple[str, str, Any, Any, str]] = [
 CONFIGURED: list[tuple[str, str, Any, Any, str]] = [
     ("completions", "max_tokens", 50, 51, "at most 50"),
     ("completions", "prompt", "é" * 100, "é" * 101, "at most 100 characters"),
+    ("completions", "prompt", ["é" * 60, "a" * 40], ["é" * 60, "a" * 41], "at most 100 characters"),
+    ("completions", "prompt", [1] * 100, [1] * 101, "at most 100 characters"),
+    ("completions", "n", 3, 4, "at most 3 choices"),
+    ("completions", "prompt", ["a", "b", ""], ["a", "b", "", "c"], "at most 3 choices"),
     ("handwriting", "max_points", 70, 71, "at most 70"),
 ]
 WRONG_TYPES: list[tuple[str, Any]] = [
     ("prompt", 5),
-    ("prompt", [SECRET]),
-    ("prompt", [1, 2]),
+    ("prompt", []),
+    ("prompt", [[]]),
+    ("prompt", [[1], []]),
+    ("prompt", [SECRET, 5]),
+    ("prompt", [5, SECRET]),
+    ("prompt", [1, 2.0]),
+    ("prompt", [True]),
+    ("prompt", [[1], "a"]),
+    ("prompt", [[[1]]]),
+    ("prompt", {"text": SECRET}),
     ("prompt", None),
+    ("n", True),
+    ("n", 1.0),
+    ("n", "2"),
+    ("echo", 0),
+    ("logprobs", True),
+    ("logprobs", False),
+    ("logprobs", 1.0),
+    ("logit_bias", [1]),
+    ("logit_bias", {"1": "1"}),
+    ("logit_bias", {"1": True}),
+    ("logit_bias", {SECRET: 1}),
+    ("presence_penalty", "0"),
+    ("frequency_penalty", True),
     ("model", 5),
     ("model", None),
     ("max_tokens", "16"),
@@ -102,10 +140,17 @@ def test_the_operators_limits_at_n_and_beyond(small_limits: Server) -> None:
         assert small_limits.post(f"/v1/{path}", **body_for(path, field, good)).status_code == 200
         response = small_limits.post(f"/v1/{path}", **body_for(path, field, bad))
         assert response.status_code == 400
-        assert problem(response)["param"] == field
+        assert problem(response)["param"] in (field, "n")
         assert words in problem(response)["message"]
+    for prompt, n, max_tokens, status in (("a", 3, 40, 200), (["a", "b", "c"], 1, 41, 400), ("a", 3, 41, 400)):
+        response = small_limits.post("/v1/completions", model="small-text", prompt=prompt, n=n, max_tokens=max_tokens)
+        assert response.status_code == status
+        if status == 400:
+            assert problem(response)["param"] == "max_tokens"
+            assert "at most 120 symbols" in problem(response)["message"]
     schemas = small_limits.client.get("/openapi.json").json()["components"]["schemas"]
-    assert schemas["CompletionRequest"]["properties"]["prompt"]["maxLength"] == 100
+    assert schemas["CompletionRequest"]["properties"]["prompt"]["anyOf"][0]["maxLength"] == 100
+    assert schemas["CompletionRequest"]["properties"]["prompt"]["anyOf"][3]["maxItems"] == 3
     assert schemas["HandwritingRequest"]["properties"]["max_points"]["anyOf"][0]["maximum"] == 70
 
 
@@ -116,6 +161,11 @@ def test_types_are_strict(server: Server, field: str, value: Any) -> None:
     assert response.status_code == 400
     assert problem(response)["param"].split("[")[0] == field
     assert SECRET not in problem(response)["message"] or field == "stream_options"
+
+
+def test_many_lists_of_stop_strings_are_none(server: Server) -> None:
+    """An empty list of stop strings, which some clients send, is no stop string."""
+    assert server.complete(stop=[], seed=1)["choices"] == server.complete(seed=1)["choices"]
 
 
 @pytest.mark.parametrize("field", ["best", "min_p", "Max_tokens", "state", "__class__", "x" * 500, "a\nb\x00"])
@@ -244,6 +294,10 @@ JSON = st.recursive(
                 "format",
                 "n",
                 "text",
+                "echo",
+                "logprobs",
+                "logit_bias",
+                "presence_penalty",
             ]
         ),
         JSON,
@@ -274,3 +328,22 @@ def test_paths_and_methods_that_are_not_there(server: Server) -> None:
         response = server.client.request(method, path)
         assert response.status_code == status
         assert problem(response)["type"] == "invalid_request_error"
+
+
+def test_an_empty_list_of_stop_strings_is_none(server: Server) -> None:
+    """Some clients send an empty list for no stop strings."""
+    assert server.complete(stop=[], seed=1)["choices"] == server.complete(seed=1)["choices"]
+
+
+def test_best_of_is_accepted_at_n(server: Server) -> None:
+    """What asks for no more than is given anyway is served."""
+    assert len(server.complete(n=3, best_of=3, seed=1)["choices"]) == 3
+    response = server.post("/v1/completions", **COMPLETION, n=3, best_of=4)
+    assert (response.status_code, problem(response)["param"]) == (400, "best_of")
+
+
+def test_a_refused_character_in_a_list_is_found(odd_server: Server) -> None:
+    """Of several prompts the refusal names the one it is about."""
+    response = odd_server.post("/v1/completions", model="strict", prompt=["abc", "ab\N{SNOWMAN}"])
+    assert (response.status_code, problem(response)["param"]) == (400, "prompt[1]")
+    assert "U+2603 at position 2" in problem(response)["message"]

@@ -317,3 +317,60 @@ async def test_a_thousand_random_cancels_leak_nothing(build: Build) -> None:
     assert (rig.engine.num_open, rig.engine.num_running, len(rig.engine._streams)) == (0, 0, 0)
     assert rig.engine.gauges.finished == 1000
     assert rig.engine.gauges.cancel_steps_max <= 1
+
+
+async def test_several_streams_are_read_as_one(build: Build) -> None:
+    """Streams that share an event are polled without waiting, and each tells all it has."""
+    rig = build(capacity=2)
+    streams = [rig.submit([number], 30 + number) for number in range(5)]
+    ready, told = asyncio.Event(), [Delta() for _ in streams]
+    for stream in streams:
+        stream.join(ready)
+    while any(delta.end is None for delta in told):
+        found = [(whole, delta) for whole, stream in zip(told, streams, strict=True) if (delta := stream.poll())]
+        for whole, delta in found:
+            whole.extend(delta)
+        if not found:
+            await ready.wait()
+            ready.clear()
+    for number, whole in enumerate(told):
+        assert "".join(whole.items) == text_of([number], 30 + number)
+
+
+async def test_likelihoods_come_with_what_was_read_and_drawn(build: Build) -> None:
+    """The lane tells each sequence that asks the likelihoods of its own symbols, the prompt's too, and no other."""
+    rig = build(capacity=4)
+    asks = TextParams(seed=1, max_tokens=5, echo=True, logprobs=2)
+    plain = rig.submit([1, 2], 5)
+    scored = rig.engine.submit(rig.lane, TextSequence(CODEC, [3, 4, 5], 0, asks))
+    told = await read(scored)
+    symbols = [3, 4, 5, *CountingRunner.expected([3, 4, 5], 5)]
+    assert "".join(told.items) == CODEC.decode(symbols)
+    scores = [score for item in told.scores for score in item]
+    assert [score.token for score in scores] == symbols
+    assert (scores[0].logprob, scores[0].top) == (None, [])
+    # The counting runner is sure of one symbol: 100 nats above each of the others.
+    assert [score.logprob for score in scores[1:3]] == pytest.approx([0 if each == 3 + 1 else -100 for each in (4, 5)])
+    for score in scores[3:]:
+        assert score.logprob == pytest.approx(0)
+        assert score.top[0] == (score.token, score.logprob)
+        assert len(score.top) == 2
+    assert (await read(plain)).scores == []
+
+
+async def test_a_bias_belongs_to_its_row(build: Build) -> None:
+    """A bias large enough decides its own sequence and leaves its neighbour alone, also when rows move."""
+    rig = build(capacity=3)
+    params = TextParams(seed=1, max_tokens=20, logit_bias=((2, 100.0), (0, -100.0)), temperature=0)
+    short, plain = rig.submit([1], 3), rig.submit([1, 2], 20)
+    biased = rig.engine.submit(rig.lane, TextSequence(CODEC, [7], 0, params))
+    told = await read(biased)
+    # 100 for the one and 100 against the likeliest: "c" ties with it, and of equals the lower id counts.
+    total, expected = 8, []
+    for _ in range(20):
+        best = total % NUM_SYMBOLS
+        expected.append(min(best, 2) if best != 0 else 2)
+        total += expected[-1] + 1
+    assert "".join(told.items) == CODEC.decode(expected)
+    assert "".join((await read(plain)).items) == text_of([1, 2], 20)
+    assert "".join((await read(short)).items) == text_of([1], 3)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.codec import REPLACEMENT, TextCodec
-from service.engine.sequence import Delta, InkParams, InkSequence, TextParams, TextSequence
+from service.engine.sequence import Delta, InkParams, InkSequence, Score, TextParams, TextSequence
 from service.sampling import FAILED, uniforms
 
 LETTERS = TextCodec(("a", "b", "c", "\n", REPLACEMENT), "replace")
@@ -20,7 +20,12 @@ def run(sequence: TextSequence, tokens: list[int], told_at: set[int] | None = No
     for step in range(10_000):
         has_prompt = len(sequence._trace) + 1 < len(sequence._inputs)
         needs_draw = not has_prompt and not sequence._closing
-        sequence.advance(step % 4, next(drawn) if needs_draw else FAILED)
+        choice = next(drawn, 0) if needs_draw else FAILED
+        if sequence.wants_score:
+            token = sequence.upcoming(choice)
+            sequence.score = Score(token, -float(token), [(token, -float(token))])
+            choice = token  # a row whose likelihoods are known has not failed
+        sequence.advance(step % 4, choice)
         if sequence.reason:
             break
         if told_at is None or step in told_at:
@@ -35,6 +40,71 @@ def told(deltas: list[Delta]) -> Delta:
     for delta in deltas:
         whole.extend(delta)
     return whole
+
+
+@given(
+    st.lists(st.integers(0, 255), max_size=9),
+    st.lists(st.integers(0, 255), max_size=12),
+    st.booleans(),
+    st.sets(st.integers(0, 60)),
+)
+def test_echo_and_scores_fit_the_text(
+    prompt: list[int], tokens: list[int], boundaries: bool, told_at: set[int]
+) -> None:
+    """Of any bytes, broken ones too, the echo is their text, and each character has the scores of its own symbols."""
+    params = TextParams(seed=0, max_tokens=len(tokens), echo=True, logprobs=1)
+    deltas = run(TextSequence(BYTES, prompt, 65, params, boundaries=boundaries), tokens, told_at)
+    whole = told(deltas)
+    assert "".join(whole.items) == BYTES.decode(prompt + tokens)
+    assert all(len(delta.scores) == len(delta.items) for delta in deltas)
+    assert all(len(delta.trace) == (len(delta.items) if boundaries else 0) for delta in deltas)
+    scores = [score for item in whole.scores for score in item]
+    assert [score.token for score in scores] == prompt + tokens
+    expected = [None, *(-float(token) for token in prompt[1:])] if prompt else []
+    assert [score.logprob for score in scores] == [*expected, *(-float(token) for token in tokens)]
+    for character, item in zip(whole.items, whole.scores, strict=True):
+        spelt = bytes(score.token for score in item)
+        assert character == (REPLACEMENT if character == REPLACEMENT else spelt.decode())
+        assert spelt
+    assert whole.end is not None
+    assert (whole.end.num_prompt, whole.end.num_drawn, whole.end.reason) == (len(prompt), len(tokens), "length")
+    if boundaries:
+        # A character's byte is that of the step which read its last symbol; a broken one is known a step later.
+        for index, character in enumerate(whole.items):
+            end = sum(map(len, whole.scores[: index + 1])) - 1
+            assert character == REPLACEMENT or whole.trace[index] == (end + (not prompt)) % 4
+
+
+@given(st.text("abc", max_size=6), st.lists(st.integers(0, 2), min_size=1, max_size=20), st.text("abc", min_size=1))
+def test_a_stop_string_takes_its_scores_with_it(prompt: str, tokens: list[int], stop: str) -> None:
+    """A stop string is looked for in what was drawn, never in the echo, and what it takes away has no scores."""
+    params = TextParams(seed=0, max_tokens=len(tokens), stop=(stop,), echo=True, logprobs=0)
+    whole = told(run(TextSequence(LETTERS, LETTERS.encode(prompt).tolist(), 3, params), tokens))
+    text = LETTERS.decode(tokens)
+    assert "".join(whole.items) == prompt + (text[: text.find(stop)] if stop in text else text)
+    assert len(whole.scores) == len(whole.items)
+
+
+def test_without_echo_only_what_is_drawn_has_scores() -> None:
+    """The prompt is neither told nor scored, and the first score is that of the first symbol drawn."""
+    sequence = TextSequence(LETTERS, [0, 1, 2], 3, TextParams(seed=0, max_tokens=2, logprobs=1))
+    whole = told(run(sequence, [1, 2]))
+    assert "".join(whole.items) == "bc"
+    assert [[score.token for score in item] for item in whole.scores] == [[1], [2]]
+
+
+def test_penalties_follow_what_was_drawn() -> None:
+    """A symbol loses presence once and frequency for each time it was drawn; the prompt counts for nothing."""
+    params = TextParams(
+        seed=0, max_tokens=9, logit_bias=((0, 5.0), (2, -100.0)), presence_penalty=0.5, frequency_penalty=0.25
+    )
+    sequence = TextSequence(LETTERS, [1], 3, params)
+    assert sequence.bias is not None
+    assert sequence.bias.tolist() == [5, 0, -100, 0, 0]
+    for token in (0, 1, 0):
+        sequence.advance(0, token)
+    assert sequence.bias.tolist() == [5 - 0.5 - 2 * 0.25, -0.5 - 0.25, -100, 0, 0]
+    assert TextSequence(LETTERS, [1], 3, TextParams(seed=0, max_tokens=1)).bias is None
 
 
 @given(
