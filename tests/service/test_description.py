@@ -118,7 +118,7 @@ def test_openapi_describes_what_is_refused(server: Server) -> None:
         {"prompt": [1] * 8193},
         {"max_tokens": 4097},
         {"top_p": 1.1},
-        {"stop": []},
+        {"stop": [""]},
         {"other": 1},
         {"prompt": "p" * 8193},
     ]
