@@ -215,6 +215,38 @@ def record(
 
 
 @app.command()
+def boundaries(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint or a training folder of an HM-LSTM.")],
+    data: Annotated[Path, typer.Option(help="The corpus it was trained on.")],
+    split: Annotated[str, typer.Option(help="valid or test.")] = "test",
+    limit: Annotated[int | None, typer.Option(min=1, help="Steps at most, from the beginning.")] = None,
+    control: Annotated[Path | None, typer.Option(help="Text: an LSTM whose states are read linearly beside.")] = None,
+    run: Annotated[Path | None, typer.Option(help="A run record to write the scores into.")] = None,
+) -> None:
+    """Score boundaries against the ends of words, sentences and strokes, beside chance; prints one JSON object."""
+    from model.segments import find
+
+    if split not in ("valid", "test"):
+        raise _fail(f"there is no split {split!r}; choose valid or test")
+    try:
+        loaded = checkpoints.load(checkpoint)
+        if loaded.model.cell != "hmlstm":
+            raise _fail(f"{checkpoint} is an LSTM: it has no boundaries")
+        rival = None if control is None else checkpoints.load(control)
+        if rival is not None and rival.codec != loaded.codec:
+            raise _fail(f"{control} was trained with another codec than {checkpoint}")
+        corpus = Corpus.load(loaded.model.kind, data, loaded.codec)
+        report = find(loaded.network(), corpus, split, limit, None if rival is None else rival.network())
+        if run is not None:
+            from model.records import read_record, write_record
+
+            write_record(run, read_record(run) | {"boundaries": report})
+    except (ConfigError, DataError, CheckpointError, ValueError, OSError) as error:
+        raise _fail(error) from error
+    sys.stdout.write(json.dumps(report, indent=1) + "\n")
+
+
+@app.command()
 def results(
     runs: Annotated[Path, typer.Option(help="Folder of run records.")] = Path("docs/runs"),
     out: Annotated[Path, typer.Option(help="The page.")] = Path("docs/results.md"),

@@ -67,13 +67,19 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: a file that is no record, named.
     """
-    records = []
-    for path in sorted(folder.glob("*.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record.get("format") != FORMAT:
-            raise ValueError(f"{path}: not a run record of the format {FORMAT}")
-        records.append(record)
-    return records
+    return [read_record(path) for path in sorted(folder.glob("*.json"))]
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """One record.
+
+    Raises:
+        ValueError: the file is no record.
+    """
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if record.get("format") != FORMAT:
+        raise ValueError(f"{path}: not a run record of the format {FORMAT}")
+    return record
 
 
 def results_page(records: list[dict[str, Any]]) -> str:
@@ -90,10 +96,34 @@ def results_page(records: list[dict[str, Any]]) -> str:
             *_table(ink, _INK),
         ]
         parts += ["", *(_constants(record) for record in ink), ""]
+    for record in records:
+        if "boundaries" in record:
+            parts += [*_boundaries(record), ""]
     parts += ["## How each row was made", ""]
     for record in records:
         parts.append(_making(record))
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _boundaries(record: dict[str, Any]) -> list[str]:
+    """Where one run's boundaries fall."""
+    found = record["boundaries"]
+    prior = record["model"]["detector_prior"]
+    told = f" z1 was told where to look at first (detector_prior {prior!r})." if prior != "none" else ""
+    probes = found.get("probes", {})
+    shown = _SCORES | ({"linear probe of the LSTM, F1": lambda r: f"{probes[r['event']]['f1']:.3f}"} if probes else {})
+    return [
+        f"## Boundaries of {record['name']}",
+        "",
+        (
+            f"{found['steps']:,} steps of the {found['split']} split; boundaries and events are matched one to one "
+            f"within the tolerance, beside as many boundaries put down at random.{told}"
+        ),
+        "",
+        *(f"- {name}: {meaning}." for name, meaning in found["events"].items()),
+        "",
+        *_table([row for row in found["scores"] if row["event_rate"]], shown),
+    ]
 
 
 def _making(record: dict[str, Any]) -> str:
@@ -141,6 +171,19 @@ _INK = (
     }
     | _BOUNDARIES
 )
+
+
+_SCORES = {
+    "layer": lambda r: f"z{r['layer']}",
+    "event": lambda r: r["event"],
+    "within": lambda r: f"{r['tolerance']}",
+    "boundary rate": lambda r: f"{r['boundary_rate']:.3f}",
+    "event rate": lambda r: f"{r['event_rate']:.3f}",
+    "precision": lambda r: f"{r['precision']:.3f}",
+    "recall": lambda r: f"{r['recall']:.3f}",
+    "F1": lambda r: f"{r['f1']:.3f}",
+    "random F1": lambda r: f"{r['random_f1']:.3f}",
+}
 
 
 def _table(records: list[dict[str, Any]], columns: dict[str, Any]) -> list[str]:
