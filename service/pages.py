@@ -10,6 +10,7 @@ _FOLDER = Path(__file__).parent / "web"
 _FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/app.js": ("app.js", "text/javascript; charset=utf-8"),
+    "/copy.js": ("copy.js", "text/javascript; charset=utf-8"),
     "/ink.js": ("ink.js", "text/javascript; charset=utf-8"),
     "/style.css": ("style.css", "text/css; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),

@@ -1,5 +1,6 @@
 // The page: two forms, two streams read with fetch, and what is served.
 
+import { asCurl, asHttpx, asOpenAI } from "./copy.js";
 import { Sheet } from "./ink.js";
 
 const $ = (id) => document.getElementById(id);
@@ -46,6 +47,15 @@ function read(form, names) {
   }
   return body;
 }
+
+/** The request that the text form asks for. */
+function completion(form) {
+  const body = read(form, ["model", "prompt", "temperature", "max_tokens", "seed"]);
+  return { ...body, stream: true, boundaries: true };
+}
+
+/** The request that the ink form asks for. */
+const drawing = (form) => read(form, ["model", "bias", "max_points", "seed"]);
 
 /** Run one form: only one request at a time, Stop ends it, the status line says how it went. */
 function desk(name, write) {
@@ -154,9 +164,9 @@ class Writer {
 }
 
 async function writeText(form, signal, say) {
-  const body = read(form, ["model", "prompt", "temperature", "max_tokens", "seed"]);
+  const body = completion(form);
   const asked = performance.now();
-  const response = await post("/v1/completions", { ...body, stream: true, boundaries: true }, signal);
+  const response = await post("/v1/completions", body, signal);
   const writer = new Writer($("text-paper"), body.prompt);
   const layers = new Layers($("text-layers"));
   let firstMs = null;
@@ -173,7 +183,7 @@ const sheet = new Sheet($("ink-canvas"));
 let savedUrl = null;
 
 async function writeInk(form, signal, say) {
-  const body = read(form, ["model", "bias", "max_points", "seed"]);
+  const body = drawing(form);
   const link = $("ink-svg");
   link.hidden = true;
   $("ink-hint").hidden = true;
@@ -266,11 +276,34 @@ async function showModels() {
   }
 }
 
+/** Let the buttons of a desk copy its request, in words that the form stands for now. */
+function take(name, words) {
+  const status = $(`${name}-status`);
+  for (const button of $(name).querySelectorAll("[data-copy]")) {
+    button.addEventListener("click", async () => {
+      try {
+        await navigator.clipboard.writeText(words[button.dataset.copy]($(`${name}-form`)));
+        status.textContent = `Copied: paste it into ${button.dataset.copy === "curl" ? "a terminal" : "a Python file"}.`;
+      } catch {
+        status.textContent = "The browser does not let this page copy; it may over https or on localhost.";
+      }
+    });
+  }
+}
+
 desk("text", writeText);
 desk("ink", writeInk);
-const colour = () => $("text-paper").classList.toggle("coloured", $("text-boundaries").checked);
-$("text-boundaries").addEventListener("change", colour);
-colour();
+take("text", {
+  curl: (form) => asCurl("/v1/completions", completion(form)),
+  python: (form) => asOpenAI(completion(form)),
+});
+take("ink", {
+  curl: (form) => `${asCurl("/v1/handwriting", { ...drawing(form), format: "svg" })} -o copyist.svg`,
+  python: (form) => asHttpx("/v1/handwriting", { ...drawing(form), format: "svg" }, "copyist.svg"),
+});
+const showBoundaries = () => { $("text-paper").className = `paper ${$("text-boundaries").value}`; };
+$("text-boundaries").addEventListener("change", showBoundaries);
+showBoundaries();
 $("ink-boundaries").addEventListener("change", (event) => {
   sheet.showBoundaries = event.target.checked;
   sheet.redraw();

@@ -1,7 +1,11 @@
 """The page in a real browser: characters and ink arrive, boundaries are coloured, and nobody else is asked."""
 
+import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,13 +113,13 @@ def test_characters_arrive_coloured(page: Any, server: Server) -> None:
         fires = zip(expected["text"], *expected["z"], strict=True)
         assert found == "".join(character for character, *z in fires if sum(z) == level)
         assert found
-    colours = page.evaluate(
-        "[0, 1, 2].map(n => getComputedStyle(document.querySelector(`#text-paper .b${n}`)).backgroundColor)"
-    )
-    assert len(set(colours)) == 3
-    page.get_by_label("Colour the boundaries").first.uncheck()
-    plain = page.evaluate("getComputedStyle(document.querySelector('#text-paper .b2')).backgroundColor")
-    assert plain == colours[0]
+    drawn = "[0, 1, 2].map(n => getComputedStyle(document.querySelector(`#text-paper .b${n}`)).background)"
+    ways = {}
+    for way in ("as bands", "as colours", "hidden"):
+        page.get_by_label("Boundaries", exact=True).select_option(way)
+        ways[way] = page.evaluate(drawn)
+    assert len(set(ways["as bands"])) == len(set(ways["as colours"])) == 3
+    assert len(set(ways["hidden"])) == 1
     shares = page.locator("#text-layers .layer span").all_inner_texts()
     assert shares[0] == "100 %"
     assert len(shares) == 3
@@ -143,6 +147,37 @@ def test_ink_appears_point_by_point(page: Any) -> None:
         page.get_by_role("link", name="Save as SVG").click()
     assert "<path" in download.value.path().read_text()
     assert "500 points" in page.locator("#ink-canvas").get_attribute("aria-label")
+
+
+def test_a_request_can_be_taken_along(page: Any, server: Server, tmp_path: Path) -> None:
+    """What the page copies does, in a terminal or with OpenAI's client, what the page's own button does."""
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    prompt = 'It\'s "so" $HOME\n'
+    page.get_by_label("Begin with").fill(prompt)
+    form = page.locator("#text-form")
+    form.get_by_label("Characters").fill("40")
+    form.get_by_label("Seed").fill("5")
+    expected = server.complete(prompt=prompt, max_tokens=40, seed=5, temperature=0.7)["choices"][0]["text"]
+    words = {}
+    for desk in ("text", "ink"):
+        for way in ("curl", "Python"):
+            page.locator(f"#{desk}").get_by_role("button", name=f"Copy as {way}").click()
+            page.locator(f"#{desk}-status", has_text="Copied").wait_for()
+            words[desk, way] = page.evaluate("navigator.clipboard.readText()")
+            page.locator(f"#{desk}-status").evaluate("element => { element.textContent = ''; }")
+
+    def run(*command: str) -> str:
+        return subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+
+    streamed = run("sh", "-c", words["text", "curl"])
+    events = [line.removeprefix("data: ") for line in streamed.splitlines() if line.startswith("data: {")]
+    assert "".join(json.loads(event)["choices"][0]["text"] for event in events) == expected
+    assert run(sys.executable, "-c", words["text", "Python"]) == expected
+    for way, program in (("curl", "sh"), ("Python", sys.executable)):
+        run(program, "-c", words["ink", way])
+        picture = tmp_path / "copyist.svg"
+        assert "<path" in picture.read_text()
+        picture.unlink()
 
 
 def test_stop_stops(page: Any, server: Server) -> None:
@@ -229,9 +264,28 @@ def test_fits_the_screen_in_both_schemes(browser: Any, server: Server, scheme: s
     assert all(ratio >= 4.5 for *_, ratio in ratios), ratios
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_bars_anyone(browser: Any, server: Server, scheme: str) -> None:
+    """axe-core finds no violation, neither on the fresh page nor on one that is written on."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    context = browser.new_context(color_scheme=scheme)
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    page.goto(server.url)
+    page.locator(".card").first.wait_for()
+    fresh = axe.Axe().run(page)
+    for desk in ("text", "ink"):
+        page.locator(f"#{desk}-form .go").click()
+        wait_for(page, f"document.querySelector('#{desk}-status').textContent.includes('seed')")
+    written = axe.Axe().run(page)
+    context.close()
+    for found in (fresh, written):
+        assert found.violations_count == 0, found.generate_report()
+
+
 def test_files_are_cached_by_their_content(server: Server) -> None:
     """A page already had is not sent again, and the browser is told to load from here only."""
-    for path in ("/", "/app.js", "/ink.js", "/style.css", "/icon.svg"):
+    for path in ("/", "/app.js", "/copy.js", "/ink.js", "/style.css", "/icon.svg"):
         first = server.client.get(path)
         assert first.status_code == 200
         assert "default-src 'none'" in first.headers["content-security-policy"]
