@@ -21,12 +21,11 @@ from service.cli.client import ClientSettings, connect
 from service.cli.options import Json, Url
 from service.cli.problems import CommandError, RefusedError
 from service.cli.terminal import output, write_bytes
+from service.machine import machine_class
 from service.settings import Settings
 
 PREFIX = "COPYIST_"
 HIDDEN = "(hidden)"
-# What makes products quicker; ONNX Runtime picks its kernels by them, and results are the same bits within one class.
-CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_bf16", "asimd", "sve")
 LIBRARIES = ("onnxruntime", "numpy", "fastapi", "uvicorn")
 
 
@@ -74,9 +73,8 @@ def _machine() -> Iterator[Finding]:
     for name in LIBRARIES:
         version = _version(name)
         yield Finding(name, version is not None, version or "not installed")
-    flags = _cpu_flags()
-    present = " ".join(flag for flag in CPU_FLAGS if flag in flags) or "flags not known"
-    yield Finding("cpu", True, f"{platform.machine()}, {os.cpu_count()} cores, {present}")
+    # Results are the same bits, and state tokens are good, within one class.
+    yield Finding("cpu", True, f"{os.cpu_count()} cores, {machine_class()}")
 
 
 def _version(distribution: str) -> str | None:
@@ -84,16 +82,6 @@ def _version(distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _cpu_flags() -> set[str]:
-    """What Linux says of the first core; elsewhere nothing is known."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return set()
-    rows = [line.partition(":")[2] for line in lines if line.lower().startswith(("flags", "features"))]
-    return set(rows[0].split()) if rows else set()
 
 
 def _settings() -> tuple[Settings | None, list[Finding]]:
@@ -178,7 +166,7 @@ def _listed(settings: BaseSettings | None, model: type[BaseSettings]) -> list[Se
 
 
 def _as_text(value: Any) -> str:
-    return "" if value is None else str(value)
+    return "" if value is None else ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _print(findings: list[Finding], listed: list[Setting], *, json: bool) -> None:

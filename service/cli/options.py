@@ -1,6 +1,7 @@
 """Arguments that several commands share, and how text reaches them."""
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -34,7 +35,25 @@ def standard_input() -> str:
     Raises:
         UsageError: it is not UTF-8.
     """
+    return _decoded(sys.stdin.buffer.read(), "Standard input").removesuffix("\n")
+
+
+def text_of(file: str) -> str:
+    """Return the text of a file as it is, or of standard input for `-`.
+
+    Raises:
+        UsageError: it cannot be read, or is not UTF-8.
+    """
+    if file == "-":
+        return standard_input()
     try:
-        return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
+        return _decoded(Path(file).read_bytes(), file)
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}.") from None
+
+
+def _decoded(content: bytes, name: str) -> str:
+    try:
+        return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UsageError(f"Standard input is not UTF-8 (byte {error.start}).") from None
+        raise UsageError(f"{name} is not UTF-8 (byte {error.start}).") from None

@@ -1,0 +1,43 @@
+"""docs/how-do-i.md: every command runs as it stands, or is named here with the test that runs it."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.docs.blocks import Block, Shell, blocks
+from tests.service.server import ROOT
+
+PAGE = ROOT / "docs" / "how-do-i.md"
+# What needs a network, a container engine or a plotter; the commands of make are walked by test_walk.py.
+ELSEWHERE = {
+    "Get it": "downloads the dependencies; the install is tested by the Makefile's own",
+    "Serve it": "walked by test_walk.py",
+    "Run it in a container": "tests/test_docker.py does it",
+}
+
+pytestmark = pytest.mark.xdist_group("service")
+
+
+def of(*languages: str) -> list[Block]:
+    """The page's blocks in these languages."""
+    return [block for block in blocks(PAGE) if block.language in languages]
+
+
+@pytest.mark.parametrize("block", of("bash"), ids=str)
+def test_commands_run(block: Block, shell: Shell) -> None:
+    """Each succeeds in an empty folder, and what it says it writes is there."""
+    shell.run(block.text)
+
+
+@pytest.mark.parametrize("block", of("python"), ids=str)
+def test_programs_run(block: Block, shell: Shell, tmp_path: Path) -> None:
+    """Each runs to its end and prints something."""
+    (tmp_path / "program.py").write_text(block.text.replace("http://127.0.0.1:8000", "$URL"), encoding="utf-8")
+    out = shell.run('sed -i "s|[$]URL|$COPYIST_URL|" program.py && python program.py')
+    assert out
+
+
+def test_nothing_is_left_out() -> None:
+    """Every block is run here, walked, or excused with a reason."""
+    for block in blocks(PAGE):
+        assert block.language in ("bash", "python", "make") or block.heading in ELSEWHERE, str(block)
