@@ -8,12 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from service.cli.client import connect
+from service.cli.client import Client, connect
 from service.cli.options import Model, Seed, Url, given, standard_input
 from service.cli.problems import UsageError
 from service.cli.terminal import write_bytes
 
 PATH = "/v1/handwriting"
+STYLES = "/v1/handwriting/styles"
 FORMATS = {
     ".svg": "svg",
     ".json": "strokes",
@@ -37,9 +38,15 @@ def write(
     ] = None,
     format_: Annotated[str | None, typer.Option("--format", help="Format, whatever the file is called.")] = None,
     model: Model = None,
-    style: Annotated[int | None, typer.Option(help="Whose hand.", show_default=False)] = None,
+    style: Annotated[str | None, typer.Option(help="Whose hand: its name, or its number among --styles.")] = None,
+    styles: Annotated[bool, typer.Option("--styles", help="List the hands there are, and end.")] = False,
     bias: Annotated[float | None, typer.Option(help="0 writes as learned, more writes neater.")] = None,
-    max_points: Annotated[int | None, typer.Option(help="Points of the pen's path at most.")] = None,
+    max_points: Annotated[int | None, typer.Option(help="Free writing: points of the pen's path.")] = None,
+    page: Annotated[str | None, typer.Option(help="a4, a5, letter, ... or fit: as much as the ink needs.")] = None,
+    line_width_mm: Annotated[float | None, typer.Option(help="Width of the lines.")] = None,
+    x_height_mm: Annotated[float | None, typer.Option(help="Height of a lower-case x.")] = None,
+    align: Annotated[str | None, typer.Option(help="left, center, right or justify.")] = None,
+    color: Annotated[str | None, typer.Option(help="Of the ink, as #rrggbb.")] = None,
     seed: Seed = None,
     url: Url = None,
 ) -> None:
@@ -57,13 +64,38 @@ def write(
     if out is None and chosen in BINARY and sys.stdout.isatty():
         raise UsageError(f"{chosen} is no text for a terminal; name a file with -o or pipe it on.")
     wanted = standard_input() if text == "-" else text
-    body = given(text=wanted, model=model, style=style, bias=bias, max_points=max_points, seed=seed, format=chosen)
+    body = given(
+        text=wanted, model=model, bias=bias, max_points=max_points, seed=seed, format=chosen, page=page,
+        line_width_mm=line_width_mm, x_height_mm=x_height_mm, align=align, color=color,
+    )  # fmt: skip
     with connect(url) as client:
+        if styles:
+            write_bytes(_listed(client).encode())
+            return
+        if style is not None:
+            body["style"] = _style(client, style)
         content = client.post(PATH, body).content
     if out is None:
         write_bytes(content)
     else:
         _save(out, content)
+
+
+def _listed(client: Client) -> str:
+    """A line for each hand: number, name, who writes it, what it is."""
+    cards = client.get(STYLES)["data"]
+    rows = [(str(number), card["id"], card["model"], card["description"]) for number, card in enumerate(cards, 1)]
+    return "".join("\t".join(" ".join(cell.split()) for cell in row) + "\n" for row in rows)
+
+
+def _style(client: Client, wish: str) -> str:
+    """The name of a hand, where a number was given instead."""
+    if not wish.isdecimal():
+        return wish
+    names = [card["id"] for card in client.get(STYLES)["data"]]
+    if wish not in names and not 1 <= int(wish) <= len(names):
+        raise UsageError(f"There is no hand number {wish}; there are {len(names)}, and --styles lists them.")
+    return wish if wish in names else str(names[int(wish) - 1])
 
 
 def _format_of(out: Path | None) -> Any:
