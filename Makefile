@@ -76,7 +76,12 @@ export: $(DEV)/.installed ## turn a checkpoint into a bundle (CKPT=, BUNDLE=, AR
 	$(DEV)/bin/python -m export $(CKPT) $(BUNDLE) $(ARGS)
 
 .PHONY: bench
-bench: bench-train ## measure everything there is to measure
+bench: $(DEV)/.installed ## the engine beside its rivals and the service end to end, about ten quiet minutes (ARGS=--quick)
+	@$(DEV)/bin/python -m bench $(ARGS)
+
+.PHONY: bench-http
+bench-http: $(DEV)/.installed ## what HTTP costs per streamed character, and the first character after a prompt
+	@$(DEV)/bin/python -m bench http $(ARGS)
 
 .PHONY: bench-train
 bench-train: $(DEV)/.installed ## training speed against eager autograd and torch.nn.LSTM

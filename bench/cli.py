@@ -1,0 +1,198 @@
+"""The command line of `python -m bench`: each command prints tables and, as its last line, one JSON object."""
+
+import json
+import logging
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from bench import e2e, http
+from bench.engine import (
+    OURS,
+    Case,
+    check,
+    compare,
+    recording,
+    report,
+    shipped_case,
+    two_engines,
+    wide_case,
+)
+from bench.floor import Machine
+from bench.lane import WritingLane
+from bench.machine import cores, describe, pinned
+from bench.options import FULL, QUICK, Options
+from bench.rounds import Speeds, interleave
+from export import bundle as bundles
+from export.weights import StepWeights
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = ROOT / "service" / "bundles"
+HELD_OUT = ROOT / "tests" / "fixtures" / "text.txt"
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+Quick = Annotated[bool, typer.Option("--quick", help="Tiny sizes: see that everything runs; believe no figure.")]
+Shipped = Annotated[Path, typer.Option("--bundles", help="Folder of the bundles that ship.")]
+TextName = Annotated[str, typer.Option("--text", help="Text bundle whose boundaries are replayed.")]
+InkName = Annotated[str, typer.Option("--ink", help="Ink bundle whose boundaries are replayed.")]
+
+
+def main() -> None:
+    """Run a command; without the name of one, `engine`."""
+    torch.set_num_threads(1)
+    logging.getLogger().setLevel(logging.ERROR)  # the quantiser warns of what a stock user leaves out, too
+    given = sys.argv[1:]
+    if not given or (given[0].startswith("--") and given[0] != "--help"):
+        given.insert(0, "engine")
+    app(args=given, prog_name="python -m bench")
+
+
+@app.command()
+def engine(
+    quick: Quick = False,
+    shipped: Shipped = SHIPPED,
+    text: TextName = "prose",
+    ink: InkName = "ink-free",
+    held_out: Annotated[Path, typer.Option(help="Text that no bundle was trained on.")] = HELD_OUT,
+) -> None:
+    """Measure the engine beside its rivals, and the service end to end."""
+    options = QUICK if quick else FULL
+    told: dict[str, Any] = {"machine": describe(), "quick": quick}
+    _say(f"{told['machine']}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with pinned(cores()[0]):
+            wide = _steps(told, shipped, (text, ink), held_out, folder, options)
+        _pair(told, wide, options)
+        _whole(told, shipped, text, folder, options)
+    _finish(told)
+
+
+@app.command("http")
+def http_command(quick: Quick = False, shipped: Shipped = SHIPPED, text: TextName = "prose") -> None:
+    """Measure what HTTP costs per streamed character, and the first character after a prompt."""
+    told = http.measure(shipped, text, QUICK if quick else FULL)
+    for name, value in told.items():
+        _say(f"{name:40s} {value}")
+    _finish({"machine": describe(), "quick": quick, **told})
+
+
+def _steps(
+    told: dict[str, Any], shipped: Path, names: tuple[str, str], held_out: Path, folder: Path, options: Options
+) -> Case:
+    """Single steps: tables for text and ink, at full width and as shipped. Returns the wide text case."""
+    cases = {}
+    for name in names:
+        bundle = bundles.load(shipped / name)
+        recorded = recording(bundle, options, held_out)
+        rates = [round(rate, 3) for rate in recorded.rates]
+        _say(f"\nboundaries of {recorded.source}: rates {rates}")
+        told[f"{bundle.kind}_rates"] = rates
+        hidden = options.hidden if bundle.kind == "text" else options.ink_hidden
+        wide = wide_case(recorded, bundle, hidden, folder)
+        check(wide)
+        cases[bundle.kind] = wide
+        own = shipped_case(bundle, recorded)
+        if bundle.kind == "text":
+            _text_tables(told, wide, own, options)
+        else:
+            _ink_tables(told, wide, own, folder, shipped, options)
+    return cases["text"]
+
+
+def _pair(told: dict[str, Any], wide: Case, options: Options) -> None:
+    """Two engines on two cores."""
+    batch = options.batches[-2]
+    pair = two_engines(wide, batch, options)
+    told["two_engines"] = pair["gain"] if pair else None
+    _say(f"\ntwo engines on two cores, {batch} streams each: {pair or 'there is only one core'}")
+
+
+def _text_tables(told: dict[str, Any], wide: Case, own: Case, options: Options) -> None:
+    assert wide.network is not None
+    weights = StepWeights.of(wide.network)
+    floor = Machine.measure(sum(layer.own.nbytes for layer in weights.layers) // 4)
+    told["floor"] = {name: round(value, 1) for name, value in vars(floor).items()}
+    _say(f"one core at best: {told['floor']}")
+    for label, case in (("wide", wide), ("shipped", own)):
+        told[label] = []
+        for batch in options.batches:
+            speeds = compare(case, batch, options)
+            figures = report(case, batch, speeds, floor)
+            _table(f"{case.bundle.name}, {batch} streams, characters", speeds, figures)
+            told[label].append(figures)
+            if label == "wide":
+                told[f"b{batch}_vs_lstm_f32"], told[f"b{batch}_vs_lstm_int8"] = (
+                    figures["vs_lstm_f32"],
+                    figures["vs_lstm_int8"],
+                )
+    middle = options.batches[-2]
+    told[f"skip_vs_dense_b{middle}"] = next(one["vs_masks"] for one in told["wide"] if one["batch"] == middle)
+
+
+def _ink_tables(told: dict[str, Any], wide: Case, own: Case, folder: Path, shipped: Path, options: Options) -> None:
+    for label, case in (("wide", wide), ("shipped", own)):
+        speeds = compare(case, 1, options)
+        figures = report(case, 1, speeds, None)
+        _table(f"{case.bundle.name}, 1 stream, points", speeds, figures)
+        told[f"ink_{label}"] = figures
+    turns = {
+        name: WritingLane(where, name, 1, options.items // 8)
+        for where, name in ((folder, wide.bundle.name), (shipped, own.bundle.name))
+    }
+    speeds = interleave(turns, options.rounds)
+    _say("\nwriting for themselves, drawing included")
+    for name in turns:
+        _say(f"{name:36s} {speeds.per_item_us(name):9.1f} us/point {speeds.per_second(name):10.0f} points/s")
+    told["ink_points_per_s"] = round(speeds.per_second(wide.bundle.name))
+    told["ink_shipped_points_per_s"] = round(speeds.per_second(own.bundle.name))
+
+
+def _whole(told: dict[str, Any], shipped: Path, text: str, folder: Path, options: Options) -> None:
+    """The service over HTTP, at full width and as shipped."""
+    middle = options.batches[-2]
+    for label, model in (
+        ("wide", e2e.Model(folder, f"text-{options.hidden}", "text")),
+        ("shipped", e2e.Model(shipped, text, "text")),
+    ):
+        raw = next(one["per_s"][OURS] for one in told[label] if one["batch"] == middle)
+        figures = e2e.measure(model, options)
+        _say(f"\n{model.name} over HTTP, two cores")
+        for name, found in figures.items():
+            _say(f"{name:12s} {found}")
+        told[f"e2e_{label}"] = figures
+        share = round(figures[str(middle)]["items_per_s"] / raw, 3)
+        _say(f"share of the raw engine at {middle} streams: {share}")
+        if label == "wide":
+            told[f"e2e_share_{middle}"] = share
+            told["first_char_idle_p99_ms"] = figures["idle"]["first_p99"]
+            told[f"first_char_{middle}_p99_ms"] = figures[f"{middle}_probed"]["first_p99"]
+            told["memory"] = figures["memory"]
+    told["int8_cost_bpc"] = bundles.load(shipped / text).metrics.get("int8_cost_bpc")
+
+
+def _table(title: str, speeds: Speeds, figures: Mapping[str, Any]) -> None:
+    _say(f"\n{title}; medians of rounds, CPU time of one core")
+    for name in speeds.seconds:
+        ratio = speeds.ratio(OURS, name)
+        us, per_s = speeds.per_item_us(name), speeds.per_second(name)
+        _say(f"{name:36s} {us:9.2f} us {per_s:10.0f} /s   ours is {ratio:6.2f} times as fast")
+    if "floor_us" in figures:
+        reached = f"which ours reaches to {figures['share_of_floor']:.0%}"
+        _say(f"{'floor of this machine':36s} {figures['floor_us']:9.2f} us   {reached}")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def _finish(told: Mapping[str, Any]) -> None:
+    _say("")
+    _say(json.dumps(told, allow_nan=False))

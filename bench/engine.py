@@ -1,0 +1,171 @@
+"""The engine against what one would otherwise run, one core, from one stream to hundreds.
+
+All candidates of a table run in turns on one core, fed with the same recorded inputs. Ours is the graph that ships,
+stepped through the service's own runner; the rivals are bound as closely. Text and ink, at full width with random
+weights that set recorded boundaries, and the shipped bundles at their own size.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import networks, rivals
+from bench.floor import Machine, Work
+from bench.machine import cores
+from bench.options import Options
+from bench.replay import Array, Replay, steps_in
+from bench.rounds import Speeds, Turn, interleave
+from bench.sidebyside import engines
+from bench.traces import Bits, Boundaries, arrange, record
+from export.bundle import Bundle
+from export.weights import StepWeights, round_weights
+from model.config import Kind, ModelConfig
+from model.network import Network
+from service.engine.runner import Runner
+
+OURS = "ours"
+OURS_SERVED = "ours, through the service's runner"
+LSTM_FLOAT32 = ("LSTM operator fp32", "LSTM products fp32")
+LSTM_INT8 = ("LSTM operator int8", "LSTM products int8")
+MASKS = "masks"
+PYTORCH = "PyTorch eager"
+TORCHSCRIPT = "TorchScript"
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is stepped through.
+
+    Attributes:
+        bundle: whose graph is ours.
+        network: it was made from, None for one that was loaded.
+        fired: the recorded boundaries (T, R, L-1).
+        inputs: that go with them (T, R, ...).
+    """
+
+    bundle: Bundle
+    network: Network | None
+    fired: Bits
+    inputs: Array
+
+    @property
+    def config(self) -> ModelConfig:
+        """Sizes and switches of the network."""
+        facts = {name: value for name, value in self.bundle.model.items() if name not in ("parameters", "precision")}
+        return ModelConfig.from_json(facts)
+
+
+def shipped_case(bundle: Bundle, recorded: Boundaries) -> Case:
+    """Return a shipped bundle on what it read while it was recorded."""
+    return Case(bundle, None, recorded.fired, recorded.inputs)
+
+
+def wide_case(recorded: Boundaries, shipped: Bundle, hidden: int, folder: Path) -> Case:
+    """Return a network of another width and random weights, exported as `shipped` was, that sets its boundaries."""
+    kind: Kind = "text" if shipped.kind == "text" else "ink"
+    network = networks.obedient(kind, hidden, recorded.rates)
+    bundle = networks.export(network, folder, f"{kind}-{hidden}", recorded.rates, shipped.model["precision"])
+    return Case(bundle, network, recorded.fired, networks.commanded(bundle, recorded.fired))
+
+
+def check(case: Case) -> None:
+    """Raise AssertionError unless a network that obeys sets the very boundaries that were recorded."""
+    rows, steps = min(4, case.inputs.shape[1]), min(48, len(case.inputs))
+    runner = Runner(case.bundle, rows)
+    places = np.arange(case.fired.shape[-1])
+    for now in range(steps):
+        runner.inputs[:] = case.inputs[now, :rows]
+        runner.step(rows)
+        after = runner.codes & (2 ** len(places) - 1)
+        assert np.array_equal(after, (case.fired[now, :rows] << places).sum(-1)), f"other boundaries at step {now}"
+
+
+def candidates(case: Case, batch: int, options: Options) -> dict[str, Turn]:
+    """Return who takes turns at a batch size, ours first."""
+    inputs = arrange(case.inputs, batch, options.items)
+    turns: dict[str, Turn] = {
+        OURS: Replay(case.bundle.graph, inputs),
+        OURS_SERVED: _Served(case.bundle, inputs),
+    }
+    others: dict[str, Any] = {name: Replay(graph, inputs) for name, graph in _lstms(case.config).items()}
+    if case.network is not None:
+        weights = StepWeights.of(round_weights(case.network, "float32"), "float32")
+        others[MASKS] = Replay(rivals.dense_masks(weights), inputs)
+        others[PYTORCH] = rivals.TorchEager(case.network, inputs)
+    others[TORCHSCRIPT] = rivals.TorchScript(case.bundle.files["step.pt"], inputs)
+    return turns | {name: _brief(rival, options.turn_s, len(inputs)) for name, rival in others.items()}
+
+
+def compare(case: Case, batch: int, options: Options) -> Speeds:
+    """Measure a case at a batch size."""
+    return interleave(candidates(case, batch, options), options.rounds)
+
+
+def report(case: Case, batch: int, speeds: Speeds, floor: Machine | None) -> dict[str, Any]:
+    """Return the figures of one table under short names."""
+    float32, int8 = speeds.fastest(*LSTM_FLOAT32), speeds.fastest(*LSTM_INT8)
+    figures: dict[str, Any] = {
+        "batch": batch,
+        "per_s": {name: round(speeds.per_second(name)) for name in speeds.seconds},
+        "vs_lstm_f32": round(speeds.ratio(OURS, float32), 2),
+        "vs_lstm_int8": round(speeds.ratio(OURS, int8), 2),
+    }
+    if MASKS in speeds.seconds:
+        figures["vs_masks"] = round(speeds.ratio(OURS, MASKS), 2)
+    if floor is not None and case.network is not None:
+        weights = StepWeights.of(case.network)
+        floor_us = Work.of(weights, case.fired).floor_us(
+            batch, floor, 1 if case.bundle.model["precision"] == "int8" else 4
+        )
+        figures["floor_us"] = round(floor_us, 2)
+        figures["share_of_floor"] = round(floor_us / speeds.per_item_us(OURS), 3)
+    return figures
+
+
+def two_engines(case: Case, batch: int, options: Options) -> dict[str, float] | None:
+    """Return what two engines on two cores do against one, or None where there is only one core."""
+    if len(cores()) < 2:
+        return None
+    inputs = arrange(case.inputs, batch, options.items)
+    with engines(case.bundle.graph, inputs, cores()[:2]) as pair:
+        one, two, gain = pair.gain(options.rounds)
+    return {"one_per_s": round(one), "two_per_s": round(two), "gain": round(gain, 2)}
+
+
+def recording(bundle: Bundle, options: Options, text: Path) -> Boundaries:
+    """Record a bundle's boundaries at the size of a run."""
+    return record(bundle, options.rows, options.steps, text)
+
+
+class _Served:
+    """Steps through a recording as the service steps, its runner's own work included."""
+
+    def __init__(self, bundle: Bundle, inputs: Array) -> None:
+        self._inputs, self._batch = inputs, inputs.shape[1]
+        self._runner = Runner(bundle, self._batch)
+
+    def __call__(self) -> int:
+        for x in self._inputs:
+            self._runner.inputs[:] = x
+            self._runner.step(self._batch)
+        return int(len(self._inputs) * self._batch)
+
+
+@cache
+def _lstms(config: ModelConfig) -> Mapping[str, bytes]:
+    """The dense LSTM of the same width, in its forms."""
+    graphs: dict[str, bytes] = {}
+    for form, build in (("operator", rivals.lstm_operator), ("products", rivals.lstm_products)):
+        graph = build(config.kind, config.hidden[0], config.num_layers, config.num_outputs)
+        graphs |= {f"LSTM {form} fp32": graph, f"LSTM {form} int8": rivals.stock_int8(graph)}
+    return graphs
+
+
+def _brief(rival: Any, turn_s: float, most: int) -> Turn:
+    """A rival that takes no more steps than fit its time."""
+    steps = steps_in(turn_s, rival, most)
+    return lambda: int(rival(steps))

@@ -1,0 +1,53 @@
+"""How much is measured: enough to be believed, or just enough to see that everything runs."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Options:
+    """Sizes of a run.
+
+    Attributes:
+        hidden: H of the networks of random weights.
+        ink_hidden: likewise for ink.
+        batches: B, streams stepped together.
+        items: characters or points in one turn of ours; rivals take fewer steps where that takes them too long.
+        turn_s: that is, longer than so much.
+        rounds: of every comparison.
+        rows, steps: of a recording of boundaries.
+        load_s: seconds of a load, after `warm_s`.
+        warm_s: seconds before it counts.
+        streams: of a load test that has several sizes.
+        probes: requests whose first character is timed.
+        http_streams: of the test of what HTTP costs.
+    """
+
+    hidden: int = 512
+    ink_hidden: int = 400
+    batches: tuple[int, ...] = (1, 8, 64, 256)
+    items: int = 16_384
+    turn_s: float = 0.3
+    rounds: int = 7
+    rows: int = 256
+    steps: int = 256
+    load_s: float = 6.0
+    warm_s: float = 1.5
+    streams: tuple[int, ...] = (1, 8, 64, 256)
+    probes: int = 300
+    http_streams: int = 128
+
+
+FULL = Options()
+QUICK = Options(
+    hidden=32,
+    ink_hidden=24,
+    items=256,
+    turn_s=0.01,
+    rounds=2,
+    steps=8,
+    load_s=1.0,
+    warm_s=0.3,
+    streams=(1, 64),
+    probes=5,
+    http_streams=8,
+)

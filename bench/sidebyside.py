@@ -1,0 +1,80 @@
+"""Engines in processes of their own, each on a core of its own, to see what they do to each other."""
+
+import multiprocessing
+import statistics
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+from bench.machine import pinned
+from bench.replay import Array, Replay
+
+REPEATS = 3
+
+
+@dataclass(frozen=True)
+class Engines:
+    """Some processes that wait for the word.
+
+    Attributes:
+        pipes: to them, one per core.
+    """
+
+    pipes: list[Connection]
+
+    def rate(self, chosen: Collection[int]) -> float:
+        """Return items per second of the chosen ones, run at the same time."""
+        for number in chosen:
+            self.pipes[number].send(True)
+        return float(sum(self.pipes[number].recv() for number in chosen))
+
+    def gain(self, rounds: int) -> tuple[float, float, float]:
+        """Return items per second of one and of all, and the median over rounds of the ratio in a round.
+
+        What one does is the mean over all of them alone, as cores of one machine need not be alike.
+        """
+        everyone = range(len(self.pipes))
+        alone, together = [], []
+        for _ in range(rounds + 1):
+            alone.append(statistics.mean(self.rate([number]) for number in everyone))
+            together.append(self.rate(everyone))
+        ratios = [many / one for one, many in zip(alone[1:], together[1:], strict=True)]
+        return statistics.median(alone[1:]), statistics.median(together[1:]), statistics.median(ratios)
+
+
+@contextmanager
+def engines(graph: bytes, inputs: Array, cores: list[int]) -> Iterator[Engines]:
+    """Run one engine per core for as long as the block."""
+    context = multiprocessing.get_context("spawn")
+    pipes, processes = [], []
+    try:
+        for core in cores:
+            mine, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(graph, inputs, core, theirs), daemon=True)
+            process.start()
+            theirs.close()
+            pipes.append(mine)
+            processes.append(process)
+        yield Engines(pipes)
+    finally:
+        for pipe in pipes:
+            pipe.close()
+        for process in processes:
+            process.join()
+
+
+def _work(graph: bytes, inputs: Array, core: int, pipe: Connection) -> None:
+    """Step through the recording each time the word comes, and tell how fast it went."""
+    with pinned(core):
+        replay = Replay(graph, inputs)
+        replay(2)
+        while True:
+            try:
+                pipe.recv()
+            except EOFError:
+                return
+            began = time.perf_counter()
+            items = sum(replay() for _ in range(REPEATS))
+            pipe.send(items / (time.perf_counter() - began))

@@ -1,0 +1,54 @@
+"""The commands run from end to end, at sizes that mean nothing, and end with the one JSON object they promise."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+KEYS = [
+    *(f"b{batch}_vs_lstm_{precision}" for batch in (1, 64, 256) for precision in ("f32", "int8")),
+    "skip_vs_dense_b64",
+    "two_engines",
+    "e2e_share_64",
+    "first_char_idle_p99_ms",
+    "first_char_64_p99_ms",
+    "int8_cost_bpc",
+    "ink_points_per_s",
+    "floor",
+    "memory",
+]
+HTTP_KEYS = ["http_us_per_char", "graph_us_per_char", "http_us_per_char_one_char_per_event", "first_char_100_p50_ms"]
+
+
+def last_line(*arguments: str) -> dict[str, Any]:
+    """Run a command at tiny sizes and return its last line."""
+    command = [sys.executable, "-m", "bench", *arguments, "--quick"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return told
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("bench")
+def test_the_engine_is_measured_whole() -> None:
+    """Every key that is promised is there and holds a figure where this machine can have one."""
+    told = last_line()
+    assert set(KEYS) <= set(told)
+    may_be_none = {"int8_cost_bpc", "two_engines"}
+    assert all(told[key] for key in KEYS if key not in may_be_none)
+    assert {one["batch"] for one in told["wide"]} == {one["batch"] for one in told["shipped"]} == {1, 8, 64, 256}
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("bench")
+def test_http_is_measured() -> None:
+    """Cost per character in both ways of telling, and the first character."""
+    told = last_line("http")
+    assert all(told[key] > 0 for key in HTTP_KEYS)
+    assert told["chars_per_event_one_char_per_event"] < told["chars_per_event"]
