@@ -112,9 +112,9 @@ class TextCodec:
         """
         return b"".join(self._bytes_of(int(i)) for i in np.asarray(ids, np.int64)).decode("utf-8", "replace")
 
-    def decoder(self) -> "TextDecoder":
-        """Return a decoder that takes one id at a time."""
-        return TextDecoder(self)
+    def decoder(self, pending: bytes = b"") -> "TextDecoder":
+        """Return a decoder that takes one id at a time, after the bytes at which another one stood."""
+        return TextDecoder(self, pending)
 
     def to_json(self) -> dict[str, Any]:
         """Return the codec as JSON values; `from_json` gives it back."""
@@ -200,9 +200,10 @@ class TextCodec:
 class TextDecoder:
     """Turns ids into text as they come; what it gives in all equals `TextCodec.decode` of all ids."""
 
-    def __init__(self, codec: TextCodec) -> None:
+    def __init__(self, codec: TextCodec, pending: bytes = b"") -> None:
         self._codec = codec
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._utf8.setstate((pending, 0))
 
     def push(self, token_id: int) -> str:
         """Return the text that one more id completes; "" while a character of several bytes is unfinished.
@@ -213,9 +214,14 @@ class TextDecoder:
         return self._utf8.decode(self._codec._bytes_of(int(token_id)))  # noqa: SLF001 - two halves of one idea
 
     @property
+    def pending(self) -> bytes:
+        """The last bytes, each of an id of its own, whose character is unfinished."""
+        return self._utf8.getstate()[0]
+
+    @property
     def num_pending(self) -> int:
         """Number of last ids, each a byte, whose character is unfinished."""
-        return len(self._utf8.getstate()[0])
+        return len(self.pending)
 
     def flush(self) -> str:
         """Return U+FFFD for an unfinished character, else "", and start afresh."""

@@ -22,6 +22,11 @@ class Stepper(Protocol):
     inputs: NDArray[Any]
     codes: NDArray[np.uint8]
 
+    @property
+    def row_bytes(self) -> int:
+        """Size of a saved row."""
+        ...
+
     def step(self, count: int) -> NDArray[np.float32]:
         """Run one step of the first rows and return their outputs."""
         ...
@@ -32,6 +37,18 @@ class Stepper(Protocol):
 
     def move(self, source: int, target: int) -> None:
         """Copy a row over another."""
+        ...
+
+    def save(self, row: int) -> bytes:
+        """Return what a row holds."""
+        ...
+
+    def restore(self, row: int, saved: bytes) -> None:
+        """Set a row to what another held."""
+        ...
+
+    def check(self, saved: bytes) -> None:
+        """Raise ValueError unless `restore` would take it."""
         ...
 
 
@@ -59,11 +76,17 @@ class Lane(ABC, Generic[S]):
         return bool(self.scheduler.rows or self.scheduler.waiting)
 
     def admit(self, now: float) -> None:
-        """Seat waiting sequences in free rows, each with a fresh state."""
+        """Seat waiting sequences in free rows, each with a fresh state or the one it goes on from."""
         admitted = self.scheduler.admit()
         for sequence in admitted:
-            self.runner.clear(sequence.row)
+            start = sequence.seat()
+            if start and start.row:
+                self.runner.restore(sequence.row, start.row)
+            else:
+                self.runner.clear(sequence.row)
             self.runner.inputs[sequence.row] = sequence.next_input
+            if sequence.must_save:
+                sequence.keep(self.runner.save(sequence.row))
             sequence.times.admitted = now
         if admitted:
             self._seated()
@@ -76,6 +99,8 @@ class Lane(ABC, Generic[S]):
         codes = self.runner.codes[: len(rows)].tolist()
         for sequence, code, choice in zip(rows, codes, choices, strict=True):
             sequence.advance(code, choice)
+            if sequence.must_save:
+                sequence.keep(self.runner.save(sequence.row))
         self.runner.inputs[: len(rows)] = [sequence.next_input for sequence in rows]
         self.num_failures = 0
         return rows

@@ -288,7 +288,7 @@ class Engine:
 
     def _is_due(self, sequence: Sequence, now: float) -> bool:
         """Whether to tell what a running sequence has."""
-        count = sequence.num_ready
+        count = sequence.num_new
         if not count or sequence.whole or not self._streams[sequence].is_hungry:
             return False
         return (
@@ -303,7 +303,7 @@ class Engine:
         for sequence in ended:
             lane.remove(sequence)
             sequence.times.finished = now
-            sequence.times.first = sequence.times.first or (now if sequence.num_ready else None)
+            sequence.times.first = sequence.times.first or (now if sequence.num_new else None)
             self.gauges.finished += 1
             if sequence.cancelled_at_step is not None and sequence.reason == "cancelled":
                 self.gauges.cancelled += 1

@@ -113,7 +113,8 @@ class Runner:
         """Work out the trace byte of each row from z before and after the step."""
         after = np.zeros(count, np.uint8)
         for bit, name in enumerate(self._detectors):
-            after |= self._sides[self._now][name][:count].astype(np.uint8) << bit
+            # A comparison, because a row that is not finite has no boundary and must not upset the others.
+            after |= (self._sides[self._now][name][:count] > 0.5).astype(np.uint8) << bit
         before = self._z[:count]
         np.left_shift(before, len(self._detectors), out=self.codes[:count])
         self.codes[:count] |= after

@@ -5,16 +5,22 @@ that becomes free in between is filled by the last one; whoever holds data per r
 """
 
 from collections import deque
+from itertools import islice
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from service.engine.sequence import Status
 
 
 class Schedulable(Protocol):
-    """What the scheduler sees of a sequence; both attributes are its own to set."""
+    """What the scheduler sees of a sequence; `status` and `row` are its own to set."""
 
     status: Status
     row: int
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it could start; once it could, it can."""
+        ...
 
 
 S = TypeVar("S", bound=Schedulable)
@@ -28,7 +34,7 @@ class Move(NamedTuple):
 
 
 class Scheduler(Generic[S]):
-    """First come, first served on a fixed number of rows.
+    """First come, first served on a fixed number of rows; who is not ready is passed by and keeps its place.
 
     Args:
         capacity: number of rows, at least 1.
@@ -49,9 +55,10 @@ class Scheduler(Generic[S]):
 
     def admit(self) -> list[S]:
         """Give free rows to the longest waiting and return those; their rows hold nobody's data any more."""
-        count = min(self.capacity - len(self.rows), len(self.waiting))
-        admitted = [self.waiting.popleft() for _ in range(count)]
+        free = self.capacity - len(self.rows)
+        admitted = list(islice((sequence for sequence in self.waiting if sequence.is_ready), free)) if free else []
         for sequence in admitted:
+            self.waiting.remove(sequence)
             sequence.status, sequence.row = Status.RUNNING, len(self.rows)
             self.rows.append(sequence)
         return admitted

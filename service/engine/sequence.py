@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.codec import TextCodec
+from service.engine.snapshot import WHOLE, Part, Snapshot
 from service.engine.stops import StopMatcher
 from service.sampling import FAILED, uniforms
 
@@ -97,6 +98,7 @@ class End:
         num_drawn: symbols or points that were drawn.
         trace: one byte for every step that was run for it, as `Hierarchy` reads it.
         times: when.
+        snapshot: what to go on from, where it was asked for and there is more to write.
     """
 
     reason: Reason
@@ -104,6 +106,7 @@ class End:
     num_drawn: int
     trace: bytes
     times: Times
+    snapshot: Snapshot | None = None
 
 
 class Score(NamedTuple):
@@ -130,6 +133,7 @@ class Delta:
         end: set on the last one.
         scores: for each item those of the symbols that make it up, when logprobs were asked for, else empty.
         choice: index of the choice within the request.
+        skipped: how many of the first items were told before; they are here for whoever needs what led to the rest.
     """
 
     items: list[Any] = field(default_factory=list)
@@ -137,6 +141,15 @@ class Delta:
     end: End | None = None
     scores: list[list[Score]] = field(default_factory=list)
     choice: int = 0
+    skipped: int = 0
+
+    @property
+    def news(self) -> "Delta":
+        """The same without what was told before."""
+        if not self.skipped:
+            return self
+        first = self.skipped
+        return Delta(self.items[first:], self.trace[first:], self.end, self.scores[first:], self.choice)
 
     def extend(self, later: "Delta") -> None:
         """Append what came after; this is how events of a slow reader grow longer instead of more."""
@@ -154,17 +167,19 @@ class Sequence(ABC):
         choice: index of the choice within the request.
         boundaries: whether each item is told with its trace byte.
         whole: whether everything is told at the end only.
+        part: of the stream that is asked for.
 
     Attributes:
         status: moved by the scheduler.
         row: the row of the runner it owns while RUNNING; meaningless else.
         next_input: what it reads at the next step.
         reason: why it ended, or None.
+        must_save: whether `keep` is to be told what its row holds now, before the next step.
     """
 
     num_prompt = 0
 
-    def __init__(self, seed: int, choice: int, *, boundaries: bool, whole: bool) -> None:
+    def __init__(self, seed: int, choice: int, *, boundaries: bool, whole: bool, part: Part) -> None:
         self.status = Status.WAITING
         self.row = -1
         self.next_input: Any = None
@@ -173,13 +188,33 @@ class Sequence(ABC):
         self.times = Times()
         self.flushed_at = 0.0
         self.cancelled_at_step: int | None = None
+        self._start = part.start
+        self.must_save = False
         self._seed, self._choice, self._boundaries = seed, choice, boundaries
+        self._stream = part.choice + choice
+        self._keeps, self._skip = part.keeps, part.skip
+        self._snapshot: Snapshot | None = None
+        self._origin = part.start.position if part.start else 0
         self._trace = bytearray()
         self._items: list[Any] = []
         self._item_trace = bytearray()
         self._num_drawn = 0
         self._draws: list[list[float]] = []
-        self._draws_from = -BLOCK
+        self._draws_from = self._origin - BLOCK
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it could start to run."""
+        return True
+
+    def seat(self) -> Snapshot | None:
+        """Return what its row is to hold at first, now that it has one; None is zeros."""
+        return self._start
+
+    def keep(self, row: bytes) -> None:
+        """Take in what its row holds between two steps, as `must_save` asked for."""
+        self._snapshot = Snapshot(row, self.next_input, self._position)
+        self.must_save = False
 
     @abstractmethod
     def advance(self, code: int, choice: Any) -> None:
@@ -187,15 +222,25 @@ class Sequence(ABC):
 
     @property
     def num_ready(self) -> int:
-        """Number of items that may be told now."""
+        """Number of items that may be told now, those included that were told before."""
         return len(self._items)
+
+    @property
+    def num_new(self) -> int:
+        """Number of items that may be told now and were not told before."""
+        return max(0, self.num_ready - self._skip)
+
+    @property
+    def _position(self) -> int:
+        """Symbols or offsets drawn since the beginning of the stream."""
+        return self._origin + self._num_drawn
 
     def draw(self) -> list[float]:
         """Return the four uniform numbers that belong to the position to be drawn next."""
-        index = self._num_drawn - self._draws_from
+        index = self._position - self._draws_from
         if index >= BLOCK:
             self._draws_from += BLOCK
-            self._draws = uniforms(self._seed, self._choice, self._draws_from, BLOCK).tolist()
+            self._draws = uniforms(self._seed, self._stream, self._draws_from, BLOCK).tolist()
             index -= BLOCK
         return self._draws[index]
 
@@ -207,11 +252,14 @@ class Sequence(ABC):
         """Return and forget what may be told now, with the end if it has come."""
         count = self.num_ready
         trace = bytes(self._item_trace[:count]) if self._boundaries else b""
-        delta = Delta(self._items[:count], trace, choice=self._choice)
+        skipped = min(count, self._skip)
+        delta = Delta(self._items[:count], trace, choice=self._choice, skipped=skipped)
+        self._skip -= skipped
         del self._items[:count]
         del self._item_trace[:count]
         if self.reason:
-            delta.end = End(self.reason, self.num_prompt, self._num_drawn, bytes(self._trace), self.times)
+            trace, snapshot = bytes(self._trace), self._snapshot if self.reason in ("stop", "length") else None
+            delta.end = End(self.reason, self.num_prompt, self._num_drawn, trace, self.times, snapshot)
         return delta
 
 
@@ -226,10 +274,14 @@ class TextSequence(Sequence):
         boundaries: whether to tell z and operations of each character.
         whole: whether to tell everything at the end only.
         choice: index of the choice within the request.
+        part: of the stream that is asked for; a prompt comes after its start.
+        shares: whether siblings will go on from its prompt, instead of reading it again.
+        leader: the sibling whose prompt this one goes on from.
 
     Attributes:
         bias: float64 (V,) to be added to the logits, or None.
         score: of the symbol that the step under way leads to; set before `advance` where it is wanted.
+        fork: what siblings go on from, once the prompt has been read but for its last symbol.
     """
 
     def __init__(
@@ -242,29 +294,39 @@ class TextSequence(Sequence):
         boundaries: bool = False,
         whole: bool = False,
         choice: int = 0,
+        part: Part = WHOLE,
+        shares: bool = False,
+        leader: "TextSequence | None" = None,
     ) -> None:
-        super().__init__(params.seed, choice, boundaries=boundaries, whole=whole)
+        super().__init__(params.seed, choice, boundaries=boundaries, whole=whole, part=part)
         self.params = params
         self.num_prompt = len(prompt)
         self.bias = _bias(params, codec.size)
         self.score: Score | None = None
-        self._inputs = list(prompt) or [primer]
-        self._decoder = codec.decoder()
+        start = part.start
+        self._inputs = [start.last, *prompt] if start else list(prompt) or [primer]
+        self._decoder = codec.decoder(start.unfinished if start else b"")
         self._stops = StopMatcher(params.stop)
         self._closing: Reason | None = None
         self._item_scores: list[list[Score]] = []
         self._unfinished: list[Score] = []
         self._logit_bias = dict(params.logit_bias)
         self._counts: dict[int, int] = {}
+        self._shares, self._leader = shares, leader
+        self.fork: Snapshot | None = None
         self.next_input = self._inputs[0]
-        if params.echo and prompt:
+        if start:
+            self._go_on(start, has_prompt=bool(prompt))
+        elif params.echo and prompt:
             self.score = Score(self.next_input, None, [])
             self._spell(self.next_input)
+        self.must_save = not self._reads_on and self._wants_fork
 
     @property
     def num_ready(self) -> int:
         """Characters that are neither held back for a stop string nor without their trace byte."""
-        free = len(self._items) - (0 if self.reason else self._stops.held)
+        is_holding = self.reason is None or (self.reason == "length" and self._keeps)
+        free = len(self._items) - (self._stops.held if is_holding else 0)
         return min(free, len(self._item_trace)) if self._boundaries else free
 
     @property
@@ -284,7 +346,7 @@ class TextSequence(Sequence):
         self._trace.append(code)
         if not reads_on and self.params.max_tokens == 0:
             self._finish_spelling()
-        if self._boundaries:
+        if self._boundaries or self._keeps:
             self._item_trace += bytes([code]) * (len(self._items) - len(self._item_trace))
         if self._closing:
             self.finish(self._closing)
@@ -314,6 +376,7 @@ class TextSequence(Sequence):
     def _read(self, choice: int) -> None:
         """Go on to the prompt's next symbol."""
         self.next_input = self._inputs[len(self._trace)]
+        self.must_save = not self._reads_on and self._wants_fork
         if not self.params.echo:
             return
         if choice == FAILED and self.params.logprobs is not None:
@@ -355,7 +418,9 @@ class TextSequence(Sequence):
             done -= len(first)
 
     def _finish_spelling(self) -> None:
-        """Append what stands for a character that stays unfinished, if there is one."""
+        """Append what stands for a character that stays unfinished, if there is one and nobody will finish it."""
+        if self._keeps:
+            return
         rest = self._decoder.flush()
         self._items += rest
         self._item_scores += [self._unfinished] if rest and self.params.logprobs is not None else []
@@ -363,13 +428,69 @@ class TextSequence(Sequence):
     def _penalise(self, token: int) -> None:
         """Make a symbol that was drawn less likely, or more for penalties below 0."""
         params = self.params
-        if self.bias is not None and (params.presence_penalty or params.frequency_penalty):
-            count = self._counts[token] = self._counts.get(token, 0) + 1
-            penalty = params.presence_penalty + params.frequency_penalty * count
+        if params.presence_penalty or params.frequency_penalty:
+            self._counts[token] = self._counts.get(token, 0) + 1
+            self._weigh(token)
+
+    def _weigh(self, token: int) -> None:
+        """Set the bias of a symbol that was drawn before."""
+        if self.bias is not None:
+            penalty = self.params.presence_penalty + self.params.frequency_penalty * self._counts[token]
             self.bias[token] = self._logit_bias.get(token, 0.0) - penalty
+
+    def _go_on(self, start: Snapshot, *, has_prompt: bool) -> None:
+        """Take up what was drawn but not told; a prompt ends what it could have become."""
+        self._items += start.held
+        self._item_trace += start.held_trace
+        self._item_scores += [[] for _ in start.held] if self.params.logprobs is not None else []
+        self._counts = start.counts.copy()
+        for token in self._counts:
+            self._weigh(token)
+        if has_prompt:
+            self._items += self._decoder.flush()
+        else:
+            for character in start.held:
+                self._stops.push(character)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the prompt it shares, if it does, has been read, or never will be."""
+        return self._leader is None or self._leader.fork is not None or self._leader.reason is not None
+
+    def seat(self) -> Snapshot | None:
+        """Return what its row is to hold at first; where its prompt was read by another, what that one left."""
+        fork = self._leader.fork if self._leader else None
+        if fork:
+            self._start, self._inputs, self.next_input = fork, [fork.last], fork.last
+        return self._start
+
+    def keep(self, row: bytes) -> None:
+        """Take in what its row holds before the prompt's last symbol, or the last one drawn, is read."""
+        self.must_save = False
+        end = self._closing or self.reason
+        first = len(self._items) - (0 if end == "stop" else self._stops.held)
+        snapshot = Snapshot(
+            row,
+            self.next_input,
+            self._position,
+            "".join(self._items[first:]),
+            bytes(self._item_trace[first:]),
+            self._decoder.pending,
+            self._counts.copy(),
+        )
+        if end or self.params.max_tokens == 0:
+            self._snapshot = snapshot
+        else:
+            self.fork = snapshot
+
+    @property
+    def _wants_fork(self) -> bool:
+        """Whether to keep the row as it is before the prompt's last symbol is read."""
+        return self._shares or (self._keeps and self.params.max_tokens == 0)
 
     def _close(self, reason: Reason) -> None:
         """End at once, or after one more step if characters still lack their trace byte."""
+        self.must_save = self._keeps
         if self._boundaries and len(self._item_trace) < len(self._items):
             self._closing = reason
         else:
@@ -394,22 +515,35 @@ class InkSequence(Sequence):
         params: how to draw.
         whole: whether to tell everything at the end only.
         choice: index of the choice within the request.
+        part: of the stream that is asked for; what its start has read last is not a point of this one.
     """
 
-    def __init__(self, start: Offset, params: InkParams, *, whole: bool = False, choice: int = 0) -> None:
-        super().__init__(params.seed, choice, boundaries=True, whole=whole)
+    def __init__(
+        self, start: Offset, params: InkParams, *, whole: bool = False, choice: int = 0, part: Part = WHOLE
+    ) -> None:
+        super().__init__(params.seed, choice, boundaries=True, whole=whole, part=part)
         self.params = params
-        self.next_input = start
+        self.next_input = part.start.last if part.start else start
+        self._num_points = -1 if part.start else 0
+        self.must_save = self._keeps and self._is_last
 
     def advance(self, code: int, choice: Seq[float]) -> None:
         """Take in a step: the point just read stands, the one drawn is read next."""
         self._trace.append(code)
-        self._items.append(self.next_input)
-        self._item_trace.append(code)
-        if len(self._trace) >= self.params.max_points:
+        self._num_points += 1
+        if self._num_points:
+            self._items.append(self.next_input)
+            self._item_trace.append(code)
+        if self._num_points >= self.params.max_points:
             self.finish("length")
         elif choice[0] != choice[0]:
             self.finish("error")
         else:
             self._num_drawn += 1
             self.next_input = choice
+            self.must_save = self._keeps and self._is_last
+
+    @property
+    def _is_last(self) -> bool:
+        """Whether the point that is read next is the last one."""
+        return self._num_points + 1 == self.params.max_points

@@ -1,4 +1,7 @@
-"""A sequence between two steps, as data: what another runner, in another process, needs to go on exactly."""
+"""A sequence between two steps, as data: what another runner, in another process, needs to go on exactly.
+
+And the part of a stream that a request is for: from where on, from where on aloud, and whether it will be gone on with.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,3 +31,24 @@ class Snapshot:
     held_trace: bytes = b""
     unfinished: bytes = b""
     counts: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which part of a stream to write.
+
+    Attributes:
+        start: what to go on from; None is the beginning.
+        choice: added to the index of each choice for its draws: a state of choice 2 goes on with the draws of choice 2.
+        skip: characters or points, counted from the start, that were told before and are not told again.
+        keeps: whether the end is told with a snapshot. Characters that may begin a stop string are then kept back at
+            the end, and a character of which bytes are missing is too: whoever goes on tells them.
+    """
+
+    start: Snapshot | None = None
+    choice: int = 0
+    skip: int = 0
+    keeps: bool = False
+
+
+WHOLE = Part()

@@ -67,6 +67,22 @@ class CountingRunner:
         self._sums[target] = self._sums[source]
         self.inputs[target] = self.inputs[source]
 
+    def save(self, row: int) -> bytes:
+        """Return a row's sum."""
+        saved: bytes = self._sums[row].tobytes()
+        return saved
+
+    row_bytes = 8
+
+    def check(self, saved: bytes) -> None:
+        """Refuse what has another size."""
+        if len(saved) != self.row_bytes:
+            raise ValueError("not a row")
+
+    def restore(self, row: int, saved: bytes) -> None:
+        """Set a row's sum."""
+        self._sums[row] = np.frombuffer(saved, np.int64)[0]
+
     @staticmethod
     def expected(prompt: list[int], count: int) -> list[int]:
         """Return the symbols that follow a prompt."""

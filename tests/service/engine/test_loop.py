@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from model.codec import TextCodec
 from service.engine.lane import TextLane
@@ -374,3 +376,59 @@ async def test_a_bias_belongs_to_its_row(build: Build) -> None:
     assert "".join(told.items) == CODEC.decode(expected)
     assert "".join((await read(plain)).items) == text_of([1, 2], 20)
     assert "".join((await read(short)).items) == text_of([1], 3)
+
+
+async def test_bundles_share_the_thread_fairly() -> None:
+    """While two bundles have work, each takes a step a round, however many rows the other has."""
+    order: list[str] = []
+
+    class Noted(CountingRunner):
+        """Writes down whose step it was."""
+
+        def __init__(self, name: str, capacity: int) -> None:
+            super().__init__(capacity)
+            self.name = name
+
+        def step(self, count: int) -> NDArray[np.float32]:
+            """Note the step and take it."""
+            order.append(self.name)
+            return super().step(count)
+
+    lanes = [TextLane(name, Noted(name, capacity), CODEC) for name, capacity in (("wide", 16), ("narrow", 1))]
+    engine = Engine(lanes, AT_THE_END, 100, clock=lambda: 0.0)
+    engine.start()
+    try:
+        many = [
+            engine.submit(lanes[0], TextSequence(CODEC, [1] * 50, 0, TextParams(1, 300), whole=True)) for _ in range(40)
+        ]
+        one = engine.submit(lanes[1], TextSequence(CODEC, [1], 0, TextParams(1, 200), whole=True))
+        await asyncio.gather(read(one), *(read(stream) for stream in many))
+    finally:
+        engine.stop()
+    first = order.index("narrow")
+    both = order[first : len(order) - order[::-1].index("narrow")]
+    assert both == ["narrow", "wide"] * 199 + ["narrow"]
+
+
+async def test_ten_thousand_joins_and_cancels_leak_nothing(build: Build) -> None:
+    """After clients came and left at random, nobody is left in a row, in the queue or in the books."""
+    rig, chance = build(capacity=8, waiting=200), np.random.default_rng(1)
+    streams: list[Stream] = []
+    for _ in range(10_000):
+        if len(streams) == 100:
+            stream = streams.pop(int(chance.integers(100)))
+            if chance.random() < 0.7:
+                stream.cancel()
+            else:
+                assert (await read(stream)).end is not None
+        await rig.until(lambda: rig.engine.num_open < 200)
+        streams.append(rig.submit([1] * int(chance.integers(1, 10)), int(chance.integers(1, 13))))
+    for stream in streams:
+        stream.cancel()
+    await rig.until(lambda: rig.engine.num_open == 0)
+    assert rig.engine.gauges.finished == 10_000
+    assert rig.engine.gauges.cancel_steps_max <= 1
+    assert not rig.engine._streams
+    assert not rig.engine._told
+    assert not rig.lane.has_work
+    assert "".join((await read(rig.submit([1], 9))).items) == text_of([1], 9)

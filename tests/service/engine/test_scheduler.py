@@ -1,7 +1,6 @@
 """The scheduler as a state machine: no row twice, first come first served, a row is free once its sequence is out."""
 
 from dataclasses import dataclass
-from dataclasses import field as field_of
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -17,7 +16,7 @@ class Guest:
     number: int
     status: Status = Status.WAITING
     row: int = -1
-    data: str = field_of(default="", repr=False)
+    is_ready: bool = True
 
 
 class Machine(RuleBasedStateMachine):
@@ -31,16 +30,22 @@ class Machine(RuleBasedStateMachine):
         self.guests: list[Guest] = []
         self.admitted = 0
 
-    @rule()
-    def add(self) -> None:
-        """Let one more wait."""
-        self.guests.append(Guest(len(self.guests)))
+    @rule(is_ready=st.booleans())
+    def add(self, is_ready: bool) -> None:
+        """Let one more wait, who could start or could not yet."""
+        self.guests.append(Guest(len(self.guests), is_ready=is_ready))
         self.scheduler.add(self.guests[-1])
+
+    @precondition(lambda self: self.guests)
+    @rule(data=st.data())
+    def make_ready(self, data: st.DataObject) -> None:
+        """Someone can start who could not, maybe."""
+        data.draw(st.sampled_from(self.guests)).is_ready = True
 
     @rule()
     def admit(self) -> None:
-        """Rows are filled with the longest waiting, and only as many as there are."""
-        waiting = list(self.scheduler.waiting)
+        """Rows are filled with the longest waiting that are ready, and only as many as there are."""
+        waiting = [guest for guest in self.scheduler.waiting if guest.is_ready]
         free = self.capacity - len(self.scheduler.rows)
         admitted = self.scheduler.admit()
         assert admitted == waiting[:free]
@@ -83,6 +88,8 @@ class Machine(RuleBasedStateMachine):
         """Everyone finishes if the running ones are retired again and again."""
         rounds = 0
         while self.scheduler.rows or self.scheduler.waiting:
+            for guest in self.scheduler.waiting:
+                guest.is_ready = True
             self.scheduler.admit()
             for guest in list(self.scheduler.rows):
                 self.scheduler.remove(guest)
