@@ -18,6 +18,7 @@ from model.codec import InkCodec, TextCodec, UnknownSymbolError, codec_from_json
 from service.engine.lane import InkLane, Lane, TextLane
 from service.engine.runner import Runner, detectors
 from service.engine.sequence import InkParams, InkSequence, Offset, TextParams, TextSequence
+from service.engine.snapshot import WHOLE, Part
 from service.engine.trace import Hierarchy
 from service.errors import InvalidRequestError, ModelNotFoundError
 
@@ -64,7 +65,14 @@ class TextModel(Served):
     codec: TextCodec
 
     def sequences(
-        self, prompts: Seq[str | Seq[int]], params: TextParams, n: int, *, boundaries: bool, whole: bool
+        self,
+        prompts: Seq[str | Seq[int]],
+        params: TextParams,
+        n: int,
+        *,
+        boundaries: bool,
+        whole: bool,
+        part: Part = WHOLE,
     ) -> list[TextSequence]:
         """Return n completions of each prompt, ready for the engine; their choices count through all of them.
 
@@ -74,6 +82,7 @@ class TextModel(Served):
             n: choices of each prompt.
             boundaries: whether to tell z and operations of each character.
             whole: whether to tell everything at the end only.
+            part: of the stream that is asked for.
 
         Raises:
             InvalidRequestError: the bundle has no such symbol.
@@ -81,12 +90,26 @@ class TextModel(Served):
         self._check_ids([token for token, _ in params.logit_bias], "logit_bias")
         names = [f"prompt[{index}]" for index in range(len(prompts))] if len(prompts) > 1 else ["prompt"]
         inputs = [self.encode(prompt, name) for prompt, name in zip(prompts, names, strict=True)]
-        return [
-            TextSequence(
-                self.codec, inputs[choice // n], self.primer, params, boundaries=boundaries, whole=whole, choice=choice
+        # Each choice of an echo reads its prompt, which it has to tell; of others the first reads it for all.
+        shares = n > 1 and not params.echo
+        made: list[TextSequence] = []
+        for choice in range(n * len(inputs)):
+            is_first = choice % n == 0
+            made.append(
+                TextSequence(
+                    self.codec,
+                    inputs[choice // n],
+                    self.primer,
+                    params,
+                    boundaries=boundaries,
+                    whole=whole,
+                    choice=choice,
+                    part=part,
+                    shares=shares and is_first,
+                    leader=made[choice - choice % n] if shares and not is_first else None,
+                )
             )
-            for choice in range(n * len(inputs))
-        ]
+        return made
 
     def encode(self, prompt: str | Seq[int], param: str) -> list[int]:
         """Return the ids of a text, or ids themselves once they were checked.

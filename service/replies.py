@@ -4,6 +4,7 @@ What does not change within a stream is rendered once; an event is that, the new
 """
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import orjson
 from service import ink
 from service.catalogue import InkModel, TextModel
 from service.engine.sequence import Delta, End, TextParams
+from service.engine.snapshot import Snapshot
 
 JSON = "application/json"
 SVG = "image/svg+xml"
@@ -28,6 +30,7 @@ class CompletionReply:
         num_choices: choices of all prompts.
         boundaries: whether to add z and op.
         include_usage: whether a stream ends with an event of usage.
+        seal: makes a state token of a snapshot and the index of its choice.
     """
 
     media_type = JSON
@@ -42,9 +45,11 @@ class CompletionReply:
         num_choices: int = 1,
         boundaries: bool = False,
         include_usage: bool = False,
+        seal: Callable[[Snapshot, int], str] | None = None,
     ) -> None:
         self._model, self._boundaries, self._include_usage = model, boundaries, include_usage
         self._seed, self._logprobs, self._n, self._num_choices = params.seed, params.logprobs, n, num_choices
+        self._seal = seal
         self._told: dict[int, bytes] = {}
         self._ends: dict[int, End] = {}
         self._lengths = [0] * num_choices
@@ -78,13 +83,20 @@ class CompletionReply:
 
     def _choice(self, delta: Delta) -> bytes:
         """What an event or a reply says of a choice."""
+        self._lengths[delta.choice] += delta.skipped
+        delta = delta.news
         reason = b'"%s"' % delta.end.reason.encode() if delta.end else b"null"
         columns = b"," + self._model.hierarchy.columns(delta.trace).encode() if self._boundaries else b""
         text = orjson.dumps("".join(delta.items))
         logprobs = b"null" if self._logprobs is None else orjson.dumps(self._likelihoods(delta))
         head = b'{"index":%d,"text":%s,"logprobs":%s,"finish_reason":' % (delta.choice, text, logprobs)
         self._lengths[delta.choice] += len(delta.items)
-        return head + reason + columns + b"}"
+        return head + reason + columns + self._state(delta) + b"}"
+
+    def _state(self, delta: Delta) -> bytes:
+        """The member that holds a choice's state token, where one was asked for."""
+        snapshot = delta.end.snapshot if delta.end else None
+        return b',"state":"%s"' % self._seal(snapshot, delta.choice).encode() if snapshot and self._seal else b""
 
     def _likelihoods(self, delta: Delta) -> dict[str, list[Any]]:
         """OpenAI's columns of likelihoods, an entry per symbol; offsets go on from event to event."""

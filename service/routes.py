@@ -1,16 +1,19 @@
 """The endpoints: check, submit, follow."""
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import asdict
 from typing import Annotated, Any
 
+import structlog
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from service.catalogue import Catalogue, Served, TextModel, fresh_seed
+from service.catalogue import Catalogue, InkModel, Served, TextModel, fresh_seed
+from service.course import Course
 from service.description import COMPLETION_EVENTS, HANDWRITING_EVENTS, PROBLEMS
 from service.engine.loop import Engine, Stream
-from service.engine.sequence import InkParams, TextParams
+from service.engine.sequence import Delta, InkParams, TextParams
 from service.errors import NotReadyError, OverloadedError
 from service.replies import CompletionReply, HandwritingReply
 from service.schemas import CompletionReply as CompletionSchema
@@ -23,8 +26,12 @@ from service.schemas import (
     check_limits,
 )
 from service.schemas import HandwritingReply as HandwritingSchema
+from service.seal import Sealer
 from service.settings import Settings
+from service.state import StateKeeper
 from service.streaming import Choices, EventStream, WholeReply
+
+_log = structlog.get_logger(__name__)
 
 SEED_HEADER = "x-seed"
 
@@ -36,10 +43,20 @@ class Service:
         settings: of the operator.
         catalogue: of bundles.
         engine: that steps them.
+
+    Attributes:
+        sealer: of state and stream tokens.
     """
 
     def __init__(self, settings: Settings, catalogue: Catalogue, engine: Engine) -> None:
         self.settings, self.catalogue, self.engine = settings, catalogue, engine
+        if not settings.state_secrets:
+            _log.info("no state keys: state and stream tokens are good for this process only")
+        self.sealer = Sealer(settings.state_secrets, settings.state_ttl_s)
+
+    def keeper(self, model: TextModel | InkModel) -> StateKeeper:
+        """Return what makes and reads the state tokens of a model."""
+        return StateKeeper(self.sealer, model.bundle.fingerprint, model.codec, model.lane.runner)
 
 
 def _service(request: Request) -> Service:
@@ -60,22 +77,41 @@ router = APIRouter()
 )
 async def completions(body: CompletionRequest, request: Request, here: Here) -> Response:
     """Go on from a prompt, character by character; with `boundaries` tell what each layer did at each."""
+    return follow_completion(here, body, request.state.request_id, tenant_of(request))
+
+
+def follow_completion(
+    here: Service, body: CompletionRequest, request_id: str, tenant: str, label: Callable[[Delta], bytes] | None = None
+) -> Response:
+    """Submit a completion and return the response that follows it.
+
+    Args:
+        here: what there is to work with.
+        body: the request.
+        request_id: unique part of the reply's id.
+        tenant: whose state tokens these are.
+        label: of the events, if they have any.
+    """
     model = here.catalogue.text(body.model)
     check_limits(body, here.settings)
-    params = _text_params(body)
+    course = Course.of(body, here.keeper(model), tenant)
+    params = _text_params(body, course.seed)
     boundaries, is_streamed = body.boundaries, body.stream
-    sequences = model.sequences(body.prompt, params, body.n, boundaries=boundaries, whole=not is_streamed)
+    sequences = model.sequences(
+        body.prompt, params, body.n, boundaries=boundaries, whole=not is_streamed, part=course.part
+    )
     options = body.stream_options
     reply = CompletionReply(
         model,
-        request.state.request_id,
+        request_id,
         params,
         n=body.n,
         num_choices=len(sequences),
         boundaries=boundaries,
         include_usage=options is not None and options.include_usage,
+        seal=course.seal,
     )
-    return _follow(here, model, sequences, reply, is_streamed=is_streamed)
+    return _follow(here, model, sequences, reply, is_streamed=is_streamed, label=label)
 
 
 @router.post(
@@ -129,7 +165,15 @@ async def readyz(here: Here) -> Health:
     return _health(here.engine, "ready")
 
 
-def _follow(here: Service, model: Served, sequences: Seq[Any], reply: Any, *, is_streamed: bool) -> Response:
+def _follow(
+    here: Service,
+    model: Served,
+    sequences: Seq[Any],
+    reply: Any,
+    *,
+    is_streamed: bool,
+    label: Callable[[Delta], bytes] | None = None,
+) -> Response:
     """Submit the sequences of a request, all or none, and return the response that follows them."""
     streams: list[Stream] = []
     try:
@@ -140,14 +184,20 @@ def _follow(here: Service, model: Served, sequences: Seq[Any], reply: Any, *, is
         raise
     headers, choices = {SEED_HEADER: str(sequences[0].params.seed)}, Choices(streams)
     if is_streamed:
-        return EventStream(choices, reply, here.settings.heartbeat_s, headers)
+        return EventStream(choices, reply, here.settings.heartbeat_s, headers, label)
     return WholeReply(choices, reply, headers)
 
 
-def _text_params(body: CompletionRequest) -> TextParams:
+def tenant_of(request: Request) -> str:
+    """Name of the client's key, "" without keys."""
+    name: str = getattr(request.state, "tenant", "")
+    return name
+
+
+def _text_params(body: CompletionRequest, seed: int) -> TextParams:
     """A completion's parameters."""
     return TextParams(
-        seed=fresh_seed() if body.seed is None else body.seed,
+        seed=seed,
         max_tokens=body.max_tokens,
         temperature=body.temperature,
         top_p=body.top_p,

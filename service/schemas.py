@@ -31,6 +31,8 @@ MAX_LOGIT_BIASES = 1024
 MAX_LOGIT_BIAS = 100
 MAX_PENALTY = 2
 MAX_SEED = 2**63 - 1
+MAX_RESUME = 10_000_000
+MAX_STATE_CHARS = 2**20
 
 
 # Fields OpenAI's clients send by habit, with the one value that changes nothing. Any other is refused.
@@ -115,6 +117,29 @@ LogitBias = Annotated[
         }
     ),
 ]
+StateToken = Annotated[
+    Annotated[str, Field(max_length=MAX_STATE_CHARS)] | None,
+    Field(
+        description="A state token of an earlier reply: go on exactly from there, with its seed if none is given. "
+        "Send the same parameters to get what one longer request would have given."
+    ),
+]
+ReturnState = Annotated[
+    bool,
+    Field(
+        description="End the reply with a state token. What may begin a stop string is then kept back at the end, and "
+        "so are bytes of a character that is not complete; the reply that goes on tells them first."
+    ),
+]
+ResumeAt = Annotated[
+    int,
+    Field(
+        ge=0,
+        le=MAX_RESUME,
+        description="Repeat a request whose reply was cut, with its seed and the number of characters (code points) or "
+        "points that came: they are not told again.",
+    ),
+]
 Seed = Annotated[int, Field(ge=-MAX_SEED - 1, le=MAX_SEED)]
 
 
@@ -159,7 +184,7 @@ class CompletionRequest(_Strict):
     model: str = Field(max_length=64, description="Name of a text bundle; GET /v1/models lists them.")
     prompt: Prompts = Field(
         description="Text to continue, or its symbols' ids, or a list of either; an empty text is continued as a new "
-        "line would be."
+        "line would be. With a state it comes after what was written, and may be left out."
     )
     max_tokens: int = Field(16, ge=0, description="Symbols to write at most, for each choice; 0 only with echo.")
     temperature: float = Field(1.0, ge=0, le=2, description="0 takes the likeliest symbol always.")
@@ -185,10 +210,21 @@ class CompletionRequest(_Strict):
     stream: bool = Field(False, description="Send events as characters come.")
     stream_options: StreamOptions | None = Field(None, description="Only with stream.")
     boundaries: bool = Field(False, description="Tell z and the operation of each layer at each character.")
+    state: StateToken = None
+    return_state: ReturnState = False
+    resume_at: ResumeAt = 0
     suffix: Any = _habit("suffix")
     user: Annotated[str, Field(max_length=256)] | None = Field(None, description="Accepted, not used, not logged.")
 
     _checks = field_validator("suffix")(_changes_nothing)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _state_needs_no_prompt(cls, values: Any) -> Any:
+        """Without a prompt a state goes on from where it is."""
+        if isinstance(values, dict) and values.get("state") is not None and values.get("prompt") is None:
+            return values | {"prompt": ""}
+        return values
 
     @property
     def num_choices(self) -> int:
@@ -238,6 +274,8 @@ def check_limits(request: CompletionRequest | HandwritingRequest, settings: Sett
             raise InvalidRequestError("best_of: only the value of n is supported.", "best_of")
         if not request.max_tokens and not request.echo:
             raise InvalidRequestError("max_tokens: 0 is only allowed with echo.", "max_tokens")
+        if request.resume_at and request.num_choices > 1:
+            raise InvalidRequestError("resume_at: only for one choice.", "resume_at")
         if request.stream_options and not request.stream:
             raise InvalidRequestError("stream_options: only allowed when stream is true.", "stream_options")
     else:
@@ -321,6 +359,7 @@ class Choice(BaseModel):
     op: list[str] | None = Field(
         None, description="With boundaries: for each layer a string with a letter per character: U, C or F."
     )
+    state: str | None = Field(None, description="With return_state: the token to go on with; in a stream, at the end.")
 
 
 class CompletionReply(BaseModel):

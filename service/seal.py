@@ -26,7 +26,6 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from service.errors import InvalidTokenError
 
 VERSION = 1
-MIN_SECRET_CHARS = 32
 _HEAD = struct.Struct("<BB4s")
 _EXPIRY = struct.Struct("<Q")
 _NONCE_BYTES, _TAG_BYTES, _KEY_BYTES = 12, 16, 32
@@ -44,8 +43,7 @@ class Sealer:
     """Seals and opens tokens.
 
     Args:
-        secrets: of the operator, each of MIN_SECRET_CHARS at least; without any, one is made up that ends with the
-            process.
+        secrets: of the operator, too long to be guessed; without any, one is made up that ends with the process.
         lifetime_s: how long a token is good for.
         clock: unix seconds, as all replicas must agree on them.
     """

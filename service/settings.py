@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+MIN_SECRET_CHARS = 32
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
@@ -39,9 +40,35 @@ class Settings(BaseSettings):
         32, ge=1, le=65_536, description="A stream's event is sent at so many characters or points"
     )
     flush_ms: float = Field(15.0, ge=0, le=10_000, allow_inf_nan=False, description="... or so long after the last.")
+    state_keys: SecretStr | None = Field(
+        None,
+        description="Secrets of 32 characters or more that seal state and stream tokens, with commas between: the "
+        "first seals, all open. Replicas share them; without any, tokens end with the process that made them.",
+    )
+    state_ttl_s: float = Field(
+        86_400, gt=0, le=31_536_000, allow_inf_nan=False, description="How long state and stream tokens are good for."
+    )
     heartbeat_s: Seconds = Field(15.0, description="A silent stream gets a comment after so long.")
     stall_s: Seconds = Field(5.0, description="Work without a step for so long makes the service unready.")
     drain_s: Seconds = Field(10.0, description="On SIGTERM, running requests may finish for so long.")
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severity that is logged")
     log_format: Literal["auto", "console", "json"] = Field("auto", description="auto: console on a terminal, else json")
+
+    @field_validator("state_keys")
+    @classmethod
+    def _are_secrets(cls, value: SecretStr | None) -> SecretStr | None:
+        """Refuse secrets that could be guessed."""
+        if value is not None and any(len(secret) < MIN_SECRET_CHARS for secret in _listed(value)):
+            raise ValueError(f"each has {MIN_SECRET_CHARS} characters or more; `openssl rand -hex 32` makes one")
+        return value
+
+    @property
+    def state_secrets(self) -> list[str]:
+        """The secrets of `state_keys`."""
+        return _listed(self.state_keys) if self.state_keys else []
+
+
+def _listed(secrets: SecretStr) -> list[str]:
+    """Secrets with commas between."""
+    return [secret for each in secrets.get_secret_value().split(",") if (secret := each.strip())]

@@ -3,11 +3,12 @@
 Inside the seal the layout is fixed, little-endian and without gaps:
 
     fingerprint (32) | machine (16) | tenant (16) | seed (8, signed) | position (8) | choice (4) | kind (1)
-    text: last symbol (4)            ink: last offset (3 x 4), pen's place (2 x 8)
-    held | trace of held | unfinished | counts | row        each preceded by its length in bytes (4)
+    last symbol (4) of text, last offset (3 x 4) of ink
+    held | trace of held | unfinished | counts | told | row        each preceded by its length in bytes (4)
 
 fingerprint: sha256 of the bundle. machine, tenant: the first 16 bytes of the sha256 of `machine_class()` and of the
-name of the client's key. held is UTF-8; a count is a symbol and a number (4 each); row is as `Runner.save` gives it.
+name of the client's key. held is UTF-8; a count is a symbol and a number (4 each); told is what the reply that goes on
+needs of the one before, and for that to check; row is as `Runner.save` gives it.
 Nothing is taken over unless all of it fits: the lengths, the numbers, and whom and what it was made for.
 """
 
@@ -25,21 +26,25 @@ from service.seal import Purpose, Sealer
 
 PARAM = "state"
 MAX_HELD_CHARS = 64
+MAX_TOLD_BYTES = 256
 MAX_CHOICES = 2**16
 _HEAD = struct.Struct("<32s16s16sqQIB")
 _TEXT = struct.Struct("<I")
-_INK = struct.Struct("<3f2d")
+_INK = struct.Struct("<3f")
 _COUNT = struct.Struct("<II")
 _LENGTH = struct.Struct("<I")
 _KINDS = {"text": 0, "ink": 1}
-_BLOBS = 5
+_BLOBS = 6
 _LAST_POSITION = 2**63
 
 
 class Rows(Protocol):
     """What a state token's row is judged by."""
 
-    row_bytes: int
+    @property
+    def row_bytes(self) -> int:
+        """Size of a row."""
+        ...
 
     def check(self, saved: bytes) -> None:
         """Raise ValueError unless it is a row of this bundle."""
@@ -54,13 +59,13 @@ class State:
         snapshot: of the sequence.
         seed: that its draws belonged to.
         choice: index of the choice within its request.
-        place: of the pen after the last point told, in page units; only for ink.
+        told: what a reply that goes on needs of the one before, such as the pen's place.
     """
 
     snapshot: Snapshot
     seed: int
     choice: int
-    place: tuple[float, float] = (0.0, 0.0)
+    told: bytes = b""
 
 
 class StateKeeper:
@@ -80,15 +85,15 @@ class StateKeeper:
         self._machine = _digest(machine_class())
         counts = _COUNT.size * codec.size if isinstance(codec, TextCodec) else 0
         fixed = _HEAD.size + (_INK.size if self._kind else _TEXT.size) + _BLOBS * _LENGTH.size
-        self.max_bytes = fixed + 5 * MAX_HELD_CHARS + 4 + counts + rows.row_bytes
+        self.max_bytes = fixed + 5 * MAX_HELD_CHARS + 4 + MAX_TOLD_BYTES + counts + rows.row_bytes
 
     def seal(self, state: State, tenant: str) -> str:
         """Return the token of a state for the client that it belongs to."""
         snapshot = state.snapshot
         head = (self._fingerprint, self._machine, _digest(tenant), state.seed, snapshot.position, state.choice)
-        last = _INK.pack(*snapshot.last, *state.place) if self._kind else _TEXT.pack(snapshot.last)
+        last = _INK.pack(*snapshot.last) if self._kind else _TEXT.pack(snapshot.last)
         counts = b"".join(_COUNT.pack(*item) for item in sorted(snapshot.counts.items()))
-        blobs = (snapshot.held.encode(), snapshot.held_trace, snapshot.unfinished, counts, snapshot.row)
+        blobs = (snapshot.held.encode(), snapshot.held_trace, snapshot.unfinished, counts, state.told, snapshot.row)
         content = b"".join(_LENGTH.pack(len(blob)) + blob for blob in blobs)
         return self._sealer.seal(Purpose.STATE, _HEAD.pack(*head, self._kind) + last + content)
 
@@ -125,19 +130,20 @@ class StateKeeper:
         """
         form = _INK if self._kind else _TEXT
         numbers: tuple[Any, ...] = form.unpack_from(content, _HEAD.size)
-        held, trace, unfinished, counts, row = _blobs(content, _HEAD.size + form.size)
-        last, place = (numbers[:3], numbers[3:]) if self._kind else (numbers[0], (0.0, 0.0))
+        held, trace, unfinished, counts, told, row = _blobs(content, _HEAD.size + form.size)
+        last = numbers if self._kind else numbers[0]
         text = held.decode()
         pairs = dict(_COUNT.iter_unpack(counts))
         _require(all(map(math.isfinite, numbers)))
         _require(len(text) <= MAX_HELD_CHARS and len(trace) <= len(text) and len(unfinished) <= 3)
+        _require(len(told) <= MAX_TOLD_BYTES)
         _require(position < _LAST_POSITION and choice < MAX_CHOICES)
         if isinstance(self._codec, TextCodec):
             _require(all(symbol < self._codec.size for symbol in (last, *pairs)))
         if row:
             self._rows.check(row)
         snapshot = Snapshot(row, last, position, text, trace, unfinished, pairs)
-        return State(snapshot, seed, choice, (float(place[0]), float(place[1])))
+        return State(snapshot, seed, choice, told)
 
 
 def _blobs(content: bytes, start: int) -> list[bytes]:

@@ -6,6 +6,7 @@ stream alive are one line without a blank one: OpenAI's client takes a blank lin
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import replace
 from typing import Any, Protocol
@@ -91,15 +92,23 @@ class EventStream(Response):
         reply: renders its deltas.
         heartbeat_s: a silent stream gets a comment after so long.
         headers: further headers.
+        label: returns lines that go before the data of a delta's last event, such as its id.
     """
 
     media_type = EVENT_STREAM
 
-    def __init__(self, choices: Choices, reply: Reply, heartbeat_s: float, headers: dict[str, str]) -> None:
+    def __init__(
+        self,
+        choices: Choices,
+        reply: Reply,
+        heartbeat_s: float,
+        headers: dict[str, str],
+        label: Callable[[Delta], bytes] | None = None,
+    ) -> None:
         # Proxies must neither store nor collect events.
         super().__init__(headers={**headers, "cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
-        self._choices, self._reply, self._heartbeat_s = choices, reply, heartbeat_s
+        self._choices, self._reply, self._heartbeat_s, self._label = choices, reply, heartbeat_s, label
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
         """Send events until all choices end, one fails, or the client leaves."""
@@ -129,10 +138,13 @@ class EventStream(Response):
         """The events of a delta; what came before an error is told before it."""
         error = error_of(delta.end)
         told = replace(delta, end=None) if error else delta
-        bodies = self._reply.event(told) if told.items or told.end else []
+        bodies = self._reply.event(told) if told.news.items or told.end else []
+        events = [b"data: " + body + b"\n\n" for body in bodies]
+        if events and self._label:
+            events[-1] = self._label(told) + events[-1]
         if error:
-            bodies = [*bodies, error.body]
-        return b"".join(b"data: " + body + b"\n\n" for body in bodies)
+            events.append(b"data: " + error.body + b"\n\n")
+        return b"".join(events)
 
     async def _beat(self) -> None:
         while True:

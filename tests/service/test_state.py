@@ -63,10 +63,10 @@ def test_text_comes_back(snapshot: Snapshot, seed: int, choice: int, data: st.Da
     assert keeper().open(keeper().seal(state, "someone"), "someone") == state
 
 
-@given(st.tuples(float32s, float32s, float32s), st.tuples(*[st.floats(-1e9, 1e9)] * 2), seeds)
-def test_ink_comes_back(last: Any, place: tuple[float, float], seed: int) -> None:
-    """The last offset and the pen's place come back to the bit."""
-    state = State(Snapshot(b"\1" * 8, last, 7), seed, 0, place)
+@given(st.tuples(float32s, float32s, float32s), st.binary(max_size=256), seeds)
+def test_ink_comes_back(last: Any, told: bytes, seed: int) -> None:
+    """The last offset and what the reply noted come back to the bit."""
+    state = State(Snapshot(b"\1" * 8, last, 7), seed, 0, told)
     assert keeper(INK).open(keeper(INK).seal(state, ""), "") == state
 
 
@@ -85,7 +85,7 @@ def test_a_state_is_bound_to_client_bundle_and_machine(monkeypatch: pytest.Monke
 def test_no_token_is_larger_than_allowed_and_no_larger_one_is_opened() -> None:
     """The fullest state there can be fits; a token of a larger network is refused unread."""
     counts = dict.fromkeys(range(TEXT.size), 2**32 - 1)
-    full = State(Snapshot(b"\1" * 8, 1, 5, "\U0001f600" * 64, b"\1" * 64, b"\xf0\x9f\x98", counts), 3, 0)
+    full = State(Snapshot(b"\1" * 8, 1, 5, "\U0001f600" * 64, b"\1" * 64, b"\xf0\x9f\x98", counts), 3, 0, b"\1" * 256)
     assert keeper().open(keeper().seal(full, ""), "") == full
     assert refusal(keeper(), SEALER.seal(Purpose.STATE, b"x" * (keeper().max_bytes + 1))) == "too_large"
 
@@ -98,6 +98,11 @@ def test_what_was_sealed_but_is_no_state_is_refused(data: st.DataObject) -> None
     cut = content[: data.draw(st.integers(0, len(content) - 1))]
     assert refusal(keeper(), SEALER.seal(Purpose.STATE, cut)) == "broken"
     assert refusal(keeper(), SEALER.seal(Purpose.STATE, content + b"\0")) == "broken"
+
+
+def test_a_note_too_long_is_refused() -> None:
+    """What a reply notes of itself is bounded."""
+    assert refusal(keeper(INK), keeper(INK).seal(State(Snapshot(b"", (0, 0, 0), 5), 0, 0, b"1" * 257), "")) == "broken"
 
 
 @pytest.mark.parametrize(
@@ -120,10 +125,9 @@ def test_values_that_cannot_be_are_refused(snapshot: Snapshot) -> None:
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
 def test_numbers_that_are_not_finite_are_refused(number: float) -> None:
-    """Neither an offset nor a place is ever NaN or infinite."""
-    for last, place in (((0.0, number, 0.0), (0.0, 0.0)), ((0.0, 0.0, 0.0), (number, 0.0))):
-        token = keeper(INK).seal(State(Snapshot(b"", last, 5), 0, 0, place), "")
-        assert refusal(keeper(INK), token) == "broken"
+    """An offset is never NaN or infinite."""
+    for last in ((0.0, number, 0.0), (number, 0.0, 0.0)):
+        assert refusal(keeper(INK), keeper(INK).seal(State(Snapshot(b"", last, 5), 0, 0), "")) == "broken"
 
 
 def test_held_characters_must_be_text() -> None:

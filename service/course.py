@@ -1,0 +1,82 @@
+"""Which part of a stream a request asks for, as the engine and the replies need it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from service.catalogue import fresh_seed
+from service.engine.snapshot import Part, Snapshot
+from service.errors import InvalidRequestError
+from service.state import State, StateKeeper
+
+
+class Resumable(Protocol):
+    """The fields of a request that say so."""
+
+    @property
+    def seed(self) -> int | None:
+        """Of the draws."""
+        ...
+
+    @property
+    def state(self) -> str | None:
+        """Token of an earlier reply."""
+        ...
+
+    @property
+    def return_state(self) -> bool:
+        """Whether the reply ends with a token."""
+        ...
+
+    @property
+    def resume_at(self) -> int:
+        """Characters or points that came before the reply was cut."""
+        ...
+
+
+Seal = Callable[[Snapshot, int, bytes], str]
+
+
+@dataclass(frozen=True)
+class Course:
+    """Where a request's stream starts and what is handed out at its end.
+
+    Attributes:
+        part: for the engine.
+        seed: of the draws: the request's, else the state's, else one made up.
+        told: what the reply before noted for this one.
+        seal: makes a state token of a snapshot, the index of its choice, and what the reply notes for the next.
+    """
+
+    part: Part
+    seed: int
+    told: bytes
+    seal: Seal
+
+    @classmethod
+    def of(cls, body: Resumable, keeper: StateKeeper, tenant: str) -> "Course":
+        """Return the course of a request.
+
+        Args:
+            body: the request.
+            keeper: of the model that it asks for.
+            tenant: name of the client's key; its states are its own.
+
+        Raises:
+            InvalidTokenError: its state cannot be gone on with here.
+            InvalidRequestError: it wants to resume what it does not name.
+        """
+        state = None if body.state is None else keeper.open(body.state, tenant)
+        if body.resume_at and body.seed is None and state is None:
+            raise InvalidRequestError(
+                "resume_at: needs the seed of the stream that was cut, which its header x-seed told.", "resume_at"
+            )
+        given = body.seed if body.seed is not None else state.seed if state else None
+        seed = fresh_seed() if given is None else given
+        choice = state.choice if state else 0
+        part = Part(state.snapshot if state else None, choice, body.resume_at, body.return_state)
+
+        def seal(snapshot: Snapshot, index: int, told: bytes = b"") -> str:
+            return keeper.seal(State(snapshot, seed, choice + index, told), tenant)
+
+        return cls(part, seed, state.told if state else b"", seal)
