@@ -73,6 +73,7 @@ class TextModel(Served):
         boundaries: bool,
         whole: bool,
         part: Part = WHOLE,
+        param: str = "prompt",
     ) -> list[TextSequence]:
         """Return n completions of each prompt, ready for the engine; their choices count through all of them.
 
@@ -83,12 +84,13 @@ class TextModel(Served):
             boundaries: whether to tell z and operations of each character.
             whole: whether to tell everything at the end only.
             part: of the stream that is asked for.
+            param: the field that the prompts came in.
 
         Raises:
             InvalidRequestError: the bundle has no such symbol.
         """
         self._check_ids([token for token, _ in params.logit_bias], "logit_bias")
-        names = [f"prompt[{index}]" for index in range(len(prompts))] if len(prompts) > 1 else ["prompt"]
+        names = [f"{param}[{index}]" for index in range(len(prompts))] if len(prompts) > 1 else [param]
         inputs = [self.encode(prompt, name) for prompt, name in zip(prompts, names, strict=True)]
         # Each choice of an echo reads its prompt, which it has to tell; of others the first reads it for all.
         shares = n > 1 and not params.echo
@@ -146,8 +148,9 @@ class TextModel(Served):
     @property
     def primer(self) -> int:
         """What an empty prompt reads: a line break, else a space, else the first symbol."""
-        known = [symbol for symbol in _PRIMERS if symbol in self.codec.symbols]
-        return self.codec.symbols.index(known[0]) if known else 0
+        symbols = self.codec.symbols
+        known = [symbol for symbol in _PRIMERS if symbol in symbols or self.codec.unknown == "bytes"]
+        return int(self.codec.encode(known[0])[0]) if known else 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,13 +217,21 @@ class Catalogue:
             raise ModelNotFoundError(f"There is no such model; there are: {', '.join(self._models)}.", "model")
         return self._models[name]
 
-    def text(self, name: str) -> TextModel:
-        """Return a text bundle by name.
+    def text(self, name: str | None) -> TextModel:
+        """Return a text bundle by name, or the only one.
 
         Raises:
-            ModelNotFoundError: no bundle has the name.
-            InvalidRequestError: the bundle does not write text.
+            ModelNotFoundError: no bundle has the name, or none writes text.
+            InvalidRequestError: the bundle does not write text, or no name is given and several do.
         """
+        if name is None:
+            texts = [model for model in self if isinstance(model, TextModel)]
+            if not texts:
+                raise ModelNotFoundError("No model that writes text is served.", "model")
+            if len(texts) > 1:
+                names = ", ".join(model.name for model in texts)
+                raise InvalidRequestError(f"model is required, as several write text: {names}.", "model")
+            return texts[0]
         model = self.find(name)
         if not isinstance(model, TextModel):
             raise InvalidRequestError("model: this one writes ink; POST /v1/handwriting takes it.", "model")
@@ -255,7 +266,7 @@ def _open(path: Path, rows: int) -> Served:
     try:
         checked = bundles.load(path)
         codec = codec_from_json(dict(checked.codec))
-        hierarchy = Hierarchy(len(checked.hidden), has_detectors=bool(detectors(checked)))
+        hierarchy = Hierarchy(len(checked.hidden), has_detectors=bool(detectors(checked)), hidden=tuple(checked.hidden))
     except (bundles.BundleError, ValueError) as error:
         raise CatalogueError(f"A bundle cannot be served: {error}") from None
     runner = Runner(checked, rows)

@@ -64,7 +64,7 @@ def describe(app: FastAPI, settings: Settings) -> dict[str, Any]:
             schema = schemas[name]["properties"][field]
             # What may be null already is a choice of schemas, and the limits belong to the first of them.
             (schema if limits.keys() & schema.keys() or "anyOf" not in schema else schema["anyOf"][0]).update(limits)
-    for name in ("CompletionRequest", "HandwritingRequest", "StreamOptions"):
+    for name in [name for name in schemas if name.endswith("Request")] + ["StreamOptions"]:
         _allow_null(schemas[name])
     return description
 

@@ -116,6 +116,11 @@ class EngineFailureError(CopyistError):
 
     code = "engine_failure"
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """Asks clients not to repeat it by themselves: the same request would most likely fail at the same step."""
+        return {"x-should-retry": "false"}
+
 
 class OverloadedError(CopyistError):
     """Base of refusals that pass with time.
@@ -183,7 +188,7 @@ def describe(problem: Mapping[str, Any]) -> tuple[str, str | None]:
     Args:
         problem: an entry of `ValidationError.errors()`.
     """
-    place = [part for part in problem["loc"] if part != "body"]
+    place = list(problem["loc"][1:])  # the first says whether it was body or query
     kind = problem["type"]
     if kind == "json_invalid":
         return "The body is not valid JSON.", None

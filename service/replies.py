@@ -14,6 +14,8 @@ from service import ink
 from service.catalogue import InkModel, TextModel
 from service.engine.sequence import Delta, End, TextParams
 from service.engine.snapshot import Snapshot
+from service.engine.trace import Hierarchy
+from service.segments import Offsets, tree
 
 JSON = "application/json"
 SVG = "image/svg+xml"
@@ -123,9 +125,41 @@ class CompletionReply:
             "prompt_tokens": num_prompt,
             "completion_tokens": num_drawn,
             "total_tokens": num_prompt + num_drawn,
-            "steps": len(trace),
-            "layer_updates": self._model.hierarchy.updates(trace),
+            **work(self._model.hierarchy, trace),
         }
+
+
+class SegmentReply:
+    """Renders the boundaries of a text that was read.
+
+    Args:
+        model: that read it.
+        text: that it read.
+    """
+
+    media_type = JSON
+
+    def __init__(self, model: TextModel, text: str) -> None:
+        self._model, self._text = model, text
+
+    def event(self, delta: Delta) -> list[bytes]:
+        """Segments are told as a whole only."""
+        raise NotImplementedError
+
+    def whole(self, _: Delta, end: End) -> bytes:
+        """Return the JSON of columns and tree."""
+        hierarchy, offsets = self._model.hierarchy, Offsets.of(self._text, self._model.codec)
+        about = {"object": "segmentation", "model": self._model.name, "system_fingerprint": self._model.fingerprint}
+        rest = {
+            "tree": tree(hierarchy.boundaries(end.trace), offsets),
+            "usage": work(hierarchy, end.trace),
+        }
+        members = (
+            orjson.dumps(about | {"char": offsets.characters[:-1]})[:-1],
+            hierarchy.columns(end.trace).encode(),
+            orjson.dumps(rest)[1:],
+        )
+        return b",".join(members)
 
 
 class HandwritingReply:
@@ -175,5 +209,14 @@ class HandwritingReply:
         return b",".join(members) + b"}"
 
     def _usage(self, end: End) -> dict[str, Any]:
-        steps = len(end.trace)
-        return {"points": steps, "steps": steps, "layer_updates": self._model.hierarchy.updates(end.trace)}
+        return {"points": len(end.trace), **work(self._model.hierarchy, end.trace)}
+
+
+def work(hierarchy: Hierarchy, trace: bytes) -> dict[str, Any]:
+    """Return what the network did in some steps, and what it was spared."""
+    return {
+        "steps": len(trace),
+        "layer_updates": hierarchy.updates(trace),
+        "operations": hierarchy.counts(trace),
+        "work_spared": round(hierarchy.work_spared(trace), 6),
+    }

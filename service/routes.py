@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 import structlog
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
 from service.catalogue import Catalogue, InkModel, Served, TextModel, fresh_seed
@@ -15,17 +15,24 @@ from service.description import COMPLETION_EVENTS, HANDWRITING_EVENTS, PROBLEMS
 from service.engine.loop import Engine, Stream
 from service.engine.sequence import Delta, InkParams, TextParams
 from service.errors import NotReadyError, OverloadedError
-from service.replies import CompletionReply, HandwritingReply
+from service.replies import CompletionReply, HandwritingReply, SegmentReply
 from service.schemas import CompletionReply as CompletionSchema
 from service.schemas import (
     CompletionRequest,
+    DetokenizeRequest,
     HandwritingRequest,
     Health,
     ModelCard,
     ModelList,
+    SegmentRequest,
+    Text,
+    TokenizeRequest,
+    TokenizerInfo,
+    Tokens,
     check_limits,
 )
 from service.schemas import HandwritingReply as HandwritingSchema
+from service.schemas import SegmentReply as SegmentSchema
 from service.seal import Sealer
 from service.settings import Settings
 from service.state import StateKeeper
@@ -67,6 +74,8 @@ def _service(request: Request) -> Service:
 Here = Annotated[Service, Depends(_service)]
 
 router = APIRouter()
+
+_REFUSALS: dict[int | str, dict[str, Any]] = {status: PROBLEMS[status] for status in (400, 404, 408, 413, 415)}
 
 
 @router.post(
@@ -112,6 +121,49 @@ def follow_completion(
         seal=course.seal,
     )
     return _follow(here, model, sequences, reply, is_streamed=is_streamed, label=label)
+
+
+@router.post("/v1/segment", summary="Find the boundaries of a text", response_model=SegmentSchema, responses=PROBLEMS)
+async def segment(body: SegmentRequest, here: Here) -> Response:
+    """Read a text and tell what each layer did at each step, and the segments within segments that it found."""
+    model = here.catalogue.text(body.model)
+    check_limits(body, here.settings)
+    params = TextParams(seed=0, max_tokens=0)
+    text = body.text
+    sequences = model.sequences([text], params, 1, boundaries=False, whole=True, param="text")
+    return _follow(here, model, sequences, SegmentReply(model, text), is_streamed=False)
+
+
+@router.post("/tokenize", summary="Turn text into ids", responses=_REFUSALS)
+async def tokenize(body: TokenizeRequest, here: Here) -> Tokens:
+    """Return the ids of a text, one per character, or more where characters become bytes."""
+    model = here.catalogue.text(body.model)
+    tokens = model.encode(body.prompt, "prompt")
+    return Tokens(model=model.name, count=len(tokens), tokens=tokens)
+
+
+@router.post("/detokenize", summary="Turn ids into text", responses=_REFUSALS)
+async def detokenize(body: DetokenizeRequest, here: Here) -> Text:
+    """Return the text of ids."""
+    model = here.catalogue.text(body.model)
+    return Text(model=model.name, prompt=model.codec.decode(model.encode(body.tokens, "tokens")))
+
+
+@router.get("/tokenizer_info", summary="What the symbols are", responses={n: PROBLEMS[n] for n in (400, 404)})
+async def tokenizer_info(
+    here: Here, model: Annotated[str | None, Query(max_length=64, description="Name of a text bundle.")] = None
+) -> TokenizerInfo:
+    """Return the symbols of a text bundle; `model` may be left out where there is but one."""
+    found = here.catalogue.text(model)
+    return TokenizerInfo(
+        model=found.name,
+        tokenizer_class="TextCodec",
+        bos_token=found.codec.decode([found.primer]),
+        eos_token=None,
+        pad_token=None,
+        unknown=found.codec.unknown,
+        vocabulary=found.spellings,
+    )
 
 
 @router.post(

@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from model.codec import Unknown
 from service.errors import InvalidRequestError
 from service.settings import Settings
 
@@ -232,6 +233,39 @@ class CompletionRequest(_Strict):
         return len(self.prompt) * self.n
 
 
+_ONLY_ONE = "Name of a text bundle; may be left out where there is but one."
+
+
+class TokenizeRequest(_Strict):
+    """Text to turn into ids."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"model": "prose", "prompt": "It was a dark "}]})
+
+    model: Annotated[str, Field(max_length=64)] | None = Field(None, description=_ONLY_ONE)
+    prompt: str = Field(description="The text, as long as a body may be.")
+    add_special_tokens: bool = Field(False, description="Accepted; there are no special symbols to add.")
+
+
+class DetokenizeRequest(_Strict):
+    """Ids to turn into text."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"model": "prose", "tokens": [3, 1, 4, 1, 5]}]})
+
+    model: Annotated[str, Field(max_length=64)] | None = Field(None, description=_ONLY_ONE)
+    tokens: list[int] = Field(description="The ids, as many as a body may hold.")
+
+
+class SegmentRequest(_Strict):
+    """Text to read and cut into segments."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"model": "prose", "text": "It was a dark and stormy night."}]}
+    )
+
+    model: Annotated[str, Field(max_length=64)] | None = Field(None, description=_ONLY_ONE)
+    text: str = Field(min_length=1, description="The text, in any script; it is read from a fresh state.")
+
+
 class HandwritingRequest(_Strict):
     """What to write with the pen, and how."""
 
@@ -258,7 +292,7 @@ class HandwritingRequest(_Strict):
     _checks = field_validator("text")(_changes_nothing)
 
 
-def check_limits(request: CompletionRequest | HandwritingRequest, settings: Settings) -> None:
+def check_limits(request: CompletionRequest | SegmentRequest | HandwritingRequest, settings: Settings) -> None:
     """Check what depends on the operator's settings, or on two fields at once.
 
     Raises:
@@ -278,6 +312,8 @@ def check_limits(request: CompletionRequest | HandwritingRequest, settings: Sett
             raise InvalidRequestError("resume_at: only for one choice.", "resume_at")
         if request.stream_options and not request.stream:
             raise InvalidRequestError("stream_options: only allowed when stream is true.", "stream_options")
+    elif isinstance(request, SegmentRequest):
+        _at_most("text", len(request.text), settings.max_prompt_chars, " characters")
     else:
         _at_most("max_points", request.max_points, settings.max_points)
         if request.stream and request.format == "svg":
@@ -304,6 +340,7 @@ def configured_limits(settings: Settings) -> Mapping[str, Mapping[str, Mapping[s
             "n": max_choices,
             "best_of": max_choices,
         },
+        "SegmentRequest": {"text": {"maxLength": settings.max_prompt_chars}},
         "HandwritingRequest": {"max_points": {"maximum": settings.max_points}},
     }
 
@@ -323,14 +360,32 @@ class ErrorReply(BaseModel):
     error: ErrorBody
 
 
-class Usage(BaseModel):
+class Operations(BaseModel):
+    """At how many steps each layer, from layer 1 up, did what."""
+
+    U: list[int] = Field(description="UPDATE: computed, as the layer below fired.")
+    C: list[int] = Field(description="COPY: not computed.")
+    F: list[int] = Field(description="FLUSH: computed afresh, as it had fired itself at the step before.")
+
+
+class Work(BaseModel):
+    """What the network did for a request."""
+
+    steps: int = Field(description="Steps of the network that were run for this request.")
+    layer_updates: list[int] = Field(description="At how many of them each layer was computed; at the others it COPYs.")
+    operations: Operations
+    work_spared: float = Field(
+        description="Share of the multiplications in the cells, 0 to 1, that a dense network would need and these "
+        "steps did not."
+    )
+
+
+class Usage(Work):
     """What a completion took."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
-    steps: int = Field(description="Steps of the network that were run for this request.")
-    layer_updates: list[int] = Field(description="At how many of them each layer was computed; at the others it COPYs.")
 
 
 class Logprobs(BaseModel):
@@ -375,12 +430,10 @@ class CompletionReply(BaseModel):
     usage: Usage | None = None
 
 
-class InkUsage(BaseModel):
+class InkUsage(Work):
     """What a drawing took."""
 
     points: int
-    steps: int
-    layer_updates: list[int]
 
 
 class HandwritingReply(BaseModel):
@@ -398,6 +451,58 @@ class HandwritingReply(BaseModel):
     op: list[str] = Field(description="For each layer a string with a letter per point: U, C or F.")
     finish_reason: Literal["length"] | None
     usage: InkUsage | None = None
+
+
+class Tokens(BaseModel):
+    """A text as ids."""
+
+    model: str
+    count: int
+    tokens: list[int]
+
+
+class Text(BaseModel):
+    """Ids as text."""
+
+    model: str
+    prompt: str = Field(description="The text; bytes that form no character are U+FFFD.")
+
+
+class TokenizerInfo(BaseModel):
+    """The symbols of a text bundle."""
+
+    model: str
+    tokenizer_class: Literal["TextCodec"]
+    bos_token: str = Field(description="What is read in place of an empty prompt.")
+    eos_token: None = Field(description="There is none: a text ends at a stop string or at max_tokens.")
+    pad_token: None
+    unknown: Unknown = Field(description="What becomes of other characters: U+FFFD, their UTF-8 bytes, or a refusal.")
+    vocabulary: list[str] = Field(description="Each symbol at the index that is its id.")
+
+
+class Segment(BaseModel):
+    """A stretch of text that ends where its layer fired; end is the first place after it."""
+
+    layer: int = Field(description="The layer that fires at its end, from 1; the top one never does.")
+    start: int = Field(description="In characters (code points); one that a boundary cuts belongs to what follows.")
+    end: int
+    utf8_start: int = Field(description="In bytes of the text's UTF-8.")
+    utf8_end: int
+    complete: bool = Field(description="Whether its layer has fired; only what the text ends in may lack that.")
+    segments: "list[Segment] | None" = Field(None, description="Those of the layer below, if that is one.")
+
+
+class SegmentReply(BaseModel):
+    """The boundaries of a text, as columns with one entry per step, and as a tree."""
+
+    object: Literal["segmentation"]
+    model: str
+    system_fingerprint: str
+    char: list[int] = Field(description="Index of the character that a step reads; one of several bytes has several.")
+    z: list[list[int]] = Field(description="For each layer but the top, from layer 1 up, 0 or 1 per step.")
+    op: list[str] = Field(description="For each layer a string with a letter per step: U, C or F.")
+    tree: Segment = Field(description="The whole text, as the one segment of the top layer.")
+    usage: Work
 
 
 class ModelCard(BaseModel):

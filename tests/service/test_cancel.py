@@ -95,6 +95,16 @@ def test_a_place_in_the_queue_is_free_at_once(idle: Server, is_streamed: bool) -
         assert after["cancel_steps_max"] <= 1
 
 
+@pytest.mark.parametrize("is_streamed", [True, False])
+def test_all_choices_go_together(idle: Server, is_streamed: bool) -> None:
+    """A client that leaves takes all its choices along, those that run and those that wait."""
+    before = idle.gauges()["cancelled"]
+    with Client(idle, n=3, max_tokens=ENDLESS // 3, stream=is_streamed):
+        idle.gauges_when(lambda gauges: (gauges["running"], gauges["waiting"]) == (2, 1))
+    gauges = idle.gauges_when(lambda gauges: gauges["running"] + gauges["waiting"] == 0)
+    assert gauges["cancelled"] == before + 3
+
+
 def test_ink_too(idle: Server) -> None:
     """A drawing nobody looks at any more is not gone on with."""
     with Client(idle, "/v1/handwriting", max_points=ENDLESS, stream=True) as client:

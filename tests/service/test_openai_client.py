@@ -1,11 +1,18 @@
 """OpenAI's official client reads us as it reads anyone."""
 
+import shutil
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import openai
 import pytest
 
-from tests.service.server import PATIENCE_S, Server
+from export.bundle import load, write
+from tests.service.conftest import TEXT
+from tests.service.server import PATIENCE_S, Server, running
 
 
 @pytest.fixture
@@ -48,6 +55,28 @@ def test_streamed(client: openai.OpenAI) -> None:
     assert events[-1].usage.completion_tokens == 120
 
 
+def test_likelihoods_choices_and_lists(client: openai.OpenAI) -> None:
+    """What OpenAI's own fields give arrives in the client's own types."""
+    reply = client.completions.create(
+        model="small-text", prompt=["It ", "So "], n=2, best_of=2, max_tokens=9, seed=1, echo=True, logprobs=2,
+        logit_bias={"0": -100}, presence_penalty=0.5, frequency_penalty=-0.5, suffix=None, user="someone",
+    )  # fmt: skip
+    assert [choice.index for choice in reply.choices] == [0, 1, 2, 3]
+    for choice in reply.choices:
+        found = choice.logprobs
+        assert found is not None
+        assert found.tokens is not None
+        assert found.token_logprobs is not None
+        assert found.top_logprobs is not None
+        assert "".join(found.tokens) == choice.text
+        assert found.text_offset == list(range(12))
+        assert len(found.top_logprobs) == 12
+        assert all(value < 0 for value in found.token_logprobs[1:])
+    ids = client.completions.create(model="small-text", prompt=[[2, 3], [4, 5, 6]], max_tokens=1)
+    assert ids.usage is not None
+    assert ids.usage.prompt_tokens == 5
+
+
 def test_closing_a_stream_early_cancels_it(client: openai.OpenAI, server: Server) -> None:
     """Leaving the client's own context ends the sequence."""
     before = server.gauges()["cancelled"]
@@ -74,6 +103,130 @@ def test_refusals_are_its_exceptions(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as absence:
         client.completions.create(model="nobody", prompt="a")
     assert absence.value.code == "model_not_found"
+
+
+class TestErrors:
+    """Each class of error that its users catch, with all that the class carries."""
+
+    @pytest.fixture(scope="class")
+    def frail(self, bundles: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+        """A server of one row and no queue, with a bundle that breaks on reading a Z."""
+        folder = tmp_path_factory.mktemp("frail")
+        shutil.copytree(bundles / "small-text", folder / "small-text")
+        export_broken(bundles / "small-text", folder / "broken", "Z")
+        with running(folder, rows=1, queue=0, max_tokens=1_000_000) as started:
+            yield started
+
+    @pytest.fixture
+    def caller(self, frail: Server) -> Iterator[openai.OpenAI]:
+        """The synchronous client, which tries again by itself where it may."""
+        with openai.OpenAI(base_url=f"{frail.url}/v1", api_key="none", timeout=PATIENCE_S) as made:
+            yield made
+
+    def check(self, error: openai.APIStatusError, status: int, code: str | None, param: str | None) -> None:
+        """All four keys, the id of the request, and the status."""
+        assert error.status_code == status
+        assert isinstance(error.body, dict)
+        assert set(error.body) == {"message", "type", "param", "code"}
+        assert (error.code, error.param) == (code, param)
+        assert error.request_id == error.response.headers["x-request-id"]
+        assert error.type
+
+    def test_requests_that_cannot_be_served(self, caller: openai.OpenAI) -> None:
+        """400, 404 and 413 are what they are."""
+        with pytest.raises(openai.BadRequestError) as refusal:
+            caller.completions.create(model="small-text", prompt="a", best_of=2)
+        self.check(refusal.value, 400, None, "best_of")
+        with pytest.raises(openai.NotFoundError) as absence:
+            caller.completions.create(model="nobody", prompt="a")
+        self.check(absence.value, 404, "model_not_found", "model")
+        with pytest.raises(openai.APIStatusError) as excess:
+            caller.completions.create(model="small-text", prompt="a" * 300_000)
+        self.check(excess.value, 413, "body_too_large", None)
+
+    def test_a_failure_is_not_tried_again(self, caller: openai.OpenAI, frail: Server) -> None:
+        """A step that fails is a 500 which says that trying again does not help, so it is asked for once only."""
+        before = frail.gauges()["finished"]
+        with pytest.raises(openai.InternalServerError) as failure:
+            caller.completions.create(model="broken", prompt="aZ", max_tokens=5)
+        self.check(failure.value, 500, "engine_failure", None)
+        assert failure.value.response.headers["x-should-retry"] == "false"
+        assert frail.gauges()["finished"] == before + 1
+
+    def test_a_failure_within_a_stream(self, caller: openai.OpenAI) -> None:
+        """What was written before a failure is read, then the error is raised, and nothing comes after it."""
+        bias = {str(TEXT.encode("Z").item()): 100}
+        stream = caller.completions.create(model="broken", prompt="a", max_tokens=9, stream=True, logit_bias=bias)
+        texts: list[str] = []
+        with pytest.raises(openai.APIError) as failure:
+            texts.extend(event.choices[0].text for event in stream)
+        assert texts == ["Z"]
+        assert (failure.value.code, failure.value.type) == ("engine_failure", "server_error")
+
+    def test_a_failure_of_one_choice_ends_the_request(self, frail: Server) -> None:
+        """Of several choices the first to fail is told, and the others are let go."""
+        response = frail.post("/v1/completions", model="broken", prompt=["aZ"], max_tokens=5)
+        assert response.status_code == 500
+        assert frail.gauges_when(lambda gauges: gauges["running"] + gauges["waiting"] == 0)
+
+    def test_a_full_house(self, caller: openai.OpenAI, frail: Server) -> None:
+        """429 says when to come back; a client that may try again gets its turn when the place is free."""
+        long = {"model": "small-text", "prompt": "a", "max_tokens": 1_000_000, "stream": True}
+        with frail.client.stream("POST", "/v1/completions", json=long) as stream:
+            next(stream.iter_bytes())
+            with pytest.raises(openai.RateLimitError) as refusal:
+                caller.with_options(max_retries=0).completions.create(model="small-text", prompt="a")
+            self.check(refusal.value, 429, "queue_full", None)
+            assert int(refusal.value.response.headers["retry-after"]) >= 1
+        assert caller.completions.create(model="small-text", prompt="a", max_tokens=3).choices[0].text
+
+    async def test_asynchronous(self, frail: Server) -> None:
+        """The asynchronous client raises the same classes, before a stream and within it."""
+        async with openai.AsyncOpenAI(base_url=f"{frail.url}/v1", api_key="none", timeout=PATIENCE_S) as caller:
+            with pytest.raises(openai.BadRequestError) as refusal:
+                await caller.completions.create(model="small-text", prompt="a", n=99, stream=True)
+            self.check(refusal.value, 400, None, "n")
+            with pytest.raises(openai.InternalServerError):
+                await caller.completions.create(model="broken", prompt="Z")
+            bias = {str(TEXT.encode("Z").item()): 100}
+            stream = await caller.completions.create(model="broken", prompt="a", stream=True, logit_bias=bias)
+            with pytest.raises(openai.APIError, match="failed at a step"):
+                await read(stream)
+
+    def test_a_service_that_stops(self, bundles: Path) -> None:
+        """503 says when to come back."""
+        with (
+            running(bundles, drain_s=0.2, max_tokens=1_000_000) as server,
+            openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=PATIENCE_S, max_retries=0) as caller,
+            ThreadPoolExecutor(1) as pool,
+        ):
+            call = pool.submit(caller.completions.create, model="small-text", prompt="a", max_tokens=1_000_000)
+            server.gauges_when(lambda gauges: gauges["running"] == 1)
+            server.process.terminate()
+            with pytest.raises(openai.InternalServerError) as refusal:
+                call.result(PATIENCE_S)
+            self.check(refusal.value, 503, "shutting_down", None)
+            assert refusal.value.response.headers["retry-after"] == "1"
+            assert server.ended() == 0
+
+
+async def read(stream: Any) -> list[Any]:
+    """Read a stream to its end."""
+    return [event async for event in stream]
+
+
+def export_broken(source: Path, target: Path, letter: str) -> None:
+    """Write a copy of a bundle whose outputs are not finite once it has read a letter."""
+    onnx = pytest.importorskip("onnx", reason="a graph is damaged with onnx")
+    sound = load(source)
+    graph = onnx.load_from_string(sound.graph)
+    (weights,) = [each for each in graph.graph.initializer if each.name.startswith("embedding")]
+    values = onnx.numpy_helper.to_array(weights).copy()
+    values[TEXT.encode(letter)] = np.nan
+    weights.CopyFrom(onnx.numpy_helper.from_array(values, weights.name))
+    facts = {name: value for name, value in sound.manifest.items() if name not in ("format", "files", "fingerprint")}
+    name = sound.manifest["graph"]["file"]
+    write(target, {**facts, "name": "broken"}, {**sound.files, name: graph.SerializeToString()})
 
 
 def test_models(client: openai.OpenAI) -> None:

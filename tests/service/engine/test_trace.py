@@ -46,6 +46,30 @@ def test_bytes_are_read_as_the_equation_says(case: tuple[int, list[tuple[list[in
     }
 
 
+@given(steps(), st.data())
+def test_work_spared_is_what_the_evaluation_counts(
+    case: tuple[int, list[tuple[list[int], list[int]]]], data: st.DataObject
+) -> None:
+    """Of a run from a fresh state, the share spared is what is left of the evaluation's share of cell work."""
+    metrics = pytest.importorskip("model.metrics", reason="the evaluation needs PyTorch")
+    layers, history = case
+    hidden = tuple(data.draw(st.lists(st.integers(1, 50), min_size=layers, max_size=layers)))
+    hierarchy = Hierarchy(layers, hidden=hidden)
+    z = [after for _, after in history] or [[0] * (layers - 1)]
+    before = [[0] * (layers - 1), *z[:-1]]
+    trace = bytes(byte_of(*pair) for pair in zip(before, z, strict=True))
+    # Its top-down product counts the boundary that fires, ours the step after, which needs it: the last has none.
+    z[-1] = [0] * (layers - 1)
+    trace = trace[:-1] + bytes([byte_of(before[-1], z[-1])])
+    rates = [sum(row[layer] for row in z) / len(z) for layer in range(layers - 1)]
+    letters = hierarchy.operations(trace)
+    active = [1 - letters[layer].count("C") / len(z) for layer in range(1, layers)]
+    assert hierarchy.work_spared(trace) == pytest.approx(1 - metrics.cell_work_share(hidden, rates, active), abs=1e-12)
+    counts = hierarchy.counts(trace)
+    assert [sum(row) for row in zip(*counts.values(), strict=True)] == [len(trace)] * layers
+    assert counts == {letter: [row.count(letter) for row in letters] for letter in "UCF"}
+
+
 @pytest.mark.parametrize("layers", [0, MAX_LAYERS + 1])
 def test_what_does_not_fit_a_byte_is_refused(layers: int) -> None:
     """A network too deep for a trace byte is refused when it is opened, not served wrongly."""
@@ -58,3 +82,6 @@ def test_an_lstm_updates_every_layer_at_every_step() -> None:
     control = Hierarchy(3, has_detectors=False)
     assert json.loads("{" + control.columns(bytes(2)) + "}") == {"z": [], "op": ["UU", "UU", "UU"]}
     assert control.updates(bytes(2)) == [2, 2, 2]
+    assert control.counts(bytes(2)) == {"U": [2, 2, 2], "C": [0, 0, 0], "F": [0, 0, 0]}
+    assert control.work_spared(bytes(2)) == 0
+    assert control.work_spared(b"") == 0
