@@ -55,7 +55,7 @@ def tree(boundaries: Seq[str], offsets: Offsets) -> dict[str, Any]:
         cuts.insert(0, sorted(above))
 
     def grow(layer: int, start: int, end: int, *, is_complete: bool) -> dict[str, Any]:
-        node = {
+        node: dict[str, Any] = {
             "layer": layer,
             "start": offsets.characters[start],
             "end": offsets.characters[end],
