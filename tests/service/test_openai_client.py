@@ -105,17 +105,18 @@ def test_refusals_are_its_exceptions(client: openai.OpenAI) -> None:
     assert absence.value.code == "model_not_found"
 
 
+@pytest.fixture(scope="module")
+def frail(bundles: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of one row and no queue, with a bundle that breaks on reading a Z."""
+    folder = tmp_path_factory.mktemp("frail")
+    shutil.copytree(bundles / "small-text", folder / "small-text")
+    export_broken(bundles / "small-text", folder / "broken", "Z")
+    with running(folder, rows=1, queue=0, max_tokens=1_000_000) as started:
+        yield started
+
+
 class TestErrors:
     """Each class of error that its users catch, with all that the class carries."""
-
-    @pytest.fixture(scope="class")
-    def frail(self, bundles: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-        """A server of one row and no queue, with a bundle that breaks on reading a Z."""
-        folder = tmp_path_factory.mktemp("frail")
-        shutil.copytree(bundles / "small-text", folder / "small-text")
-        export_broken(bundles / "small-text", folder / "broken", "Z")
-        with running(folder, rows=1, queue=0, max_tokens=1_000_000) as started:
-            yield started
 
     @pytest.fixture
     def caller(self, frail: Server) -> Iterator[openai.OpenAI]:

@@ -53,8 +53,7 @@ def test_bits_per_character_are_those_of_the_evaluation(server: Server, max_toke
     assert len(scored) == len(ids) - 1
     over_http = -sum(scored) / len(scored) / math.log(2)
     assert over_http == pytest.approx(offline_bpc(ids, streams), abs=1e-4)
-    uniform = math.log2(TEXT.size)
-    assert abs(over_http - uniform) > 0.1, "a figure that a network without opinions has too shows nothing"
+    assert max(scored) - min(scored) > 3, "a network without opinions would be scored right by any"
 
 
 def test_a_long_text_may_be_scored_in_pieces(server: Server) -> None:
@@ -70,7 +69,7 @@ class TestTokenizer:
         text = "It was\n\N{SNOWMAN}!"
         for more in ({}, {"add_special_tokens": True}, {"add_special_tokens": False, "model": "small-text"}):
             reply = server.post("/tokenize", prompt=text, **more).json()
-            assert reply == {"model": "small-text", "count": 8, "tokens": TEXT.encode(text).tolist()}
+            assert reply == {"model": "small-text", "count": 9, "tokens": TEXT.encode(text).tolist()}
         back = server.post("/detokenize", tokens=reply["tokens"]).json()
         assert back == {"model": "small-text", "prompt": text.replace("\N{SNOWMAN}", REPLACEMENT)}
         assert server.post("/tokenize", prompt="").json()["tokens"] == []
