@@ -1,5 +1,6 @@
 """The bundles that are served: found, checked, opened and warmed up once, at start."""
 
+import hashlib
 import secrets
 import time
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from service.engine.sequence import InkParams, InkSequence, Offset, TextParams, 
 from service.engine.snapshot import WHOLE, Part
 from service.engine.trace import Hierarchy
 from service.errors import InvalidRequestError, ModelNotFoundError
+from service.machine import machine_class
 
 _log = structlog.get_logger(__name__)
 
@@ -54,8 +56,9 @@ class Served:
 
     @property
     def fingerprint(self) -> str:
-        """Which code and which weights answer."""
-        return f"copyist-{VERSION}-{self.bundle.fingerprint[:12]}"
+        """Which code, which weights and what sort of machine answer: where all are equal, so are the bytes."""
+        machine = hashlib.sha256(machine_class().encode()).hexdigest()
+        return f"copyist-{VERSION}-{self.bundle.fingerprint[:12]}-{machine[:8]}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,5 @@
 """Which part of a stream a request asks for, as the engine and the replies need it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,7 +33,18 @@ class Resumable(Protocol):
         ...
 
 
-Seal = Callable[[Snapshot, int, bytes], str]
+class Seal(Protocol):
+    """Makes a state token."""
+
+    def __call__(self, snapshot: Snapshot, index: int, told: bytes = b"") -> str:
+        """Return the token of a snapshot.
+
+        Args:
+            snapshot: of a sequence that has ended.
+            index: of its choice.
+            told: what the reply notes for the one that goes on.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,7 @@ class Course:
         part: for the engine.
         seed: of the draws: the request's, else the state's, else one made up.
         told: what the reply before noted for this one.
-        seal: makes a state token of a snapshot, the index of its choice, and what the reply notes for the next.
+        seal: makes the token that is handed out.
     """
 
     part: Part

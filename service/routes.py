@@ -86,24 +86,23 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {status: PROBLEMS[status] for statu
 )
 async def completions(body: CompletionRequest, request: Request, here: Here) -> Response:
     """Go on from a prompt, character by character; with `boundaries` tell what each layer did at each."""
-    return follow_completion(here, body, request.state.request_id, tenant_of(request))
+    return await follow_completion(here, body, request)
 
 
-def follow_completion(
-    here: Service, body: CompletionRequest, request_id: str, tenant: str, label: Callable[[Delta], bytes] | None = None
+async def follow_completion(
+    here: Service, body: CompletionRequest, request: Request, label: Callable[[Delta], bytes] | None = None
 ) -> Response:
     """Submit a completion and return the response that follows it.
 
     Args:
         here: what there is to work with.
-        body: the request.
-        request_id: unique part of the reply's id.
-        tenant: whose state tokens these are.
+        body: what is asked for.
+        request: that asks; its id becomes the reply's, and its tenant owns the state tokens.
         label: of the events, if they have any.
     """
     model = here.catalogue.text(body.model)
     check_limits(body, here.settings)
-    course = Course.of(body, here.keeper(model), tenant)
+    course = Course.of(body, here.keeper(model), tenant_of(request))
     params = _text_params(body, course.seed)
     boundaries, is_streamed = body.boundaries, body.stream
     sequences = model.sequences(
@@ -112,7 +111,7 @@ def follow_completion(
     options = body.stream_options
     reply = CompletionReply(
         model,
-        request_id,
+        request.state.request_id,
         params,
         n=body.n,
         num_choices=len(sequences),

@@ -119,7 +119,8 @@ async def read_stream(
     if position:
         wish = wish.model_copy(update={"resume_at": position})
     check_limits(wish, here.settings)
-    return follow_completion(here, wish, request.state.request_id, tenant, EventIds(wish.resume_at))
+    request.state.tenant = tenant  # EventSource cannot send a key: who made the stream asks for it
+    return await follow_completion(here, wish, request, EventIds(wish.resume_at))
 
 
 def _open(here: Service, token: str) -> tuple[str, CompletionRequest]:

@@ -1,6 +1,7 @@
 """What the service says of itself: models, health, OpenAPI, all without asking anyone else."""
 
 import json
+import re
 from typing import Any
 
 from jsonschema import Draft202012Validator as Validator  # type: ignore[import-untyped]
@@ -22,7 +23,8 @@ def test_models_carry_their_facts(server: Server) -> None:
         assert card["layers"] == [32, 24, 40]
         assert card["data"]["use"] == "any"
         assert len(card["fingerprint"]) == 64
-        assert server.complete()["system_fingerprint"].startswith(f"copyist-{VERSION}-")
+        build = re.escape(f"copyist-{VERSION}-") + "[0-9a-f]{12}-[0-9a-f]{8}"
+        assert re.fullmatch(build, server.complete()["system_fingerprint"])
 
 
 def test_an_unknown_model_is_404(server: Server) -> None:
