@@ -259,9 +259,11 @@ def test_streams_that_cannot_be_are_refused(here: Server) -> None:
     assert code(here.client.get(f"/v1/streams/{state[:4000]}")) == "invalid_token_purpose"
     url = here.post("/v1/streams", completion=TEXT).json()["url"]
     assert code(here.client.get(url[:-1] + ("A" if url[-1] != "A" else "E"))).startswith("invalid_token_")
-    for odd in ("x", "-1", "1.5", "9" * 11, "End"):
+    for odd in ("x", "-1", "1.5", "9" * 9, "End", ""):
         response = here.client.get(url, headers={"last-event-id": odd})
-        assert (response.status_code, problem(response)["param"]) == (400, "Last-Event-ID")
+        assert (response.status_code, problem(response)["param"]) == (400, "last-event-id")
+    assert problem(here.client.get(url, params={"resume_at": "x"}))["param"] == "resume_at"
+    assert problem(here.client.get("/v1/streams/" + "A" * 6000))["param"] == "token"
 
 
 def code(response: httpx.Response) -> str:
