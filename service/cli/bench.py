@@ -12,18 +12,17 @@ import typer
 
 from service.cli.client import Client, connect
 from service.cli.options import Json, Model, Url
+from service.cli.stream import PATH
 from service.cli.terminal import output, write_bytes
 
-PATH = "/v1/completions"
 PROMPT = "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness"
 
 
 @dataclass(frozen=True)
 class Timing:
-    """One stream as its reader saw it: seconds to the first character and to the end, and characters."""
+    """One stream as its reader saw it: seconds to the first character, and characters."""
 
     first_s: float
-    total_s: float
     characters: int
 
 
@@ -40,13 +39,14 @@ def bench(
     The client's own work is part of the figures. One request beforehand is not counted.
     """
     with connect(url) as client:
-        body = {"model": client.model("text", model), "prompt": PROMPT[:100], "max_tokens": max_tokens, "seed": 1}
+        name = client.model("text", model)
+        body: dict[str, Any] = {"model": name, "prompt": PROMPT[:100], "max_tokens": max_tokens, "seed": 1}
         _follow(client, body)
         alone, alone_s = _round(client, body, requests, 1)
         together, together_s = _round(client, body, requests * streams, streams)
     report = {
         "server": client.place,
-        "model": body["model"],
+        "model": name,
         "prompt_characters": len(body["prompt"]),
         "max_tokens": max_tokens,
         "alone": _figures(alone, alone_s),
@@ -56,7 +56,7 @@ def bench(
         write_bytes(orjson.dumps(report) + b"\n")
         return
     screen = output()
-    screen.print(f"{client.place}, {body['model']}, {len(body['prompt'])} characters read, up to {max_tokens} written")
+    screen.print(f"{client.place}, {name}, {len(body['prompt'])} characters read, up to {max_tokens} written")
     for title, figures in (("alone", report["alone"]), (f"{streams} at a time", report["together"])):
         screen.print(_line(title, figures))
 
@@ -78,8 +78,7 @@ def _follow(client: Client, body: Mapping[str, Any]) -> Timing:
         if written and first_s is None:
             first_s = time.perf_counter() - began
         characters += written
-    total_s = time.perf_counter() - began
-    return Timing(total_s if first_s is None else first_s, total_s, characters)
+    return Timing(time.perf_counter() - began if first_s is None else first_s, characters)
 
 
 def _figures(timings: list[Timing], wall_s: float) -> dict[str, float]:

@@ -10,9 +10,10 @@ from httpx_sse import EventSource
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service.cli.problems import RefusedError, UnreachableError, UsageError
+from service.cli.problems import CommandError, RefusedError, UnreachableError, UsageError
 
 DONE = "[DONE]"
+SHUTTING_DOWN = "shutting_down"  # the code of such an error
 CONNECT_S, READ_S = 5.0, 600.0
 INSIDE = "http://copyist"
 
@@ -55,7 +56,7 @@ class Client:
 
         Raises:
             RefusedError: the server said no, at once or in an event.
-            UnreachableError: it did not answer, or the stream broke off.
+            UnreachableError: it did not answer, or stopped in the middle.
         """
         try:
             with self._http.stream("POST", path, json={**body, "stream": True}) as response:
@@ -67,7 +68,7 @@ class Client:
                         return
                     told = orjson.loads(event.data)
                     if "error" in told:
-                        raise RefusedError(_sentence(told["error"]))
+                        raise _kind_of(told["error"])(_sentence(told["error"]))
                     yield told
         except httpx.HTTPError as error:
             raise self._lost(error) from None
@@ -146,6 +147,11 @@ def _refusal(response: httpx.Response) -> RefusedError:
         return RefusedError(_sentence(response.json()["error"]))
     except (ValueError, KeyError, TypeError):
         return RefusedError(f"{response.url} answered {response.status_code} {response.reason_phrase}.")
+
+
+def _kind_of(error: Mapping[str, Any]) -> type[CommandError]:
+    """A server that is about to stop has said nothing about the request."""
+    return UnreachableError if error.get("code") == SHUTTING_DOWN else RefusedError
 
 
 def _sentence(error: Mapping[str, Any]) -> str:

@@ -1,7 +1,6 @@
 """copyist generate: go on from a text."""
 
 import sys
-from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -9,9 +8,8 @@ from rich.console import Console
 
 from service.cli.client import Client, connect
 from service.cli.options import Json, Model, Seed, Url, given, standard_input
+from service.cli.stream import PATH, pieces
 from service.cli.terminal import legend, messages, output, painted, printable, write_bytes
-
-PATH = "/v1/completions"
 
 
 def generate(
@@ -56,22 +54,15 @@ def generate(
         else:
             if echo:
                 write_bytes(text.encode())
-            for choice, _ in _pieces(client, body):
+            for choice, _ in pieces(client, body):
                 write_bytes(choice["text"].encode())
-
-
-def _pieces(client: Client, body: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Yield the choice of each event that has one, and the event."""
-    for event in client.events(PATH, body):
-        for choice in event["choices"]:
-            yield choice, event
 
 
 def _show(client: Client, body: dict[str, Any], screen: Console, echoed: str) -> None:
     """Paint the stream; close with what it was, on standard error."""
     screen.print(printable(echoed), style="dim", end="")
     num_detectors, num_written, seed = 0, 0, None
-    for choice, event in _pieces(client, {**body, "boundaries": True}):
+    for choice, event in pieces(client, {**body, "boundaries": True}):
         num_detectors, num_written = len(choice["z"]), num_written + len(choice["text"])
         screen.print(painted(choice["text"], choice["z"]), end="")
         seed = event.get("seed", seed)

@@ -9,9 +9,8 @@ import typer
 from service.cli.client import connect
 from service.cli.options import Model, Url, text_of
 from service.cli.problems import UsageError
+from service.cli.stream import PATH
 from service.cli.terminal import output, write_bytes
-
-PATH = "/v1/completions"
 
 
 def score(
