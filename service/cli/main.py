@@ -12,6 +12,7 @@ from service.cli.doctor import doctor
 from service.cli.generate import generate
 from service.cli.problems import INTERRUPTED, CommandError
 from service.cli.score import score
+from service.cli.segment import segment
 from service.cli.serve import serve
 from service.cli.terminal import messages
 from service.cli.write import write
@@ -22,7 +23,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (serve, generate, write, score, bundles, bench, doctor):
+for command in (serve, generate, write, segment, score, bundles, bench, doctor):
     app.command()(command)
 
 

@@ -18,7 +18,7 @@ from tests.service.cli.command import COPYIST, copyist, environment
 from tests.service.cli.conftest import Run
 from tests.service.server import PATIENCE_S, ROOT, Server
 
-COMMANDS = ("serve", "generate", "write", "score", "bundles", "bench", "doctor")
+COMMANDS = ("serve", "generate", "write", "segment", "score", "bundles", "bench", "doctor")
 
 
 def test_help_names_every_command_and_exit_code(run: Run) -> None:
