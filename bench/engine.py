@@ -88,7 +88,7 @@ def candidates(case: Case, batch: int, options: Options) -> dict[str, Turn]:
     """Return who takes turns at a batch size, ours first."""
     inputs = arrange(case.inputs, batch, options.items)
     turns: dict[str, Turn] = {
-        OURS: Replay(case.bundle.graph, inputs),
+        OURS: Replay(case.bundle.single if batch == 1 else case.bundle.graph, inputs),
         OURS_SERVED: _Served(case.bundle, inputs),
     }
     others: dict[str, Any] = {name: Replay(graph, inputs) for name, graph in _lstms(case.config).items()}

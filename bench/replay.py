@@ -9,11 +9,19 @@ from numpy.typing import NDArray
 from bench.machine import open_session
 
 Array = NDArray[Any]
-_DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
+_DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(bool)": np.bool_,
+}
 
 
 class Replay:
     """A step graph whose state `x` comes out as `x_next`, fed with what was recorded.
+
+    A graph that draws too (ours) is asked for plain draws: temperature and top_p of 1, everything else 0.
 
     Args:
         graph: the ONNX file.
@@ -28,7 +36,10 @@ class Replay:
         given = {spec.name: spec for spec in self._session.get_inputs()}
         made = {spec.name: spec for spec in self._session.get_outputs()}
         states = [name for name in given if f"{name}_next" in made]
-        (self._fed,) = (name for name in given if name not in states)
+        self._fed, *wishes = (name for name in given if name not in states)
+        self._wishes = {name: self._zeros(given[name]) for name in wishes}
+        for name in {"temperature", "top_p"} & self._wishes.keys():
+            self._wishes[name][:] = 1
         self._read = np.zeros_like(inputs[0])
         self._sides = [{name: self._zeros(given[name]) for name in states} for _ in range(2)]
         self.outputs = {name: self._zeros(spec) for name, spec in made.items() if not name.endswith("_next")}
@@ -52,7 +63,7 @@ class Replay:
 
     def _bind(self, now: dict[str, Array], then: dict[str, Array]) -> Any:
         binding = self._session.io_binding()
-        for name, array in {self._fed: self._read, **now}.items():
+        for name, array in {self._fed: self._read, **self._wishes, **now}.items():
             binding.bind_input(name, "cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)
         results = {**self.outputs, **{f"{name}_next": array for name, array in then.items()}}
         for name, array in results.items():

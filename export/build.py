@@ -1,4 +1,4 @@
-"""From a network in memory to a bundle in a folder: round, write both graphs, prove them, and only then ship.
+"""From a network in memory to a bundle in a folder: round, write the graphs, prove them, and only then ship.
 
 bundle = build(network, codec, Path("bundles/mine"), "mine", Facts(...))
 """
@@ -12,7 +12,17 @@ from typing import Any
 from export import bundle, onnx_graph, parity, trace
 from export.graph import script
 from export.runtime import OnnxStep
-from export.weights import ExportError, Precision, StepWeights, input_spec, output_spec, round_weights, state_specs
+from export.weights import (
+    ExportError,
+    Precision,
+    StepWeights,
+    draw_specs,
+    drawn_spec,
+    input_spec,
+    output_spec,
+    round_weights,
+    state_specs,
+)
 from model.codec import InkCodec, TextCodec
 from model.network import Network
 
@@ -57,13 +67,15 @@ class Compiled:
     Attributes:
         network: with the weights rounded to what the files store.
         precision: of the stored matrices.
-        graph: the ONNX file.
+        graph: the ONNX file for any number of rows.
+        single: the ONNX file for one row.
         script: the TorchScript file.
     """
 
     network: Network
     precision: Precision
     graph: bytes
+    single: bytes
     script: bytes
 
     def step(self) -> OnnxStep:
@@ -73,14 +85,15 @@ class Compiled:
 
 
 def compile_network(network: Network, precision: Precision = "float32") -> Compiled:
-    """Round a network's weights and write both of its graphs.
+    """Round a network's weights and write all of its graphs.
 
     Raises:
         ExportError: the network has a switch that cannot be exported, or a weight that cannot be stored.
     """
     rounded = round_weights(network, precision)
     weights = StepWeights.of(rounded, precision)
-    return Compiled(rounded, precision, onnx_graph.build(weights), script(weights))
+    single = onnx_graph.build(weights, single=True)
+    return Compiled(rounded, precision, onnx_graph.build(weights), single, script(weights))
 
 
 def build(
@@ -129,11 +142,12 @@ def ship(
         ParityError: the proof failed; nothing is written.
         BundleError: the facts do not make a bundle.
     """
-    report = parity.prove(compiled.network, compiled.precision, compiled.graph, compiled.script, steps)
+    report = parity.prove(compiled.network, compiled.precision, compiled.graph, compiled.single, compiled.script, steps)
     if report["verdict"] != "passed":
         raise ParityError(report)
     files = {
         bundle.GRAPH_FILE: compiled.graph,
+        bundle.SINGLE_FILE: compiled.single,
         bundle.SCRIPT_FILE: compiled.script,
         bundle.PARITY_FILE: (json.dumps(report, indent=1, allow_nan=False) + "\n").encode("utf-8"),
     }
@@ -156,7 +170,10 @@ def _manifest(compiled: Compiled, codec: TextCodec | InkCodec, name: str, facts:
         },
         "graph": {
             "file": bundle.GRAPH_FILE,
+            "single": bundle.SINGLE_FILE,
             "input": _tensor(input_spec(config)),
+            "draw": [_tensor(spec) for spec in draw_specs(config)],
+            "drawn": _tensor(drawn_spec(config)),
             "output": _tensor(output_spec(config)),
             "state": [{**_tensor(spec), "next": spec.next} for spec in state_specs(config)],
         },

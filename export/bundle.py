@@ -27,6 +27,7 @@ __all__ = ["Bundle", "BundleError", "StateSpec", "TensorSpec", "load", "write"]
 
 MANIFEST_FILE = "bundle.json"
 GRAPH_FILE = "step.onnx"
+SINGLE_FILE = "single.onnx"
 SCRIPT_FILE = "step.pt"
 PARITY_FILE = "parity.json"
 LICENCE_FILE = "LICENSE-DATA.txt"
@@ -129,6 +130,16 @@ class Bundle:
         return _tensor(self.manifest["graph"]["output"])
 
     @property
+    def draws(self) -> tuple[TensorSpec, ...]:
+        """The inputs that say how to draw from the output, in the order of the graph's inputs."""
+        return tuple(_tensor(one) for one in self.manifest["graph"]["draw"])
+
+    @property
+    def drawn(self) -> TensorSpec:
+        """What the graph draws from its output, in the form of its input."""
+        return _tensor(self.manifest["graph"]["drawn"])
+
+    @property
     def states(self) -> tuple[StateSpec, ...]:
         """The carried tensors in the order of the graph's inputs."""
         return tuple(
@@ -138,8 +149,13 @@ class Bundle:
 
     @property
     def graph(self) -> bytes:
-        """The verified ONNX file, to be given to `onnxruntime.InferenceSession` as it is."""
+        """The verified ONNX file for any number of rows, to be given to `onnxruntime.InferenceSession` as it is."""
         return self.files[self.manifest["graph"]["file"]]
+
+    @property
+    def single(self) -> bytes:
+        """The verified ONNX file for one row; it gives that row the very bits that `graph` gives it."""
+        return self.files[self.manifest["graph"]["single"]]
 
 
 def load(path: Path | str) -> Bundle:

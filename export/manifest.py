@@ -13,7 +13,7 @@ from typing import Any
 
 from model.codec import TextCodec, codec_from_json
 
-FORMAT = "copyist-bundle/1"
+FORMAT = "copyist-bundle/2"
 KINDS = ("text", "ink")
 CELLS = ("hmlstm", "lstm")
 SUFFIXES = (".onnx", ".pt", ".json", ".txt")
@@ -67,7 +67,10 @@ def check(manifest: Mapping[str, Any]) -> None:
     """Raise BundleError unless every field of a manifest is there, well typed, in range and agrees with the others."""
     found = manifest.get("format")
     if found != FORMAT:
-        raise BundleError(f"bundle.json: format is {found!r}, but this version of Copyist reads {FORMAT!r}")
+        raise BundleError(
+            f"bundle.json: format is {found!r}, but this version of Copyist reads {FORMAT!r}; "
+            "export the checkpoint again to get one"
+        )
     _record(manifest, "bundle.json", required=(*_TOP_KEYS, "files", "fingerprint"))
     _matching(manifest["name"], "name", _BUNDLE_NAME)
     kind = _one_of(manifest["kind"], "kind", KINDS)
@@ -78,7 +81,7 @@ def check(manifest: Mapping[str, Any]) -> None:
     _check_data(manifest["data"])
     _check_facts(_record(manifest["training"], "training", required=(), optional=None), "training")
     _check_metrics(manifest["metrics"])
-    _check_files(manifest["files"], manifest["graph"]["file"])
+    _check_files(manifest["files"], manifest["graph"])
     _matching(manifest["fingerprint"], "fingerprint", _SHA256)
 
 
@@ -146,24 +149,41 @@ def _check_codec(codec: Any, kind: str, vocabulary: int) -> None:
 
 def _check_graph(graph: Any, model: Mapping[str, Any]) -> None:
     """Check names, types and shapes of the step graph against the network's sizes."""
-    _record(graph, "graph", required=("file", "input", "output", "state"))
-    if not _matching(graph["file"], "graph.file", _FILE_NAME).endswith(".onnx"):
-        raise BundleError(f"bundle.json: graph.file is {graph['file']!r} but must end in .onnx")
+    _record(graph, "graph", required=("file", "single", "input", "draw", "drawn", "output", "state"))
+    for key in ("file", "single"):
+        if not _matching(graph[key], f"graph.{key}", _FILE_NAME).endswith(".onnx"):
+            raise BundleError(f"bundle.json: graph.{key} is {graph[key]!r} but must end in .onnx")
+    if graph["file"] == graph["single"]:
+        raise BundleError(f"bundle.json: graph.file and graph.single are both {graph['file']!r}")
     is_text = model["kind"] == "text"
     width = model["vocabulary"] if is_text else 6 * model["mixtures"] + 1
-    _check_tensor(
-        graph["input"],
-        "graph.input",
-        {"name": "token", "dtype": "int64", "shape": ["batch"]}
-        if is_text
-        else {"name": "offset", "dtype": "float32", "shape": ["batch", 3]},
-    )
+    given = _tensor("token", "int64") if is_text else _tensor("offset", "float32", 3)
+    _check_tensor(graph["input"], "graph.input", given)
+    _check_tensor(graph["drawn"], "graph.drawn", {**given, "name": "drawn"})
     _check_tensor(
         graph["output"],
         "graph.output",
-        {"name": "logits" if is_text else "mixture", "dtype": "float32", "shape": ["batch", width]},
+        _tensor("logits" if is_text else "mixture", "float32", width),
     )
+    wishes = _text_wishes(width) if is_text else (_tensor("bias", "float32"), _tensor("noise", "float64", 4))
+    for index, wish in enumerate(_list(graph["draw"], "graph.draw", len(wishes), len(wishes))):
+        _check_tensor(wish, f"graph.draw[{index}]", wishes[index])
     _check_states(_list(graph["state"], "graph.state", 1, 8 * MAX_LAYERS), model)
+
+
+def _text_wishes(width: int) -> tuple[dict[str, Any], ...]:
+    """What says how a symbol is drawn."""
+    return (
+        _tensor("temperature", "float32"),
+        _tensor("top_p", "float32"),
+        _tensor("top_k", "int64"),
+        _tensor("logit_bias", "float32", width),
+        _tensor("noise", "float64"),
+    )
+
+
+def _tensor(name: str, dtype: str, *sizes: int) -> dict[str, Any]:
+    return {"name": name, "dtype": dtype, "shape": ["batch", *sizes]}
 
 
 def _check_states(states: list[Any], model: Mapping[str, Any]) -> None:
@@ -172,7 +192,8 @@ def _check_states(states: list[Any], model: Mapping[str, Any]) -> None:
     The LSTM control has no boundaries and so no z.
     """
     widths: dict[str, tuple[int, ...]] = {}
-    names = ["token", "offset", "logits", "mixture"]
+    names = ["token", "offset", "logits", "mixture", "drawn", "bias", "noise"]
+    names += ["temperature", "top_p", "top_k", "logit_bias"]
     for index, state in enumerate(states):
         where = f"graph.state[{index}]"
         _record(state, where, required=("name", "next", "dtype", "shape"))
@@ -226,9 +247,9 @@ def _check_metrics(metrics: Any) -> None:
             _number(value, where)
 
 
-def _check_files(files: Any, graph_file: str) -> None:
+def _check_files(files: Any, graph: Mapping[str, Any]) -> None:
     """Check names and digests; names are bare, so that no path can lead out of the folder."""
-    _record(files, "files", required=(graph_file, "parity.json"), optional=None)
+    _record(files, "files", required=(graph["file"], graph["single"], "parity.json"), optional=None)
     for name, digest in files.items():
         _matching(name, "files", _FILE_NAME)
         if name == "bundle.json":

@@ -1,121 +1,51 @@
-"""One step as an ONNX graph for the service, written operator by operator (Eqs. 2-12 of arXiv 1609.01704v7).
+"""The step as ONNX graphs for the service, written operator by operator (Eqs. 2-12 of arXiv 1609.01704v7).
 
-The same arithmetic as `export/graph.py`. Per upper layer:
+The same arithmetic as `export/graph.py`, twice. For a batch, per upper layer:
 
     rows = NonZero(Max(z_prev, z_below))            the rows that do not COPY
     s    = Gemm([h, z_below * h_below][rows])       own and bottom-up product, on those rows only
     s   += ScatterND(Gemm(h_above[z_prev]))         top-down product, on the rows that FLUSH only
     h    = ScatterND(h, rows, ...)                  likewise c, z and e; other rows keep their bits
 
-all of it inside an `If`, so that a step on which every row COPYs costs one comparison. Written by hand rather than
-traced: it builds in milliseconds instead of seconds, every tensor has a speaking name that a profiler shows, weights
-sit inside the branch that uses them (where ONNX Runtime packs them), and only operators are used whose result for a row
-does not depend on the other rows of the batch: no Log, no Softplus, no dynamic quantisation (docs/adr).
+all of it inside an `If`, so that a step on which every row COPYs costs one comparison. For a single row, branches take
+the place of gathering and scattering, and the operators in between are the same with the same operands, so that a row
+has the same bits in either graph and may change from one to the other at any step.
+
+What a layer sends up to the output is carried as `e` and computed only when the layer is. There is nothing to carry
+for what it sends down: the layer below reads it at the step after its own boundary, which is the very step after this
+layer was computed, so each such product is of use exactly once.
+
+Written by hand rather than traced: it builds in milliseconds instead of seconds, every tensor has a speaking name that
+a profiler shows, weights sit inside the branch that uses them (where ONNX Runtime packs them), and only operators are
+used whose result for a row does not depend on the other rows of the batch: no Log, no Softplus, no dynamic quantisation
+(docs/adr).
 """
 
-from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
-import onnx
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
-
 from export.bundle import TensorSpec
+from export.onnx_draw import draw
+from export.onnx_nodes import Graph, branch, serialise
 from export.weights import (
-    HIDDEN_ZERO,
     NORM_EPSILON,
     LayerWeights,
-    Precision,
     StepWeights,
-    hidden_step,
+    draw_specs,
+    drawn_spec,
     input_spec,
     output_spec,
-    product_scale,
-    quantise,
     state_specs,
 )
 from model.heads import CORRELATION_LIMIT, LOG_SCALE_CEILING, LOG_SCALE_FLOOR
 
-OPSET = 18
-IR_VERSION = 8
 
-
-class Graph:
-    """Collects nodes and constants; every call names its result after what it is.
+def build(weights: StepWeights, *, single: bool = False) -> bytes:
+    """Return a step as an ONNX file with everything inside.
 
     Args:
-        prefix: set before every name, so that names are unique across branches.
-        precision: how matrices are stored. float16 comes with a Cast, which ONNX Runtime folds away when it loads.
+        weights: of the network.
+        single: for one row, with branches; else for any number of rows.
     """
-
-    def __init__(self, prefix: str, precision: Precision) -> None:
-        self.prefix = prefix
-        self.precision = precision
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: dict[str, TensorProto] = {}
-
-    def constant(self, name: str, values: NDArray[np.generic]) -> str:
-        """Store an array under a name and return the name of the tensor."""
-        full = f"{self.prefix}{name}"
-        if self.precision != "float32" and values.dtype == np.float32 and values.ndim == 2:
-            stored = f"{full}.half"
-            self.constants[stored] = numpy_helper.from_array(values.astype(np.float16), stored)
-            self.nodes.append(helper.make_node("Cast", [stored], [full], name=f"{full}.cast", to=TensorProto.FLOAT))
-        else:
-            self.constants[full] = numpy_helper.from_array(np.ascontiguousarray(values), full)
-        return full
-
-    def product(self, name: str, hidden: str, weight: str, matrix: NDArray[np.float32], add: str = "") -> str:
-        """Multiply an h with a matrix that is stored under the name `weight`, and add a tensor if one is given.
-
-        In int8 the integer product carries the plain name, so that a profile shows it under the same one as a Gemm.
-        """
-        if self.precision != "int8":
-            return self("Gemm", name, hidden, self.constant(weight, matrix), *([add] if add else []))
-        codes, scale = quantise(matrix)
-        zero = self.constant(f"{name}.zero", np.array(HIDDEN_ZERO, np.uint8))
-        step = self.constant(f"{name}.step", np.array(hidden_step()))
-        rounded = self("QuantizeLinear", f"{name}.codes", hidden, step, zero)
-        total = self("MatMulInteger", name, rounded, self.constant(weight, codes), zero)
-        real = self("Cast", f"{name}.real", total, to=TensorProto.FLOAT)
-        scaled = self("Mul", f"{name}.scaled", real, self.constant(f"{weight}.scale", product_scale(scale)))
-        return self("Add", f"{name}.sum", scaled, add) if add else scaled
-
-    def axis(self, *sizes: int) -> str:
-        """Store a small list of integers (a shape or sizes), once per graph."""
-        name = "_".join(["ints", *(str(size).replace("-", "minus") for size in sizes)])
-        if f"{self.prefix}{name}" not in self.constants:
-            self.constant(name, np.array(sizes, np.int64))
-        return f"{self.prefix}{name}"
-
-    def number(self, value: float) -> str:
-        """Store a float32 scalar, once per graph."""
-        name = f"number_{value:g}"
-        if f"{self.prefix}{name}" not in self.constants:
-            self.constant(name, np.array(value, np.float32))
-        return f"{self.prefix}{name}"
-
-    def __call__(self, op: str, name: str, *inputs: str, **attributes: Any) -> str:
-        """Add a node with one result and return the result's name."""
-        return self.split(op, [name], *inputs, **attributes)[0]
-
-    def split(self, op: str, names: Sequence[str], *inputs: str, **attributes: Any) -> list[str]:
-        """Add a node with several results and return their names."""
-        outputs = [f"{self.prefix}{name}" if name else "" for name in names]
-        self.nodes.append(helper.make_node(op, list(inputs), outputs, name=outputs[0], **attributes))
-        return outputs
-
-    def rename(self, old: str, new: str) -> None:
-        """Give a tensor the name under which it leaves the graph; saves a copy."""
-        for node in self.nodes:
-            _rename(node, old, new)
-
-
-def build(weights: StepWeights) -> bytes:
-    """Return the step as an ONNX file with everything inside."""
     config = weights.config
-    graph = Graph("", weights.precision)
+    graph = Graph("", weights.precision, 1 if single else "batch")
     following: dict[str, str] = {}
     sent: list[str] = []
     below, z_below = "", ""
@@ -134,7 +64,13 @@ def build(weights: StepWeights) -> bytes:
     states = state_specs(config)
     for state in states:
         graph.rename(following[state.next], state.next)
-    return _serialise(graph, [input_spec(config), *states], [output_spec(config), *(_following(s) for s in states)])
+    drawn = draw(graph, config)
+    graph.rename(drawn, drawn_spec(config).name)
+    return serialise(
+        graph,
+        [input_spec(config), *draw_specs(config), *states],
+        [drawn_spec(config), output_spec(config), *(_following(state) for state in states)],
+    )
 
 
 def _first_layer(graph: Graph, weights: StepWeights) -> dict[str, str]:
@@ -148,7 +84,9 @@ def _first_layer(graph: Graph, weights: StepWeights) -> dict[str, str]:
     else:
         source = graph("Gemm", "input.source", "offset", table, graph.constant("input.bias", weights.embedding_bias))
     s = graph.product("layer1.own", "h1", "layer1.own.weight", layer.own, source)
-    if layer.detects:
+    if layer.detects and graph.is_single:
+        s = _top_down_of_one(graph, layer, 1, s)
+    elif layer.detects:
         flushed = graph("NonZero", "layer1.flushed", "z1")
         s = _top_down(graph, layer, 1, s, flushed, flushed)
     return _cell(graph, layer, 1, s, "c1", "z1" if layer.detects else "")
@@ -164,18 +102,37 @@ def _plain_layer(graph: Graph, number: int, layer: LayerWeights, below: str) -> 
 def _gated_layer(
     outer: Graph, number: int, layer: LayerWeights, below: str, z_below: str, width: int
 ) -> dict[str, str]:
-    """An upper layer: the rows that do not COPY, inside a branch that is taken only when there are any."""
+    """An upper layer: what does not COPY, inside a branch that is taken only when there is anything."""
     name = f"layer{number}"
     due = outer("Max", f"{name}.due", f"z{number}", z_below) if layer.detects else z_below
-    graph = Graph("", outer.precision)
+    graph = outer.inner()
+    compute = _compute_one if outer.is_single else _compute_rows
+    updated = compute(graph, number, layer, below, z_below, due)
+    # The other branch hands the old tensors on.
+    idle = outer.inner()
+    same = {key: idle("Identity", f"{name}.{key}.same", f"{key}{number}") for key in updated}
+    shapes = {"h": (layer.size,), "c": (layer.size,), "e": (width,), "z": ()}
+    most = due if outer.is_single else outer("ReduceMax", f"{name}.most", due, keepdims=0)
+    results = outer.split(
+        "If",
+        [f"{name}.{key}.next" for key in updated],
+        outer("Greater", f"{name}.anyone", most, outer.number(0)),
+        then_branch=branch(graph, f"{name}.compute", {updated[key]: shapes[key] for key in updated}),
+        else_branch=branch(idle, f"{name}.copy", {same[key]: shapes[key] for key in updated}),
+    )
+    return dict(zip(updated, results, strict=True))
+
+
+def _compute_rows(graph: Graph, number: int, layer: LayerWeights, below: str, z_below: str, due: str) -> dict[str, str]:
+    """Gather the rows of an upper layer that are due, compute them and scatter them back."""
+    name = f"layer{number}"
     found = graph("NonZero", f"{name}.found", due)
     rows = graph("Reshape", f"{name}.rows", found, graph.axis(-1))
     places = graph("Reshape", f"{name}.places", found, graph.axis(-1, 1))
     opened = graph("Gather", f"{name}.z_below", z_below, rows)
     fresh = graph("Gather", f"{name}.h_below", below, rows)
     if layer.detects:  # the top layer has no boundary of its own: its rows are those where the one below fired
-        column = graph("Reshape", f"{name}.z_below.column", opened, graph.axis(-1, 1))
-        fresh = graph("Mul", f"{name}.h_below.open", fresh, column)
+        fresh = graph("Mul", f"{name}.h_below.open", fresh, graph.column(f"{name}.z_below.column", opened))
     both = graph("Concat", f"{name}.both", graph("Gather", f"{name}.h", f"h{number}", rows), fresh, axis=1)
     s = graph.product(f"{name}.own", both, f"{name}.own.weight", layer.own)
     z_prev = ""
@@ -184,21 +141,20 @@ def _gated_layer(
         local = graph("NonZero", f"{name}.flushed.local", z_prev)
         s = _top_down(graph, layer, number, s, local, graph("NonZero", f"{name}.flushed", f"z{number}"))
     done = _cell(graph, layer, number, s, graph("Gather", f"{name}.c", f"c{number}", rows), z_prev, opened)
-    kept = {key: f"{key}{number}" for key in done}
-    widths = {"h": layer.size, "c": layer.size, "e": width, "z": 0}
-    updated = {key: graph("ScatterND", f"{name}.{key}.new", kept[key], places, value) for key, value in done.items()}
-    # The other branch hands the old tensors on.
-    idle = Graph("", "float32")
-    same = {key: idle("Identity", f"{name}.{key}.same", kept[key]) for key in done}
-    anyone = outer("Greater", f"{name}.anyone", outer("ReduceMax", f"{name}.most", due, keepdims=0), outer.number(0))
-    results = outer.split(
-        "If",
-        [f"{name}.{key}.next" for key in done],
-        anyone,
-        then_branch=_branch(graph, f"{name}.compute", {updated[key]: widths[key] for key in done}),
-        else_branch=_branch(idle, f"{name}.copy", {same[key]: widths[key] for key in done}),
-    )
-    return dict(zip(done, results, strict=True))
+    return {
+        key: graph("ScatterND", f"{name}.{key}.new", f"{key}{number}", places, value) for key, value in done.items()
+    }
+
+
+def _compute_one(graph: Graph, number: int, layer: LayerWeights, below: str, z_below: str, _: str) -> dict[str, str]:
+    """Compute the only row of an upper layer."""
+    name = f"layer{number}"
+    fresh = graph("Mul", f"{name}.h_below.open", below, z_below) if layer.detects else below
+    both = graph("Concat", f"{name}.both", f"h{number}", fresh, axis=1)
+    s = graph.product(f"{name}.own", both, f"{name}.own.weight", layer.own)
+    if layer.detects:
+        s = _top_down_of_one(graph, layer, number, s)
+    return _cell(graph, layer, number, s, f"c{number}", f"z{number}" if layer.detects else "", z_below)
 
 
 def _top_down(graph: Graph, layer: LayerWeights, number: int, s: str, local: str, flushed: str) -> str:
@@ -216,6 +172,23 @@ def _top_down(graph: Graph, layer: LayerWeights, number: int, s: str, local: str
     return graph("ScatterND", f"{name}.sum", s, places, product, reduction="add")
 
 
+def _top_down_of_one(outer: Graph, layer: LayerWeights, number: int, s: str) -> str:
+    """Add the top-down product to the only row if its boundary fired at the step before."""
+    name = f"layer{number}.above"
+    assert layer.above is not None
+    graph, idle = outer.inner(), outer.inner()
+    product = graph.product(f"{name}.product", f"h{number + 1}", f"{name}.weight", layer.above)
+    summed = graph("Add", f"{name}.added", s, product)
+    same = idle("Identity", f"{name}.none", s)
+    return outer(
+        "If",
+        f"{name}.sum",
+        outer("Greater", f"{name}.flushed", f"z{number}", outer.number(0)),
+        then_branch=branch(graph, f"{name}.flush", {summed: (layer.bias.size,)}),
+        else_branch=branch(idle, f"{name}.keep", {same: (layer.bias.size,)}),
+    )
+
+
 def _cell(
     graph: Graph, layer: LayerWeights, number: int, s: str, c_prev: str, z_prev: str, opened: str = ""
 ) -> dict[str, str]:
@@ -228,8 +201,7 @@ def _cell(
     kept = graph("Mul", f"{name}.c.kept", graph("Sigmoid", f"{name}.f.gate", forget), c_prev)
     if z_prev:
         stays = graph("Sub", f"{name}.stays", graph.number(1), z_prev)
-        column = graph("Reshape", f"{name}.stays.column", stays, graph.axis(-1, 1))
-        kept = graph("Mul", f"{name}.c.unflushed", kept, column)
+        kept = graph("Mul", f"{name}.c.unflushed", kept, graph.column(f"{name}.stays.column", stays))
     written = graph(
         "Mul", f"{name}.c.written", graph("Sigmoid", f"{name}.i.gate", put), graph("Tanh", f"{name}.g.value", new)
     )
@@ -329,42 +301,5 @@ def _sum(graph: Graph, name: str, parts: list[str]) -> str:
     return total
 
 
-def _branch(graph: Graph, name: str, outputs: dict[str, int]) -> onnx.GraphProto:
-    """Return one branch of an `If`: no inputs, results by name with their widths (0 for a vector)."""
-    values = [
-        helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", width] if width else ["batch"])
-        for output, width in outputs.items()
-    ]
-    return helper.make_graph(graph.nodes, name, [], values, list(graph.constants.values()))
-
-
 def _following(state: TensorSpec) -> TensorSpec:
     return TensorSpec(f"{state.name}_next", state.dtype, state.shape)
-
-
-def _serialise(graph: Graph, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> bytes:
-    types = {"int64": TensorProto.INT64, "float32": TensorProto.FLOAT}
-
-    def described(specs: Sequence[TensorSpec]) -> list[onnx.ValueInfoProto]:
-        return [helper.make_tensor_value_info(spec.name, types[spec.dtype], list(spec.shape)) for spec in specs]
-
-    proto = helper.make_graph(
-        graph.nodes, "step", described(inputs), described(outputs), list(graph.constants.values())
-    )
-    model = helper.make_model(
-        proto, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="copyist"
-    )
-    onnx.checker.check_model(model, full_check=True)
-    return bytes(model.SerializeToString(deterministic=True))
-
-
-def _rename(node: onnx.NodeProto, old: str, new: str) -> None:
-    """Rename a tensor where a node or its branches use it."""
-    for names in (node.input, node.output):
-        for index, name in enumerate(names):
-            if name == old:
-                names[index] = new
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            for inner in attribute.g.node:
-                _rename(inner, old, new)

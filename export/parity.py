@@ -32,7 +32,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from export.bundle import GRAPH_FILE, SCRIPT_FILE
+from export.bundle import GRAPH_FILE, SCRIPT_FILE, SINGLE_FILE
 from export.engines import Engine, Judge, Judgement, ScriptStep, State, TorchStep
 from export.runtime import OnnxStep
 from export.skipping import batch_invariance, rows_multiplied
@@ -43,7 +43,7 @@ from model.network import Network
 
 Array = NDArray[Any]
 
-FORMAT = "copyist-parity/1"
+FORMAT = "copyist-parity/2"
 MIN_STEPS = 2_000
 OPERATIONS = ("COPY", "UPDATE", "FLUSH")
 # What `verify` replays without a judge: the first steps, before errors can have grown, and whose outputs are kept.
@@ -103,13 +103,16 @@ UNROUNDED = Tolerance(
 )
 
 
-def prove(network: Network, precision: Precision, graph: bytes, script: bytes, trace: Trace) -> dict[str, Any]:
+def prove(
+    network: Network, precision: Precision, graph: bytes, single: bytes, script: bytes, trace: Trace
+) -> dict[str, Any]:
     """Run a trace through the judge and the three engines and return the report, verdict included.
 
     Args:
         network: with the very weights that are in the files (see `round_weights`).
         precision: how the files store them, for the report.
-        graph: the ONNX file.
+        graph: the ONNX file for any number of rows.
+        single: the ONNX file for one row; held to the other bit for bit.
         script: the TorchScript file.
         trace: what to feed; a bundle that ships needs MIN_STEPS steps of it, which `verify` checks.
     """
@@ -122,11 +125,14 @@ def prove(network: Network, precision: Precision, graph: bytes, script: bytes, t
     }
     tallies, golden, operations = _follow(network, engines, trace, precision)
     skipping = rows_multiplied(graph, config, trace)
-    batch = batch_invariance(onnx_step, trace)
+    skipping_alone = rows_multiplied(single, config, trace, single=True)
+    single_step = OnnxStep(single, input_spec(config), output_spec(config), state_specs(config))
+    batch = batch_invariance(onnx_step, single_step, trace)
     reasons = [
         *_trace_faults(operations, config),
         *(fault for name, pair in tallies.items() for tally in pair for fault in tally.faults(name)),
         *skipping.faults(),
+        *skipping_alone.faults(),
         *batch.faults(),
     ]
     return {
@@ -136,6 +142,7 @@ def prove(network: Network, precision: Precision, graph: bytes, script: bytes, t
         "network": {**config.to_json(), "parameters": num_parameters(network), "precision": precision},
         "files": {
             GRAPH_FILE: hashlib.sha256(graph).hexdigest(),
+            SINGLE_FILE: hashlib.sha256(single).hexdigest(),
             SCRIPT_FILE: hashlib.sha256(script).hexdigest(),
         },
         "versions": _versions(),
@@ -156,6 +163,7 @@ def prove(network: Network, precision: Precision, graph: bytes, script: bytes, t
             for name, pair in tallies.items()
         },
         "skipping": skipping.report(),
+        "skipping_alone": skipping_alone.report(),
         "batch_invariance": batch.report(),
         "golden": golden,
     }

@@ -1,7 +1,8 @@
 """Two promises of the step graph, measured on the file itself: COPY costs nothing, and company changes nothing.
 
 That a COPY is skipped is read from ONNX Runtime's own profile: how many rows every matrix product was really given.
-That a row does not depend on the rows beside it is shown bit for bit, over batch sizes, orders and neighbours.
+That a row does not depend on the rows beside it is shown bit for bit, over batch sizes, orders and neighbours, for the
+state, the output and what is drawn, and with a row alone run by the graph for one row.
 """
 
 import json
@@ -68,7 +69,7 @@ class BatchInvariance:
     Attributes:
         sizes: batch sizes tried.
         compared: rows times steps compared bit for bit.
-        different: those that differ in any bit of output or state.
+        different: those that differ in any bit of output, state or what was drawn.
     """
 
     sizes: tuple[int, ...]
@@ -104,33 +105,49 @@ def operations(before: Mapping[str, Array], after: Mapping[str, Array], num_laye
     return done
 
 
-def rows_multiplied(graph: bytes, config: ModelConfig, trace: Trace) -> Skipping:
-    """Run the beginning of a trace under ONNX Runtime's profiler and count the rows of every matrix product."""
-    inputs = trace.inputs[:PROFILED_STEPS]
+def rows_multiplied(graph: bytes, config: ModelConfig, trace: Trace, *, single: bool = False) -> Skipping:
+    """Run the beginning of a trace under ONNX Runtime's profiler and count the rows of every matrix product.
+
+    Args:
+        graph: the ONNX file.
+        config: of the network in it.
+        trace: what to feed.
+        single: whether the file is for one row: only the trace's first row is fed.
+    """
+    inputs = trace.inputs[:PROFILED_STEPS, :1] if single else trace.inputs[:PROFILED_STEPS]
+    rows = inputs.shape[1]
     needed: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         step = OnnxStep(
             graph, input_spec(config), output_spec(config), state_specs(config), profile=str(Path(folder) / "profile")
         )
-        state = step.zeros(trace.rows)
+        state = step.zeros(rows)
         for x in inputs:
             before = state
             _, state = step.step(x, before)
             needed.update(_needed(before, state, config))
         profile = Path(step.session.end_profiling())
         multiplied = _profiled_rows(json.loads(profile.read_text(encoding="utf-8")), set(needed))
-    return Skipping(len(inputs), trace.rows, multiplied, dict(sorted(needed.items())))
+    return Skipping(len(inputs), rows, multiplied, dict(sorted(needed.items())))
 
 
-def batch_invariance(step: OnnxStep, trace: Trace) -> BatchInvariance:
-    """Run rows alone, and then in batches of several sizes, orders and neighbours, and compare every bit."""
+def batch_invariance(step: OnnxStep, single: OnnxStep, trace: Trace) -> BatchInvariance:
+    """Run rows alone, and then in batches of several sizes, orders and neighbours, and compare every bit.
+
+    Args:
+        step: the graph for any number of rows.
+        single: the graph for one row, which runs the rows alone.
+        trace: where the rows come from; each draws in a way of its own.
+    """
     pool = _pool(trace)
-    alone = [_run(step, pool[:, row : row + 1]) for row in range(pool.shape[1])]
+    count = pool.shape[1]
+    wishes = wishes_of(step, len(pool), count, np.random.default_rng(1))
+    alone = [_run(single, pool[:, row : row + 1], _rows(wishes, [row])) for row in range(count)]
     generator = np.random.default_rng(0)
     compared = different = 0
     for size in BATCH_SIZES:
-        chosen = generator.choice(pool.shape[1], size, replace=size > pool.shape[1])
-        together = _run(step, pool[:, chosen])
+        chosen = generator.choice(count, size, replace=size > count)
+        together = _run(step, pool[:, chosen], _rows(wishes, chosen))
         for place, row in enumerate(chosen):
             same = [
                 all(np.array_equal(mine[place], solo[0]) for mine, solo in zip(now, then, strict=True))
@@ -141,6 +158,29 @@ def batch_invariance(step: OnnxStep, trace: Trace) -> BatchInvariance:
     return BatchInvariance(BATCH_SIZES, compared, different)
 
 
+def wishes_of(step: OnnxStep, steps: int, rows: int, generator: np.random.Generator) -> list[dict[str, Array]]:
+    """Return for every step how its rows are to be drawn: each row with wishes of its own, and fresh noise."""
+    uniform = generator.random((steps, rows))
+    if step.input.dtype != "int64":
+        bias = generator.choice([0.0, 0.5, 2.0], rows).astype(np.float32)
+        normal = generator.standard_normal((steps, rows, 2))
+        noise = np.concatenate([uniform[..., None], normal, generator.random((steps, rows, 1))], 2)
+        return [{"bias": bias, "noise": now} for now in noise]
+    shape = step.output.shape_for(rows)
+    barred = np.where(generator.random(shape) < 0.05, -np.inf, generator.normal(size=shape))
+    fixed = {
+        "temperature": generator.choice([0.0, 0.6, 1.0, 1.5], rows).astype(np.float32),
+        "top_p": generator.choice([0.0, 0.5, 0.95, 1.0], rows).astype(np.float32),
+        "top_k": generator.choice([0, 0, 1, 3], rows),
+        "logit_bias": barred.astype(np.float32),
+    }
+    return [{**fixed, "noise": now} for now in uniform]
+
+
+def _rows(wishes: list[dict[str, Array]], rows: Any) -> list[dict[str, Array]]:
+    return [{name: values[rows] for name, values in now.items()} for now in wishes]
+
+
 def _pool(trace: Trace) -> Array:
     """Cut a trace into pieces that serve as independent rows, (BATCH_STEPS, rows, ...); at most 64."""
     pieces = min(trace.steps // BATCH_STEPS, max(1, max(BATCH_SIZES) // trace.rows))
@@ -148,13 +188,13 @@ def _pool(trace: Trace) -> Array:
     return np.concatenate(cut, axis=1)
 
 
-def _run(step: OnnxStep, inputs: Array) -> list[list[Array]]:
-    """Return output and states of every step as integers of the same bits."""
+def _run(step: OnnxStep, inputs: Array, wishes: list[dict[str, Array]]) -> list[list[Array]]:
+    """Return what was drawn, output and states of every step, as bytes of each row."""
     state = step.zeros(inputs.shape[1])
     seen = []
-    for x in inputs:
-        output, state = step.step(x, state)
-        seen.append([values.view(np.int32) for values in (output, *state.values())])
+    for x, wish in zip(inputs, wishes, strict=True):
+        drawn, output, state = step.draw(x, state, wish)
+        seen.append([values.view(np.uint8).reshape(len(x), -1) for values in (drawn, output, *state.values())])
     return seen
 
 

@@ -50,8 +50,8 @@ def verify(folder: Path) -> list[str]:
     config = config_of(loaded)
     report = _parity_report(loaded, config)
     found.append(f"parity.json is of these files and passed on {report['trace']['steps']} steps")
-    onnx_step, script_step = _open(loaded)
-    found.append("both graphs open, with the inputs, outputs and states of the manifest")
+    onnx_step, single_step, script_step = _open(loaded)
+    found.append("all graphs open, with the inputs, outputs and states of the manifest")
     is_int8 = loaded.model.get("precision") == "int8"
     tolerance = GOLDEN_TOLERANCE_INT8 if is_int8 else GOLDEN_TOLERANCE
     for name, engine in (("ONNX Runtime", onnx_step), ("TorchScript", script_step)):
@@ -62,15 +62,16 @@ def verify(folder: Path) -> list[str]:
     found.append(
         f"TorchScript and ONNX Runtime agree on {fresh.source}: {agree(onnx_step, script_step, fresh, is_int8=is_int8)}"
     )
-    skipping, batch = rows_multiplied(loaded.graph, config, fresh), batch_invariance(onnx_step, fresh)
-    for fault in [*skipping.faults(), *batch.faults()]:
+    skipping, batch = rows_multiplied(loaded.graph, config, fresh), batch_invariance(onnx_step, single_step, fresh)
+    alone = rows_multiplied(loaded.single, config, fresh, single=True)
+    for fault in [*skipping.faults(), *alone.faults(), *batch.faults()]:
         raise VerifyError(fault)
     multiplied, row_steps = skipping.multiplied, skipping.steps * skipping.rows
     shares = ", ".join(
         f"layer {layer} {multiplied[f'layer{layer}.own'] / row_steps:.1%}" for layer in range(1, config.num_layers + 1)
     )
     found.append(f"rows that COPY reach no product; share of rows computed: {shares}")
-    found.append(f"rows keep their bits in batches of {', '.join(map(str, batch.sizes))}")
+    found.append(f"rows keep their bits alone and in batches of {', '.join(map(str, batch.sizes))}")
     return found
 
 
@@ -141,8 +142,8 @@ def _parity_report(loaded: Bundle, config: ModelConfig) -> dict[str, Any]:
         for name, digest in report["files"].items():
             if hashlib.sha256(loaded.files[name]).hexdigest() != digest:
                 raise VerifyError(f"parity.json speaks of another {name}")
-        if set(report["files"]) != {bundle.GRAPH_FILE, bundle.SCRIPT_FILE}:
-            raise VerifyError("parity.json does not speak of both graphs")
+        if set(report["files"]) != {bundle.GRAPH_FILE, bundle.SINGLE_FILE, bundle.SCRIPT_FILE}:
+            raise VerifyError("parity.json does not speak of all graphs")
         _golden(report["golden"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise VerifyError(f"parity.json is not a parity report: {error!r}") from None
@@ -160,22 +161,11 @@ def _golden(golden: Mapping[str, Any]) -> tuple[Array, Array, set[tuple[int, int
     return inputs, bits.reshape(shape).astype(np.float32), near, outputs
 
 
-def _open(loaded: Bundle) -> tuple[OnnxStep, ScriptStep]:
-    """Open both graphs and hold their faces against the manifest."""
+def _open(loaded: Bundle) -> tuple[OnnxStep, OnnxStep, ScriptStep]:
+    """Open all graphs and hold their faces against the manifest."""
     if bundle.SCRIPT_FILE not in loaded.files:
         raise VerifyError(f"there is no {bundle.SCRIPT_FILE} in the bundle")
-    try:
-        onnx_step = OnnxStep.of(loaded)
-    except Exception as error:  # noqa: BLE001 - its errors have no base class of their own
-        raise VerifyError(f"ONNX Runtime refuses the graph: {error}") from None
-    names = {"tensor(float)": "float32", "tensor(int64)": "int64"}
-    for found, specs in (
-        (onnx_step.session.get_inputs(), (loaded.input, *loaded.states)),
-        (onnx_step.session.get_outputs(), (loaded.output, *(_next(state) for state in loaded.states))),
-    ):
-        face = {(one.name, names.get(one.type, one.type), tuple(one.shape)) for one in found}
-        if face != {(spec.name, spec.dtype, spec.shape) for spec in specs}:
-            raise VerifyError("the graph's inputs and outputs are not those of the manifest")
+    onnx_step, single_step = (_open_onnx(loaded, single=single) for single in (False, True))
     try:
         script_step = ScriptStep(loaded.files[bundle.SCRIPT_FILE])
         state = script_step.zeros(1)
@@ -183,7 +173,25 @@ def _open(loaded: Bundle) -> tuple[OnnxStep, ScriptStep]:
         raise VerifyError(f"TorchScript refuses {bundle.SCRIPT_FILE}: {error}") from None
     if {name: values.shape for name, values in state.items()} != {s.name: s.shape_for(1) for s in loaded.states}:
         raise VerifyError(f"{bundle.SCRIPT_FILE} carries other states than the manifest")
-    return onnx_step, script_step
+    return onnx_step, single_step, script_step
+
+
+def _open_onnx(loaded: Bundle, *, single: bool) -> OnnxStep:
+    """Open an ONNX file and hold its face against the manifest."""
+    try:
+        step = OnnxStep.of(loaded, single=single)
+    except Exception as error:  # noqa: BLE001 - its errors have no base class of their own
+        raise VerifyError(f"ONNX Runtime refuses the graph: {error}") from None
+    names = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(int64)": "int64"}
+    rows = 1 if single else "batch"
+    for found, specs in (
+        (step.session.get_inputs(), (loaded.input, *loaded.draws, *loaded.states)),
+        (step.session.get_outputs(), (loaded.drawn, loaded.output, *(_next(state) for state in loaded.states))),
+    ):
+        face = {(one.name, names.get(one.type, one.type), tuple(one.shape)) for one in found}
+        if face != {(spec.name, spec.dtype, (rows, *spec.shape[1:])) for spec in specs}:
+            raise VerifyError("the graph's inputs and outputs are not those of the manifest")
+    return step
 
 
 def agree(first: OnnxStep, second: ScriptStep, fresh: trace.Trace, *, is_int8: bool = False) -> str:

@@ -13,7 +13,7 @@ add two products of a pair in 16 bits; with |h| <= 63 steps around a zero point 
 
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -34,6 +34,8 @@ __all__ = [
     "LayerWeights",
     "Precision",
     "StepWeights",
+    "draw_specs",
+    "drawn_spec",
     "quantise",
     "round_hidden",
     "round_weights",
@@ -224,6 +226,24 @@ def input_spec(config: ModelConfig) -> TensorSpec:
 def output_spec(config: ModelConfig) -> TensorSpec:
     """Return the step's output beside the state."""
     return TensorSpec("logits" if config.kind == "text" else "mixture", "float32", ("batch", config.num_outputs))
+
+
+def draw_specs(config: ModelConfig) -> tuple[TensorSpec, ...]:
+    """Return the inputs that say how to draw from the output; what they mean is told in `export/onnx_draw.py`."""
+    if config.kind == "text":
+        return (
+            TensorSpec("temperature", "float32", ("batch",)),
+            TensorSpec("top_p", "float32", ("batch",)),
+            TensorSpec("top_k", "int64", ("batch",)),
+            TensorSpec("logit_bias", "float32", ("batch", config.num_outputs)),
+            TensorSpec("noise", "float64", ("batch",)),
+        )
+    return TensorSpec("bias", "float32", ("batch",)), TensorSpec("noise", "float64", ("batch", 4))
+
+
+def drawn_spec(config: ModelConfig) -> TensorSpec:
+    """Return what is drawn: in the form of the step's input."""
+    return replace(input_spec(config), name="drawn")
 
 
 def _layer(network: Network, index: int) -> LayerWeights:

@@ -18,6 +18,7 @@ from export.bundle import Bundle
 from model.codec import InkCodec, TextCodec, UnknownSymbolError, codec_from_json
 from service.engine.lane import InkLane, Lane, TextLane
 from service.engine.runner import Runner, detectors
+from service.engine.selftest import CompanyError, prove
 from service.engine.sequence import InkParams, InkSequence, Offset, TextParams, TextSequence
 from service.engine.snapshot import WHOLE, Part
 from service.engine.trace import Hierarchy
@@ -264,7 +265,7 @@ def fresh_seed() -> int:
 
 
 def _open(path: Path, rows: int) -> Served:
-    """Check and open one bundle and run it once, so that the first request finds it warm."""
+    """Check, open and try one bundle; the first request finds it warm."""
     began = time.perf_counter()
     try:
         checked = bundles.load(path)
@@ -273,9 +274,18 @@ def _open(path: Path, rows: int) -> Served:
     except (bundles.BundleError, ValueError) as error:
         raise CatalogueError(f"A bundle cannot be served: {error}") from None
     runner = Runner(checked, rows)
-    if not np.isfinite(runner.step(1)).all():
-        raise CatalogueError(f"A bundle cannot be served: {path}: the first output is not finite.")
-    runner.clear(0)
+    try:
+        proof = prove(checked, runner)
+    except CompanyError as error:
+        raise CatalogueError(f"A bundle cannot be served: {path}: {error}.") from None
+    _log.info(
+        "rows keep their bits in any company",
+        model=checked.name,
+        batch_sizes=proof.sizes,
+        row_steps=proof.row_steps,
+        machine=machine_class(),
+        ms=proof.ms,
+    )
     took_ms = round(1000 * (time.perf_counter() - began))
     _log.info("bundle opened", model=checked.name, kind=checked.kind, fingerprint=checked.fingerprint, ms=took_ms)
     if isinstance(codec, InkCodec):

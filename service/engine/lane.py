@@ -20,6 +20,8 @@ class Stepper(Protocol):
 
     capacity: int
     inputs: NDArray[Any]
+    wishes: dict[str, NDArray[Any]]
+    drawn: NDArray[Any]
     codes: NDArray[np.uint8]
 
     @property
@@ -28,11 +30,11 @@ class Stepper(Protocol):
         ...
 
     def step(self, count: int) -> NDArray[np.float32]:
-        """Run one step of the first rows and return their outputs."""
+        """Run one step of the first rows, leave what they draw in `drawn` and return their outputs."""
         ...
 
     def clear(self, row: int) -> None:
-        """Set a row to zeros."""
+        """Set a row to zeros and its wishes to neutral ones."""
         ...
 
     def move(self, source: int, target: int) -> None:
@@ -85,6 +87,7 @@ class Lane(ABC, Generic[S]):
             else:
                 self.runner.clear(sequence.row)
             self.runner.inputs[sequence.row] = sequence.next_input
+            self._wish(sequence)
             if sequence.must_save:
                 sequence.keep(self.runner.save(sequence.row))
             sequence.times.admitted = now
@@ -94,8 +97,10 @@ class Lane(ABC, Generic[S]):
     def step(self) -> list[S]:
         """Run one step of every row and return the sequences that it was for, ended ones included."""
         rows = list(self.scheduler.rows)
+        self._prepare(np.array([sequence.draw() for sequence in rows]))
         outputs = self.runner.step(len(rows))
-        choices = self._choose(outputs, np.array([sequence.draw() for sequence in rows]))
+        choices = self.runner.drawn[: len(rows)].tolist()
+        self._look(outputs, choices)
         codes = self.runner.codes[: len(rows)].tolist()
         for sequence, code, choice in zip(rows, codes, choices, strict=True):
             sequence.advance(code, choice)
@@ -120,8 +125,15 @@ class Lane(ABC, Generic[S]):
         return ended
 
     @abstractmethod
-    def _choose(self, outputs: NDArray[np.float32], draws: sampling.Floats) -> Seq[Any]:
-        """Return what each row draws from its output."""
+    def _wish(self, sequence: S) -> None:
+        """Tell the runner how a sequence that was just seated draws."""
+
+    @abstractmethod
+    def _prepare(self, draws: sampling.Floats) -> None:
+        """Tell the runner what is new at this step: at least the noise, (B, 4) as the sequences drew it."""
+
+    def _look(self, outputs: NDArray[np.float32], choices: Seq[Any]) -> None:
+        """See what the step gave before the sequences take it in."""
 
     def _seated(self) -> None:
         """Take note that other sequences sit in the rows now, or sit elsewhere."""
@@ -138,36 +150,32 @@ class TextLane(Lane[TextSequence]):
 
     def __init__(self, name: str, runner: Stepper, codec: TextCodec) -> None:
         super().__init__(name, runner)
-        self._barred = np.zeros(codec.size, np.bool_)
+        self._barred = np.zeros(codec.size, np.float32)
         if REPLACEMENT in codec.symbols:
-            self._barred[codec.symbols.index(REPLACEMENT)] = True
+            self._barred[codec.symbols.index(REPLACEMENT)] = -np.inf
+
+    def _wish(self, sequence: TextSequence) -> None:
+        wishes, row, params = self.runner.wishes, sequence.row, sequence.params
+        wishes["temperature"][row] = params.temperature
+        wishes["top_p"][row] = params.top_p
+        wishes["top_k"][row] = params.top_k
+        wishes["logit_bias"][row] = self._barred
 
     def _seated(self) -> None:
-        params = [sequence.params for sequence in self.scheduler.rows]
-        self._temperature = np.array([each.temperature for each in params], np.float64)
-        self._top_p = np.array([each.top_p for each in params], np.float64)
-        self._top_k = np.array([each.top_k for each in params], np.int64)
         self._biased = [sequence for sequence in self.scheduler.rows if sequence.bias is not None]
         self._scored = [sequence for sequence in self.scheduler.rows if sequence.params.logprobs is not None]
 
-    def _choose(self, outputs: NDArray[np.float32], draws: sampling.Floats) -> list[int]:
-        bias = self._bias(outputs.shape) if self._biased else None
-        drawn = sampling.sample_text(
-            outputs, self._temperature, self._top_p, self._top_k, draws[:, 0], self._barred, bias
-        )
-        ids: list[int] = drawn.tolist()
+    def _prepare(self, draws: sampling.Floats) -> None:
+        self.runner.wishes["noise"][: len(draws)] = draws[:, 0]
+        for sequence in self._biased:  # penalties change it with every symbol
+            if sequence.bias is not None:
+                self.runner.wishes["logit_bias"][sequence.row] = self._barred + sequence.bias
+
+    def _look(self, outputs: NDArray[np.float32], choices: Seq[Any]) -> None:
         if self._scored:
-            self._score(outputs, ids)
-        return ids
+            self._score(outputs, choices)
 
-    def _bias(self, shape: tuple[int, ...]) -> sampling.Floats:
-        """What is added to the logits (B, V) now; penalties change it with every symbol."""
-        bias = np.zeros(shape)
-        for sequence in self._biased:
-            bias[sequence.row] = sequence.bias
-        return bias
-
-    def _score(self, outputs: NDArray[np.float32], ids: list[int]) -> None:
+    def _score(self, outputs: NDArray[np.float32], ids: Seq[int]) -> None:
         """Tell the sequences that asked for it how likely their next symbols were."""
         wanting = [each for each in self._scored if each.wants_score and ids[each.row] != sampling.FAILED]
         if not wanting:
@@ -183,9 +191,8 @@ class TextLane(Lane[TextSequence]):
 class InkLane(Lane[InkSequence]):
     """Free writing."""
 
-    def _seated(self) -> None:
-        self._bias = np.array([sequence.params.bias for sequence in self.scheduler.rows], np.float64)
+    def _wish(self, sequence: InkSequence) -> None:
+        self.runner.wishes["bias"][sequence.row] = sequence.params.bias
 
-    def _choose(self, outputs: NDArray[np.float32], draws: sampling.Floats) -> list[list[float]]:
-        offsets: list[list[float]] = sampling.sample_ink(outputs, self._bias, draws).tolist()
-        return offsets
+    def _prepare(self, draws: sampling.Floats) -> None:
+        self.runner.wishes["noise"][: len(draws)] = draws

@@ -1,8 +1,12 @@
-"""Owns the ONNX Runtime session and the state rows of one bundle, and runs steps on the front of them.
+"""Owns the ONNX Runtime sessions and the state rows of one bundle, and runs steps on the front of them.
 
-Everything is laid out once: each carried tensor has two buffers of `capacity` rows, a step reads one and writes the
-other, and the roles change. ONNX Runtime is bound to the buffers by address, once for each number of rows, so a step
-allocates and copies nothing.
+Everything is laid out once, and ONNX Runtime is bound to it by address, once for each range of rows, so a step
+allocates and copies nothing. h, c and e are read and written in place: whatever writes one of them needs the results
+of all that read it. A boundary is not safe in that way, since what resets c may read it after the new one is known; so
+boundaries have two buffers that change roles with every step, and both together make the trace bytes.
+
+A single row goes through the graph with branches, more rows through the graph that gathers them, at most 64 at a time:
+beyond that the activations of a step outgrow a core's own cache. Both graphs give a row the same bits.
 """
 
 import math
@@ -14,6 +18,9 @@ from numpy.typing import NDArray
 
 from export.bundle import Bundle, TensorSpec
 
+MAX_ROWS = 64
+NEUTRAL = {"temperature", "top_p"}  # wishes whose neutral value is 1; of all others it is 0
+
 
 class Runner:
     """Steps the rows of one bundle.
@@ -24,44 +31,58 @@ class Runner:
 
     Attributes:
         inputs: (capacity,) int64 or (capacity, 3) float32: what each row reads at the next step.
+        wishes: by name, (capacity, ...): how each row's next input is drawn at the next step, noise included.
+        drawn: (capacity,) int64 or (capacity, 3) float32: what each row's last step has drawn from its output.
         codes: uint8 (capacity,): trace byte of each row's last step, as `trace.Hierarchy` reads it.
     """
 
     def __init__(self, bundle: Bundle, capacity: int) -> None:
         self.capacity = capacity
-        self._session = _open(bundle.graph)
+        self._single, self._batch = _open(bundle.single), _open(bundle.graph)
         self._states = bundle.states
-        self._input, self._output = bundle.input, bundle.output
+        self._input, self._output, self._drawn = bundle.input, bundle.output, bundle.drawn
         self.inputs = _zeros(bundle.input, capacity)
+        self.wishes = {wish.name: _zeros(wish, capacity) for wish in bundle.draws}
+        for name in NEUTRAL & self.wishes.keys():
+            self.wishes[name][:] = True
+        self.drawn = _zeros(bundle.drawn, capacity)
         self._outputs = _zeros(bundle.output, capacity)
-        self._sides = tuple({state.name: _zeros(state, capacity) for state in bundle.states} for _ in range(2))
-        self._now = 0
-        self._bindings: dict[tuple[int, int], Any] = {}
         self._detectors = detectors(bundle)
-        self._z = np.zeros(capacity, np.uint8)
+        self._z = np.zeros((2, len(self._detectors), capacity), np.float32)
+        carried = {state.name: _zeros(state, capacity) for state in bundle.states}
+        self._sides = tuple({**carried, **dict(zip(self._detectors, side, strict=True))} for side in self._z)
+        self._now = 0
+        self._bindings: dict[tuple[int, int, int], Any] = {}
+        # Bits of a trace byte for `_z` as it lies: z after the step in the lower ones, z before it above them.
+        bits = 2.0 ** np.arange(2 * len(self._detectors), dtype=np.float32)
+        self._bits = bits, np.roll(bits, len(self._detectors))
         self.codes = np.zeros(capacity, np.uint8)
 
     def step(self, count: int) -> NDArray[np.float32]:
         """Run one step of rows 0 .. count-1 and return their outputs (count, V or 6M+1), valid until the next step."""
-        binding = self._bindings.get((count, self._now)) or self._bind(count)
-        self._session.run_with_iobinding(binding)
+        for start in range(0, count, MAX_ROWS):
+            size = min(MAX_ROWS, count - start)
+            binding = self._bindings.get((start, size, self._now)) or self._bind(start, size)
+            (self._single if size == 1 else self._batch).run_with_iobinding(binding)
         self._now ^= 1
-        self._note(count)
+        if self._detectors:
+            # A comparison, because a row that is not finite has no boundary and must not upset the others.
+            fired = self._z.reshape(-1, self.capacity)[:, :count] > 0.5
+            self.codes[:count] = self._bits[self._now] @ fired
         outputs: NDArray[np.float32] = self._outputs[:count]
         return outputs
 
     def clear(self, row: int) -> None:
-        """Set a row to the state every sequence starts from: zeros."""
+        """Set a row to the state every sequence starts from, zeros, and its wishes to neutral ones."""
         for tensor in self._sides[self._now].values():
             tensor[row] = 0
-        self._z[row] = 0
+        for name, values in self.wishes.items():
+            values[row] = name in NEUTRAL
 
     def move(self, source: int, target: int) -> None:
-        """Copy a row's state and input over another's."""
-        for tensor in self._sides[self._now].values():
+        """Copy a row's state, input and wishes over another's."""
+        for tensor in (*self._sides[self._now].values(), *self.wishes.values(), self.inputs):
             tensor[target] = tensor[source]
-        self._z[target] = self._z[source]
-        self.inputs[target] = self.inputs[source]
 
     @property
     def row_bytes(self) -> int:
@@ -83,7 +104,6 @@ class Runner:
         side = self._sides[self._now]
         for name, values in tensors.items():
             side[name][row] = values
-        self._z[row] = sum(int(tensors[name]) << bit for bit, name in enumerate(self._detectors))
 
     def check(self, saved: bytes) -> None:
         """Say whether `restore` would take a state.
@@ -109,26 +129,19 @@ class Runner:
             tensors[state.name] = values
         return tensors
 
-    def _note(self, count: int) -> None:
-        """Work out the trace byte of each row from z before and after the step."""
-        after = np.zeros(count, np.uint8)
-        for bit, name in enumerate(self._detectors):
-            # A comparison, because a row that is not finite has no boundary and must not upset the others.
-            after |= (self._sides[self._now][name][:count] > 0.5).astype(np.uint8) << bit
-        before = self._z[:count]
-        np.left_shift(before, len(self._detectors), out=self.codes[:count])
-        self.codes[:count] |= after
-        before[:] = after
-
-    def _bind(self, count: int) -> Any:
-        """Bind a number of rows to the buffers of this side's step, once."""
-        binding = self._session.io_binding()
-        _bind(binding.bind_input, self._input.name, self.inputs[:count])
-        _bind(binding.bind_output, self._output.name, self._outputs[:count])
-        for state in self._states:
-            _bind(binding.bind_input, state.name, self._sides[self._now][state.name][:count])
-            _bind(binding.bind_output, state.next, self._sides[self._now ^ 1][state.name][:count])
-        self._bindings[count, self._now] = binding
+    def _bind(self, start: int, size: int) -> Any:
+        """Bind a range of rows to the buffers of this side's step, once."""
+        binding = (self._single if size == 1 else self._batch).io_binding()
+        rows = slice(start, start + size)
+        before, after = self._sides[self._now], self._sides[self._now ^ 1]
+        given = {self._input.name: self.inputs, **self.wishes, **before}
+        taken = {self._output.name: self._outputs, self._drawn.name: self.drawn}
+        taken |= {state.next: after[state.name] for state in self._states}
+        for name, array in given.items():
+            _bind(binding.bind_input, name, array[rows])
+        for name, array in taken.items():
+            _bind(binding.bind_output, name, array[rows])
+        self._bindings[start, size, self._now] = binding
         return binding
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from model.codec import TextCodec
 from service.engine.snapshot import WHOLE, Part, Snapshot
 from service.engine.stops import StopMatcher
-from service.sampling import FAILED, uniforms
+from service.sampling import FAILED, deviates, uniforms
 
 BLOCK = 64
 
@@ -236,13 +236,17 @@ class Sequence(ABC):
         return self._origin + self._num_drawn
 
     def draw(self) -> list[float]:
-        """Return the four uniform numbers that belong to the position to be drawn next."""
+        """Return the four numbers that belong to the position to be drawn next."""
         index = self._position - self._draws_from
         if index >= BLOCK:
             self._draws_from += BLOCK
-            self._draws = uniforms(self._seed, self._stream, self._draws_from, BLOCK).tolist()
+            self._draws = self._numbers(uniforms(self._seed, self._stream, self._draws_from, BLOCK)).tolist()
             index -= BLOCK
         return self._draws[index]
+
+    def _numbers(self, uniform: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the draws of some positions (n, 4) as the graph takes them."""
+        return uniform
 
     def finish(self, reason: Reason) -> None:
         """End the sequence; the first reason stays."""
@@ -321,6 +325,10 @@ class TextSequence(Sequence):
             self.score = Score(self.next_input, None, [])
             self._spell(self.next_input)
         self.must_save = not self._reads_on and self._wants_fork
+
+    def _numbers(self, uniform: NDArray[np.float64]) -> NDArray[np.float64]:
+        # At temperature 0 all symbols but the likeliest are out; of equals, 0 takes the first.
+        return np.zeros_like(uniform) if self.params.temperature == 0 else uniform
 
     @property
     def num_ready(self) -> int:
@@ -526,6 +534,9 @@ class InkSequence(Sequence):
         self.next_input = part.start.last if part.start else start
         self._num_points = -1 if part.start else 0
         self.must_save = self._keeps and self._is_last
+
+    def _numbers(self, uniform: NDArray[np.float64]) -> NDArray[np.float64]:
+        return deviates(uniform)
 
     def advance(self, code: int, choice: Seq[float]) -> None:
         """Take in a step: the point just read stands, the one drawn is read next."""

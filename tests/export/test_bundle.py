@@ -60,7 +60,16 @@ def text_facts() -> dict[str, Any]:
         },
         "graph": {
             "file": "step.onnx",
+            "single": "single.onnx",
             "input": {"name": "token", "dtype": "int64", "shape": ["batch"]},
+            "draw": [
+                {"name": "temperature", "dtype": "float32", "shape": ["batch"]},
+                {"name": "top_p", "dtype": "float32", "shape": ["batch"]},
+                {"name": "top_k", "dtype": "int64", "shape": ["batch"]},
+                {"name": "logit_bias", "dtype": "float32", "shape": ["batch", 3]},
+                {"name": "noise", "dtype": "float64", "shape": ["batch"]},
+            ],
+            "drawn": {"name": "drawn", "dtype": "int64", "shape": ["batch"]},
             "output": {"name": "logits", "dtype": "float32", "shape": ["batch", 3]},
             "state": state,
         },
@@ -78,10 +87,21 @@ def ink_facts() -> dict[str, Any]:
     facts["model"] |= {"vocabulary": 0, "mixtures": 2}
     facts["graph"]["input"] = {"name": "offset", "dtype": "float32", "shape": ["batch", 3]}
     facts["graph"]["output"] = {"name": "mixture", "dtype": "float32", "shape": ["batch", 13]}
+    facts["graph"]["draw"] = [
+        {"name": "bias", "dtype": "float32", "shape": ["batch"]},
+        {"name": "noise", "dtype": "float64", "shape": ["batch", 4]},
+    ]
+    facts["graph"]["drawn"] = {"name": "drawn", "dtype": "float32", "shape": ["batch", 3]}
     return facts
 
 
-FILES = {"step.onnx": small_graph(), "step.pt": b"script", "parity.json": b"{}", "LICENSE-DATA.txt": b"none\n"}
+FILES = {
+    "step.onnx": small_graph(),
+    "single.onnx": small_graph(),
+    "step.pt": b"script",
+    "parity.json": b"{}",
+    "LICENSE-DATA.txt": b"none\n",
+}
 
 
 @pytest.fixture
@@ -131,7 +151,7 @@ def test_the_fingerprint_stands_for_every_byte(tmp_path: Path) -> None:
     first = bundle.write(tmp_path / "a", text_facts(), FILES).fingerprint
     assert bundle.write(tmp_path / "b", text_facts(), FILES).fingerprint == first
     for name, content in FILES.items():
-        changed = {**FILES, name: small_graph(_other()) if name == "step.onnx" else content + b" "}
+        changed = {**FILES, name: small_graph(_other()) if name.endswith(".onnx") else content + b" "}
         assert bundle.write(tmp_path / "c", text_facts(), changed).fingerprint != first
     assert bundle.write(tmp_path / "c", {**text_facts(), "description": ""}, FILES).fingerprint != first
 
@@ -222,8 +242,8 @@ def test_what_is_no_bundle_is_refused(tmp_path: Path, found: str) -> None:
         (b"\xff\xfe", "not valid JSON"),
         (b"[]", "one JSON object"),
         (b"{}", "format is None"),
-        (b'{"format": "copyist-bundle/2"}', "reads 'copyist-bundle/1'"),
-        (b'{"format": "copyist-bundle/1"}', "lacks the field 'name'"),
+        (b'{"format": "copyist-bundle/1"}', "reads 'copyist-bundle/2'; export the checkpoint again to get one"),
+        (b'{"format": "copyist-bundle/2"}', "lacks the field 'name'"),
         (b'{"a": 1, "a": 2}', "given twice"),
         (b'{"a": NaN}', "NaN is not a JSON number"),
         (b'{"a": -Infinity}', "-Infinity is not a JSON number"),
@@ -287,6 +307,13 @@ SHA = "0" * 64
         (put("../step.onnx", "graph", "file"), "graph.file has"),
         (put("a/step.onnx", "graph", "file"), "graph.file has"),
         (put("other.onnx", "graph", "file"), "files lacks the field 'other.onnx'"),
+        (put("other.onnx", "graph", "single"), "files lacks the field 'other.onnx'"),
+        (put("step.onnx", "graph", "single"), "graph.file and graph.single are both 'step.onnx'"),
+        (put("step.pkl", "graph", "single"), "graph.single is 'step.pkl' but must end in .onnx"),
+        (put("chosen", "graph", "drawn", "name"), "graph.drawn.name is 'chosen' but must be 'drawn'"),
+        (put([], "graph", "draw"), "graph.draw must be a list of 5 to 5"),
+        (put("float32", "graph", "draw", 4, "dtype"), r"graph.draw\[4\].dtype is 'float32' but must be 'float64'"),
+        (put(["batch", 4], "graph", "draw", 3, "shape"), r"graph.draw\[3\].shape"),
         (put("tokens", "graph", "input", "name"), "graph.input.name is 'tokens' but must be 'token'"),
         (put("int32", "graph", "input", "dtype"), "graph.input.dtype"),
         (put(["batch", 1], "graph", "input", "shape"), "graph.input.shape"),
@@ -428,8 +455,8 @@ def test_a_graph_that_is_no_graph_is_refused(tmp_path: Path, content: bytes) -> 
 
 def test_a_bundle_replaces_a_bundle_and_nothing_else(folder: Path, tmp_path: Path) -> None:
     """An older bundle gives way as a whole; a folder of something else is left alone."""
-    bundle.write(folder, text_facts(), {key: FILES[key] for key in ("step.onnx", "parity.json")})
-    assert sorted(path.name for path in folder.iterdir()) == ["bundle.json", "parity.json", "step.onnx"]
+    bundle.write(folder, text_facts(), {key: FILES[key] for key in ("step.onnx", "single.onnx", "parity.json")})
+    assert sorted(path.name for path in folder.iterdir()) == ["bundle.json", "parity.json", "single.onnx", "step.onnx"]
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "thesis.txt").write_text("years of work")

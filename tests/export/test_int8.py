@@ -25,7 +25,7 @@ def prove(config: ModelConfig, steps: int = 80, graph: bytes | None = None) -> d
     """Prove a random network in int8 on random inputs, with another graph if wanted."""
     compiled = compile_network(network_of(config), "int8")
     inputs = trace.Trace(random_inputs(config, steps, 2), "random")
-    return parity.prove(compiled.network, "int8", graph or compiled.graph, compiled.script, inputs)
+    return parity.prove(compiled.network, "int8", graph or compiled.graph, compiled.single, compiled.script, inputs)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -83,7 +83,7 @@ def test_the_worst_sum_is_exact() -> None:
     h = np.where(np.random.default_rng(1).random((5, 12)) < 0.5, -1.0, 1.0)
     h[0], h[1] = 1.0, np.sign(sign[:, 0])
     state = step.zeros(5) | {"h1": h.astype(np.float32)}
-    (found,) = step.session.run(["layer1.own"], {"token": np.zeros(5, np.int64), **state})
+    (found,) = step.session.run(["layer1.own"], {"token": np.zeros(5, np.int64), **step._neutral(5), **state})
     assert np.array_equal(found, (63 * h).astype(np.int64) @ sign)
     assert found[1, 0] == 63 * 127 * 12
 

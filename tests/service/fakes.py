@@ -26,6 +26,14 @@ class CountingRunner:
         self.capacity = capacity
         self.inputs: NDArray[Any] = np.zeros(capacity, np.int64)
         self.codes = np.zeros(capacity, np.uint8)
+        self.drawn: NDArray[Any] = np.zeros(capacity, np.int64)
+        self.wishes: dict[str, NDArray[Any]] = {
+            "temperature": np.ones(capacity, np.float32),
+            "top_p": np.ones(capacity, np.float32),
+            "top_k": np.zeros(capacity, np.int64),
+            "logit_bias": np.zeros((capacity, NUM_SYMBOLS), np.float32),
+            "noise": np.zeros(capacity),
+        }
         self.broken_rows_at: set[int] = set()
         self.fails = 0
         self.counts: list[int] = []
@@ -55,7 +63,10 @@ class CountingRunner:
         self.codes[:count] = sums % 16
         logits = np.full((count, NUM_SYMBOLS), -50, np.float32)
         logits[np.arange(count), sums % NUM_SYMBOLS] = 50
-        logits[np.isin(sums, list(self.broken_rows_at))] = np.nan
+        broken = np.isin(sums, list(self.broken_rows_at))
+        logits[broken] = np.nan
+        biased = logits + self.wishes["logit_bias"][:count]
+        self.drawn[:count] = np.where(broken, -1, np.where(broken[:, None], 0, biased).argmax(1))
         return logits
 
     def clear(self, row: int) -> None:

@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export import bundle as bundles_of
 from export.bundle import Bundle
+from export.runtime import OnnxStep
+from export.skipping import wishes_of
 from service.engine.runner import Runner, detectors
 from service.engine.trace import Hierarchy
 
@@ -44,30 +45,35 @@ def run(runner: Runner, inputs: Any) -> tuple[Any, Any]:
 
 
 def test_a_row_is_the_same_bits_alone_and_in_company(bundle: Bundle) -> None:
-    """Outputs and trace bytes of a row do not depend on how many rows there are, bit for bit."""
-    inputs = inputs_of(bundle, 40, 16)
-    outputs, codes = run(Runner(bundle, 16), inputs)
-    for rows in (1, 2, 5):
-        some_outputs, some_codes = run(Runner(bundle, 16), inputs[:, :rows])
+    """Outputs and trace bytes of a row do not depend on how many rows there are, bit for bit.
+
+    One row has a graph of its own, and more than 64 are run in parts, of which the last may be of one row.
+    """
+    inputs = inputs_of(bundle, 24, 130)
+    outputs, codes = run(Runner(bundle, 130), inputs)
+    for rows in (1, 2, 5, 64, 65, 129):
+        some_outputs, some_codes = run(Runner(bundle, 130), inputs[:, :rows])
         assert some_outputs.tobytes() == outputs[:, :rows].tobytes()
         assert np.array_equal(some_codes, codes[:, :rows])
 
 
 def test_steps_are_those_of_the_graph(bundle: Bundle) -> None:
-    """Two buffers that change roles compute what a plain loop over the graph computes, and z and operations agree."""
+    """State written in place computes what a plain loop over the graph computes, and z and operations agree."""
     inputs = inputs_of(bundle, 60, 3)
-    outputs, codes = run(Runner(bundle, 3), inputs)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = ort.InferenceSession(bundle.graph, options, providers=["CPUExecutionProvider"])
-    state = {spec.name: np.zeros(spec.shape_for(3), spec.dtype) for spec in bundle.states}
-    names = [bundle.output.name, *(spec.next for spec in bundle.states)]
+    runner, alone = Runner(bundle, 3), Runner(bundle, 1)
+    outputs, codes = run(runner, inputs)
+    by_itself, _ = run(alone, inputs[:, :1])
+    assert by_itself.tobytes() == outputs[:, :1].tobytes()
+    plain = OnnxStep.of(bundle)
+    state = plain.zeros(3)
     z: list[Any] = []
     for step in range(60):
-        result = session.run(names, {bundle.input.name: inputs[step], **state})
-        assert result[0].tobytes() == outputs[step].tobytes()
-        state = dict(zip(state, result[1:], strict=True))
+        output, state = plain.step(inputs[step], state)
+        assert output.tobytes() == outputs[step].tobytes()
         z.append([state[name] for name in detectors(bundle)])
+    for row in range(3):
+        assert runner.save(row) == b"".join(state[spec.name][row].tobytes() for spec in bundle.states)
+    assert alone.save(0) == runner.save(0)
     hierarchy = Hierarchy(len(bundle.hidden), has_detectors=bool(detectors(bundle)))
     for row in range(3):
         told = hierarchy.boundaries(bytes(codes[:, row].tolist()))
@@ -159,3 +165,27 @@ def test_a_state_that_no_step_leaves_behind_is_refused(bundle: Bundle) -> None:
             runner.check(one)
         assert runner.save(0) == saved
     runner.check(saved)
+
+
+def test_rows_draw_as_they_wish_wherever_they_sit(bundle: Bundle) -> None:
+    """Drawn is what the graph draws with the same wishes, alone too, and a row that moves takes its own along."""
+    plain, runner, alone = OnnxStep.of(bundle), Runner(bundle, 3), Runner(bundle, 1)
+    inputs = inputs_of(bundle, 12, 3)
+    wishes = wishes_of(plain, 12, 3, np.random.default_rng(5))
+    for name, values in wishes[0].items():
+        runner.wishes[name][2] = values[0]
+        alone.wishes[name][0] = values[0]
+    runner.move(2, 0)
+    state = plain.zeros(3)
+    for x, now in zip(inputs, wishes, strict=True):
+        for name, values in now.items():
+            runner.wishes[name][1:3] = values[1:3]
+        runner.wishes["noise"][:], alone.wishes["noise"][:] = now["noise"], now["noise"][:1]
+        drawn, _, state = plain.draw(x, state, now)
+        run(runner, x[None])
+        run(alone, x[None, :1])
+        assert runner.drawn.tobytes() == drawn.tobytes()
+        assert alone.drawn.tobytes() == drawn[:1].tobytes()
+    runner.clear(0)
+    neutral = Runner(bundle, 1).wishes
+    assert all(np.array_equal(runner.wishes[name][0], values[0]) for name, values in neutral.items())

@@ -224,3 +224,10 @@ def test_ink_that_is_not_finite_ends_with_an_error() -> None:
     assert delta.end is not None
     assert delta.end.reason == "error"
     assert len(delta.items) == 1
+
+
+def test_the_likeliest_needs_no_luck() -> None:
+    """At temperature 0 all numbers are 0, so of equally likely symbols the first is taken whatever the seed."""
+    greedy = TextSequence(LETTERS, [1], 3, TextParams(seed=7, max_tokens=9, temperature=0.0))
+    assert greedy.draw() == [0.0] * 4
+    assert TextSequence(LETTERS, [1], 3, TextParams(seed=7, max_tokens=9)).draw() != [0.0] * 4

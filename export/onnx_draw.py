@@ -1,0 +1,137 @@
+"""Drawing from the output inside the step graph: nodes that choose the next symbol, or the next offset of the pen.
+
+Randomness comes from outside as numbers, so a draw is a pure function of its row. As everywhere in these graphs a row's
+result has the same bits in any company: exponentials are float32 (ONNX Runtime's own kernel, the same for every element
+of a tensor), sums run along the row in its order (CumSum, never a reduction), in float64.
+"""
+
+from export.onnx_nodes import Graph, branch
+from model.config import ModelConfig
+
+# e^-80 of the likeliest symbol's chance: less than the smallest step of the noise, and what is barred stays barred.
+_HOPELESS = -80.0
+# At 0 the likeliest symbol takes it all; the division must not overflow.
+_COLDEST = 1e-30
+
+
+def draw(graph: Graph, config: ModelConfig) -> str:
+    """Add the nodes and return the name of what is drawn."""
+    return _symbol(graph, config.vocabulary) if config.kind == "text" else _offset(graph, config.mixtures)
+
+
+def _symbol(graph: Graph, size: int) -> str:
+    """Draw symbols (B,) int64 from `logits` (B, V); -1 for a row whose logits are not finite.
+
+    `logit_bias` (B, V) is added, -inf bars a symbol; the sum is divided by `temperature` (B,); of the `top_k` (B,)
+    likeliest symbols, 0 for all, the smallest set is kept that holds a share of `top_p` (B,); and the first symbol is
+    taken at which the running sum of what is left exceeds the share `noise` (B,) in [0, 1) of the whole.
+    """
+    scores = graph("Add", "draw.scores", "logits", "logit_bias")
+    best = graph("ReduceMax", "draw.best", scores, graph.axis(1), keepdims=1)
+    cold = graph("Max", "draw.temperature", "temperature", graph.number(_COLDEST))
+    behind = graph("Sub", "draw.behind", scores, best)
+    scaled = graph("Div", "draw.scaled", behind, graph.column("draw.temperature.column", cold))
+    hopeful = graph("Greater", "draw.hopeful", scaled, graph.number(_HOPELESS))
+    weights = graph("Where", "draw.weights", hopeful, graph("Exp", "draw.exp", scaled), graph.number(0))
+    first = _invert(graph, _narrowed(graph, weights, size), "noise", size)
+    return graph("Where", "draw.symbol", _broken(graph, "logits", keep=False), graph.integer(-1), first)
+
+
+def _narrowed(outer: Graph, weights: str, size: int) -> str:
+    """Apply top_k and top_p, inside a branch: sorting is dear, and most rows never ask for it."""
+    by_mass = outer("Less", "draw.narrow.mass", "top_p", outer.number(1))
+    by_count = outer("Greater", "draw.narrow.count", "top_k", outer.integer(0))
+    asked = outer("Or", "draw.narrow.asked", by_mass, by_count)
+    anyone = asked
+    if not outer.is_single:
+        number = outer("Cast", "draw.narrow.number", asked, to=1)
+        most = outer("ReduceMax", "draw.narrow.most", number, keepdims=0)
+        anyone = outer("Greater", "draw.narrow.anyone", most, outer.number(0))
+
+    graph, idle = outer.inner(), outer.inner()
+    ranked, order = graph.split("TopK", ["draw.ranked", "draw.order"], weights, graph.axis(size), axis=1)
+    everyone = graph("Equal", "draw.top_k.all", "top_k", graph.integer(0))
+    limit = graph("Where", "draw.top_k.limit", everyone, graph.integer(size), "top_k")
+    ranks = graph.integers("draw.ranks", range(size))
+    counted = graph("Less", "draw.counted", ranks, graph.column("draw.top_k.column", limit))
+    left = graph("Where", "draw.left", counted, ranked, graph.number(0))
+    # A set is complete once its mass reaches the share, so a symbol stays while those before it fall short of it.
+    mass = graph("CumSum", "draw.mass", graph("Cast", "draw.left.wide", left, to=11), graph.integer(1))
+    before = graph("Sub", "draw.before", mass, graph("Cast", "draw.left.own", left, to=11))
+    total = graph("Gather", "draw.mass.total", mass, graph.integer(size - 1), axis=1)
+    wide = graph("Cast", "draw.top_p.wide", "top_p", to=11)
+    share = graph("Mul", "draw.share", wide, total)
+    short = graph("Less", "draw.short", before, graph.column("draw.share.column", share))
+    whole = graph("GreaterOrEqual", "draw.top_p.all", "top_p", graph.number(1))
+    stays = graph("Or", "draw.stays.mass", short, graph.column("draw.top_p.column", whole))
+    stays = graph("Or", "draw.stays", stays, graph("Less", "draw.first", ranks, graph.integer(1)))
+    kept = graph("Where", "draw.kept.ranked", stays, left, graph.number(0))
+    placed = graph("ScatterElements", "draw.kept.placed", weights, order, kept, axis=1)
+    # Rows that did not ask keep their very weights.
+    chosen = graph("Where", "draw.kept", graph.column("draw.asked.column", asked), placed, weights)
+    same = idle("Identity", "draw.kept.all", weights)
+    return outer(
+        "If",
+        "draw.left.over",
+        anyone,
+        then_branch=branch(graph, "draw.narrow", {chosen: (size,)}),
+        else_branch=branch(idle, "draw.wide", {same: (size,)}),
+    )
+
+
+def _invert(graph: Graph, weights: str, noise: str, size: int) -> str:
+    """Return for each row the first index at which the running sum of its weights exceeds the share `noise` of it."""
+    running = graph("CumSum", "draw.running", graph("Cast", "draw.weights.wide", weights, to=11), graph.integer(1))
+    total = graph("Gather", "draw.total", running, graph.integer(size - 1), axis=1)
+    mark = graph.column("draw.mark.column", graph("Mul", "draw.mark", noise, total))
+    passed = graph("Cast", "draw.passed.number", graph("Greater", "draw.passed", running, mark), to=1)
+    return graph("ArgMax", "draw.index", passed, axis=1, keepdims=0)
+
+
+def _broken(graph: Graph, output: str, *, keep: bool) -> str:
+    """Say which rows of the output are not finite: (B,) bool, or with `keep` (B, 1) of 0 or NaN."""
+    nothing = graph("Sub", "draw.nothing", output, output)
+    total = graph("ReduceSum", "draw.nothing.row", nothing, graph.axis(1), keepdims=int(keep))
+    return total if keep else graph("IsNaN", "draw.broken", total)
+
+
+def _offset(graph: Graph, count: int) -> str:
+    """Draw offsets (B, 3) [dx, dy, pen_up] from `mixture` (B, 6M + 1); NaN for a row whose mixture is not finite.
+
+    A `bias` of b (B,) raises the weights to the power 1 + b and divides the scales by e^b (Graves 2013, Eqs. 61-62).
+    `noise` (B, 4): uniform in [0, 1) for the component, two standard normal deviates, uniform for the pen.
+    """
+    parts, pen = graph.split("Split", ["draw.parts", "draw.pen"], "mixture", graph.axis(6 * count, 1), axis=1)
+    names = [f"draw.noise.{name}" for name in ("pick", "along", "across", "lift")]
+    pick, along, across, lift = graph.split("Split", names, "noise", graph.axis(1, 1, 1, 1), axis=1)
+    bias = graph.column("draw.bias.column", "bias")
+    grid = graph("Reshape", "draw.grid", parts, graph.axis(-1, 6, count))
+    log_weight = graph("Gather", "draw.log_weight", grid, graph.integer(0), axis=1)
+    sharp = graph("Mul", "draw.sharp", log_weight, graph("Add", "draw.power", bias, graph.number(1)))
+    best = graph("ReduceMax", "draw.best", sharp, graph.axis(1), keepdims=1)
+    weights = graph("Exp", "draw.weights", graph("Sub", "draw.behind", sharp, best))
+    flat = graph("Reshape", "draw.pick", pick, graph.axis(-1))
+    index = graph("Reshape", "draw.index.deep", _invert(graph, weights, flat, count), graph.axis(-1, 1, 1))
+    shape = graph("Shape", "draw.rows", "bias")
+    six = graph("Concat", "draw.six", shape, graph.axis(6, 1), axis=0)
+    chosen = graph("GatherElements", "draw.chosen", grid, graph("Expand", "draw.index.six", index, six), axis=2)
+    row = graph("Reshape", "draw.chosen.row", chosen, graph.axis(-1, 6))
+    _, mean, log_scale, tie = graph.split(
+        "Split", ["draw.chosen.weight", "draw.mean", "draw.log_scale", "draw.tie"], row, graph.axis(1, 2, 2, 1), axis=1
+    )
+    first = graph("Cast", "draw.along", along, to=1)
+    second = graph("Cast", "draw.across", across, to=1)
+    rest = graph("Sub", "draw.untied.square", graph.number(1), graph("Mul", "draw.tie.square", tie, tie))
+    turned = graph(
+        "Add",
+        "draw.turned",
+        graph("Mul", "draw.tied", tie, first),
+        graph("Mul", "draw.untied", graph("Sqrt", "draw.untied.root", rest), second),
+    )
+    scale = graph("Exp", "draw.scale", graph("Sub", "draw.log_scale.biased", log_scale, bias))
+    spread = graph("Mul", "draw.spread", scale, graph("Concat", "draw.deviates", first, turned, axis=1))
+    moved = graph("Add", "draw.moved", mean, spread)
+    chance = graph("Cast", "draw.pen.wide", graph("Sigmoid", "draw.pen.chance", pen), to=11)
+    lifted = graph("Cast", "draw.pen.number", graph("Less", "draw.pen.up", lift, chance), to=1)
+    offset = graph("Concat", "draw.offset.whole", moved, lifted, axis=1)
+    return graph("Add", "draw.offset", offset, _broken(graph, "mixture", keep=True))

@@ -1,0 +1,152 @@
+"""Nodes and constants of an ONNX graph, collected under speaking names; its branches and the file around it."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from export.bundle import TensorSpec
+from export.weights import HIDDEN_ZERO, Precision, hidden_step, product_scale, quantise
+
+OPSET = 18
+IR_VERSION = 8
+TYPES = {"int64": TensorProto.INT64, "float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE}
+
+
+class Graph:
+    """Collects nodes and constants; every call names its result after what it is.
+
+    Args:
+        prefix: set before every name, so that names are unique across branches.
+        precision: how matrices are stored. float16 comes with a Cast, which ONNX Runtime folds away when it loads.
+        rows: how many rows go through it: 1, or the name of the axis.
+    """
+
+    def __init__(self, prefix: str, precision: Precision, rows: int | str) -> None:
+        self.prefix = prefix
+        self.precision = precision
+        self.rows = rows
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, TensorProto] = {}
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it is for one row."""
+        return self.rows == 1
+
+    def inner(self) -> "Graph":
+        """Return an empty graph for a branch within this one."""
+        return Graph(self.prefix, self.precision, self.rows)
+
+    def constant(self, name: str, values: NDArray[np.generic]) -> str:
+        """Store an array under a name and return the name of the tensor."""
+        full = f"{self.prefix}{name}"
+        if self.precision != "float32" and values.dtype == np.float32 and values.ndim == 2:
+            stored = f"{full}.half"
+            self.constants[stored] = numpy_helper.from_array(values.astype(np.float16), stored)
+            self.nodes.append(helper.make_node("Cast", [stored], [full], name=f"{full}.cast", to=TensorProto.FLOAT))
+        else:
+            self.constants[full] = numpy_helper.from_array(np.asarray(values, order="C"), full)
+        return full
+
+    def product(self, name: str, hidden: str, weight: str, matrix: NDArray[np.float32], add: str = "") -> str:
+        """Multiply an h with a matrix that is stored under the name `weight`, and add a tensor if one is given.
+
+        In int8 the integer product carries the plain name, so that a profile shows it under the same one as a Gemm.
+        """
+        if self.precision != "int8":
+            return self("Gemm", name, hidden, self.constant(weight, matrix), *([add] if add else []))
+        codes, scale = quantise(matrix)
+        zero = self.constant(f"{name}.zero", np.array(HIDDEN_ZERO, np.uint8))
+        step = self.constant(f"{name}.step", np.array(hidden_step()))
+        rounded = self("QuantizeLinear", f"{name}.codes", hidden, step, zero)
+        total = self("MatMulInteger", name, rounded, self.constant(weight, codes), zero)
+        real = self("Cast", f"{name}.real", total, to=TensorProto.FLOAT)
+        scaled = self("Mul", f"{name}.scaled", real, self.constant(f"{weight}.scale", product_scale(scale)))
+        return self("Add", f"{name}.sum", scaled, add) if add else scaled
+
+    def column(self, name: str, vector: str) -> str:
+        """Return a vector (rows,) so that it multiplies rows of a matrix; one number does so as it is."""
+        return vector if self.is_single else self("Reshape", name, vector, self.axis(-1, 1))
+
+    def axis(self, *sizes: int) -> str:
+        """Store a small list of integers (a shape or sizes), once per graph."""
+        name = "_".join(["ints", *(str(size).replace("-", "minus") for size in sizes)])
+        if f"{self.prefix}{name}" not in self.constants:
+            self.constant(name, np.array(sizes, np.int64))
+        return f"{self.prefix}{name}"
+
+    def number(self, value: float) -> str:
+        """Store a float32 scalar, once per graph."""
+        name = f"number_{value:g}"
+        if f"{self.prefix}{name}" not in self.constants:
+            self.constant(name, np.array(value, np.float32))
+        return f"{self.prefix}{name}"
+
+    def integer(self, value: int) -> str:
+        """Store an int64 scalar, once per graph."""
+        name = f"integer_{value}".replace("-", "minus")
+        if f"{self.prefix}{name}" not in self.constants:
+            self.constant(name, np.array(value, np.int64))
+        return f"{self.prefix}{name}"
+
+    def integers(self, name: str, values: Iterable[int]) -> str:
+        """Store a row of int64 (1, n) under a name."""
+        return self.constant(name, np.array([list(values)], np.int64))
+
+    def __call__(self, op: str, name: str, *inputs: str, **attributes: Any) -> str:
+        """Add a node with one result and return the result's name."""
+        return self.split(op, [name], *inputs, **attributes)[0]
+
+    def split(self, op: str, names: Sequence[str], *inputs: str, **attributes: Any) -> list[str]:
+        """Add a node with several results and return their names."""
+        outputs = [f"{self.prefix}{name}" if name else "" for name in names]
+        self.nodes.append(helper.make_node(op, list(inputs), outputs, name=outputs[0], **attributes))
+        return outputs
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a tensor the name under which it leaves the graph; saves a copy."""
+        for node in self.nodes:
+            _rename(node, old, new)
+
+
+def branch(graph: Graph, name: str, outputs: dict[str, tuple[int, ...]]) -> onnx.GraphProto:
+    """Return one branch of an `If`: no inputs, float32 results by name with the shape of a row."""
+    values = [
+        helper.make_tensor_value_info(output, TensorProto.FLOAT, [graph.rows, *shape])
+        for output, shape in outputs.items()
+    ]
+    return helper.make_graph(graph.nodes, name, [], values, list(graph.constants.values()))
+
+
+def serialise(graph: Graph, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> bytes:
+    """Return the file with a graph, its branches and its face."""
+
+    def described(specs: Sequence[TensorSpec]) -> list[onnx.ValueInfoProto]:
+        return [
+            helper.make_tensor_value_info(spec.name, TYPES[spec.dtype], [graph.rows, *spec.shape[1:]]) for spec in specs
+        ]
+
+    proto = helper.make_graph(
+        graph.nodes, "step", described(inputs), described(outputs), list(graph.constants.values())
+    )
+    model = helper.make_model(
+        proto, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="copyist"
+    )
+    onnx.checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _rename(node: onnx.NodeProto, old: str, new: str) -> None:
+    """Rename a tensor where a node or its branches use it."""
+    for names in (node.input, node.output):
+        for index, name in enumerate(names):
+            if name == old:
+                names[index] = new
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            for inner in attribute.g.node:
+                _rename(inner, old, new)
