@@ -29,8 +29,9 @@ class Layer(nn.Module):
     """The parameters of one layer.
 
     Attributes:
-        weight: (K, N). Rows: [own h (H) | h above (H_above) | h below (H_below)]; layer 1 has no rows for below, the
-            top layer none for above. Columns: gates [f | i | o | g] (4H), then the detector where there is one.
+        weight: (K, N). Rows: [own h (H) | h above (H_above) | h below (H_below)]; the top layer has none for above;
+            below layer 1 lies what was read of the text at the step before (E), where one is written, else nothing.
+            Columns: gates [f | i | o | g] (4H), then the detector where there is one.
         input: (E, N), layer 1 only: the embedded input's share.
         gain, bias: (N,). Without LayerNorm the gain is absent.
     """
@@ -43,7 +44,7 @@ class Layer(nn.Module):
         self.size = config.hidden[index]
         self.detects = config.has_detector(index)
         self.above = config.hidden[index + 1] if self.detects else 0
-        self.below = config.hidden[index - 1] if index else 0
+        self.below = config.hidden[index - 1] if index else config.character_width * config.writes_text
         columns = 4 * self.size + self.detects
         self.weight = nn.Parameter(torch.empty(self.size + self.above + self.below, columns))
         self.input = nn.Parameter(torch.empty(config.embedding, columns)) if index == 0 else None
@@ -98,7 +99,8 @@ def cell_step(
         source: the embedded input's share of s (B, N), layer 1 only.
         previous: this layer's state at the previous step.
         h_above: h of the layer above at the previous step (B, H_above); it counts only where previous.z is 1.
-        h_below: h of the layer below at this step (B, H_below); it counts only where z_below is 1.
+        h_below: h of the layer below at this step (B, H_below); it counts only where z_below is 1. For layer 1: the
+            vector read from the text at the previous step, or None.
         z_below: (B,), 1 for layer 1.
         slope: the paper's a.
         noise: uniform (B,), for a sampled detector.

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.codec import InkCodec, TextCodec, codec_from_json
+from model.codec import HandwritingCodec, InkCodec, TextCodec, codec_from_json
 from model.config import ConfigError, ModelConfig, TrainConfig
 from model.network import Network
 
@@ -38,7 +38,7 @@ class Checkpoint:
 
     model: ModelConfig
     train: TrainConfig
-    codec: TextCodec | InkCodec
+    codec: TextCodec | InkCodec | HandwritingCodec
     facts: dict[str, Any]
     weights: Mapping[str, Tensor]
     extra: Mapping[str, Tensor] = field(default_factory=dict)

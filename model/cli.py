@@ -15,12 +15,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from model import checkpoint as checkpoints
 from model.budget import Budget
-from model.checkpoint import CheckpointError
+from model.checkpoint import Checkpoint, CheckpointError
+from model.codec import HandwritingCodec
 from model.config import PRESETS, ConfigError, Preset
 from model.corpus import Corpus
 from model.data.errors import DataError
+from model.data.ink import InkCorpus
 from model.evaluate import evaluate as evaluate_network
-from model.evaluate import summarise
+from model.evaluate import protocol_of, summarise
 from model.train import Interrupted, Trainer, TrainingError
 from model.window import WindowOptions
 from model.workers import Workers
@@ -84,6 +86,7 @@ def train(
     updates: Annotated[int | None, typer.Option(help="Budget in updates, instead of minutes.")] = None,
     stop_after: Annotated[int | None, typer.Option(help="Stop after so many updates, as if interrupted.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    protocol: Annotated[str, typer.Option(help="Ink: paper (random lines) or official (by writer).")] = "paper",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
     compiled: Annotated[bool | None, typer.Option("--compile/--no-compile", help="Fuse the pointwise kernels.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Override, like train.batch=64.")] = None,
@@ -93,7 +96,7 @@ def train(
         raise _fail(f"there is no preset {preset!r}; choose one of {', '.join(PRESETS)}")
     try:
         chosen = _override(PRESETS[preset], settings or [])
-        corpus = Corpus.load(chosen.model.kind, data)
+        corpus = Corpus.load(chosen.model.kind, data, protocol=protocol, texts=chosen.model.writes_text)
         budget = Budget(minutes=60.0 if minutes is None and updates is None else minutes, updates=updates)
         fused = shutil.which("g++") is not None if compiled is None else compiled
         workers = Workers.join(_device(device))
@@ -123,25 +126,58 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     window: Annotated[int, typer.Option(min=1, help="Steps computed at a time; the state is carried.")] = 100,
-    protocol: Annotated[str, typer.Option(help="Ink: paper (random lines) or official (by writer).")] = "paper",
+    protocol: Annotated[
+        str | None, typer.Option(help="Ink: paper or official; else the one it was trained by.")
+    ] = None,
 ) -> None:
-    """Measure a checkpoint on a split, in float32, state carried; prints one JSON object."""
+    """Measure a checkpoint on a split, in float32, state carried; prints one JSON object with all its constants."""
     if split not in ("train", "valid", "test"):
         raise _fail(f"there is no split {split!r}; choose train, valid or test")
     try:
         loaded = checkpoints.load(checkpoint)
-        corpus = Corpus.load(loaded.model.kind, data, loaded.codec, protocol)
+        corpus = Corpus.load(loaded.model.kind, data, loaded.codec, _protocol(loaded, protocol))
         network = loaded.network().to(_device(device))
         found = evaluate_network(network, corpus.evaluation(split, window), WindowOptions(torch.float32))
     except (ConfigError, DataError, CheckpointError, ValueError) as error:
         raise _fail(error) from error
     report = {"split": split, "data": corpus.facts.get("name"), "sha256": corpus.facts.get("sha256")}
-    sys.stdout.write(json.dumps(report | summarise(corpus, split, found), indent=2) + "\n")
+    sys.stdout.write(json.dumps(report | summarise(corpus, split, found) | protocol_of(corpus), indent=2) + "\n")
+
+
+def _protocol(loaded: Checkpoint, wanted: str | None) -> str:
+    """The protocol a checkpoint was trained by: by another one, lines it has seen could be held against it."""
+    used = str(loaded.facts["data"].get("protocol") or "paper")
+    if wanted not in (None, used):
+        raise ConfigError(
+            f"this network was trained by the {used} split: lines that the {wanted} split tests on may be among those "
+            f"it has seen. Train with --protocol {wanted} to measure by it"
+        )
+    return used
+
+
+@app.command()
+def split(
+    data: Annotated[Path, typer.Option(help="Stroke .npz or InkML folder.")],
+    out: Annotated[Path, typer.Option(help="Where to write the ids (.json).")],
+    protocol: Annotated[str, typer.Option(help="paper (random lines) or official (by writer).")] = "paper",
+) -> None:
+    """Write down which lines of ink a protocol validates and tests on: ids, no data."""
+    try:
+        corpus = Corpus.load("ink", data, protocol=protocol)
+    except (DataError, ValueError) as error:
+        raise _fail(error) from error
+    ids = corpus.data.ids if isinstance(corpus.data, InkCorpus) else {}
+    held_out = {name: sorted(ids[name]) for name in ("valid", "test")}
+    wanted = ("name", "sha256", "protocol", "seed", "min_points", "lines", "split", "order_sha256")
+    facts = {key: corpus.facts[key] for key in wanted}
+    out.write_text(json.dumps(facts | {"train": "all other kept lines"} | held_out, indent=1) + "\n", encoding="utf-8")
 
 
 @app.command()
 def sample(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint or a training folder.")],
+    text: Annotated[str, typer.Option(help="Ink that writes a text: the line to write.")] = "",
+    hand: Annotated[int, typer.Option(help="Ink that writes a text: whose hand; 0 is nobody's.")] = 0,
     length: Annotated[int, typer.Option(help="Characters or pen points.")] = 500,
     prompt: Annotated[str, typer.Option(help="Text to continue.")] = "",
     temperature: Annotated[float, typer.Option(help="Text: below 1 is tamer.")] = 0.8,
@@ -151,8 +187,8 @@ def sample(
     picture: Annotated[Path | None, typer.Option(help="Where to draw the boundaries over it (.png).")] = None,
 ) -> None:
     """Let a checkpoint write: text with its boundaries, or strokes as SVG."""
-    from model.plots import plot_trace
-    from model.sample import mark_boundaries, sample_ink, sample_text, strokes_svg
+    from model.plots import plot_handwriting, plot_trace
+    from model.sample import mark_boundaries, sample_handwriting, sample_ink, sample_text, strokes_svg
 
     try:
         loaded = checkpoints.load(checkpoint)
@@ -164,9 +200,18 @@ def sample(
         if picture is not None:
             plot_trace(loaded, loaded.codec.encode(text), picture)
         return
-    offsets = sample_ink(loaded, length, bias, seed)
-    if picture is not None:
-        plot_trace(loaded, loaded.codec.encode(offsets), picture)  # type: ignore[arg-type]
+    if isinstance(loaded.codec, HandwritingCodec):
+        try:
+            written = sample_handwriting(loaded, text, hand, bias, seed)[0]
+        except ValueError as error:
+            raise _fail(error) from error
+        offsets = written.offsets
+        if picture is not None:
+            plot_handwriting(loaded.codec, text, written, picture)
+    else:
+        offsets = sample_ink(loaded, length, bias, seed)
+        if picture is not None:
+            plot_trace(loaded, loaded.codec.encode(offsets), picture)  # type: ignore[arg-type]
     svg = strokes_svg(offsets)
     if out is None:
         sys.stdout.write(svg + "\n")
@@ -206,7 +251,7 @@ def record(
 
     try:
         loaded = checkpoints.load(run)
-        corpus = Corpus.load(loaded.model.kind, data, loaded.codec)
+        corpus = Corpus.load(loaded.model.kind, data, loaded.codec, _protocol(loaded, None))
     except (DataError, CheckpointError, ValueError) as error:
         raise _fail(error) from error
     found = evaluate_network(loaded.network(), corpus.evaluation("test", 100), WindowOptions(torch.float32))

@@ -1,7 +1,7 @@
 """World to numbers and back: characters as ids, pen offsets as standardised floats.
 
 NumPy only. Training, export and serving use these very classes, so a symbol or an offset means the same everywhere.
-Both codecs are values: frozen, compared by content, and written as JSON into checkpoints and bundles.
+All codecs are values: frozen, compared by content, and written as JSON into checkpoints and bundles.
 """
 
 import codecs
@@ -18,6 +18,7 @@ Unknown = Literal["replace", "bytes", "error"]
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 NUM_BYTES = 256
+START, END, NUM_SENTINELS = 1, 2, 3  # of a text that is written by hand; 0 is nothing
 _NUM_CODE_POINTS = 0x110000
 
 
@@ -304,7 +305,93 @@ class InkCodec:
         return cls((float(mean[0]), float(mean[1])), (float(std[0]), float(std[1])))
 
 
-def codec_from_json(values: Any) -> TextCodec | InkCodec:
+@dataclass(frozen=True)
+class HandwritingCodec:
+    """What ink that writes a given text needs: the offsets' codec, the characters' codec, and whose hands there are.
+
+    Ids of a text: 0 is nothing (what follows a text in a batch of longer ones), 1 and 2 are sentinels before and after
+    it, and characters follow in the order of `text`. A character without a symbol of its own is written as U+FFFD,
+    which the network has met in training in place of every character too rare to learn; `unsupported` names them.
+
+    Args:
+        ink: standardises the offsets.
+        text: its policy for unknown characters is "replace".
+        writers: the data's own numbers of the writers whose vectors are 1, 2, ...; 0 is an unknown hand.
+
+    Raises:
+        ValueError: another policy, or a writer named twice.
+    """
+
+    ink: InkCodec
+    text: TextCodec
+    writers: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.text.unknown != "replace":
+            raise ValueError(f'text must have the policy "replace" for unknown characters, not {self.text.unknown!r}')
+        if len(set(self.writers)) != len(self.writers):
+            raise ValueError("each writer may appear once")
+
+    @property
+    def num_characters(self) -> int:
+        """Ids of a text: nothing, two sentinels, and the symbols."""
+        return NUM_SENTINELS + self.text.size
+
+    @property
+    def num_hands(self) -> int:
+        """Vectors of hands, the unknown one included."""
+        return 1 + len(self.writers)
+
+    @property
+    def log_scale(self) -> float:
+        """As the offsets' codec says it."""
+        return self.ink.log_scale
+
+    def encode(self, offsets: ArrayLike) -> NDArray[np.float32]:
+        """Standardise offsets as the offsets' codec does."""
+        return self.ink.encode(offsets)
+
+    def decode(self, offsets: ArrayLike) -> NDArray[np.float32]:
+        """Return offsets in raw units as the offsets' codec does."""
+        return self.ink.decode(offsets)
+
+    def encode_text(self, text: str) -> NDArray[np.int64]:
+        """Return the ids of a line of text between its sentinels, int64 (n + 2,)."""
+        return np.concatenate([[START], self.text.encode(text) + NUM_SENTINELS, [END]])
+
+    def unsupported(self, text: str) -> list[str]:
+        """Return the characters of a text that have no symbol of their own, each once, in order of appearance."""
+        known = set(self.text.symbols) - {REPLACEMENT}
+        return list(dict.fromkeys(character for character in text if character not in known))
+
+    def hand(self, writer: int) -> int:
+        """Return the number of a writer's vector; 0 for one that is not among them."""
+        return self.writers.index(writer) + 1 if writer in self.writers else 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the codec as JSON values; `from_json` gives it back."""
+        return {
+            "kind": "handwriting",
+            "ink": self.ink.to_json(),
+            "text": self.text.to_json(),
+            "writers": list(self.writers),
+        }
+
+    @classmethod
+    def from_json(cls, values: Any) -> Self:
+        """Return the codec that `to_json` described.
+
+        Raises:
+            ValueError: with the reason, when the values describe none.
+        """
+        _check_keys(values, "handwriting", {"ink", "text", "writers"})
+        writers = values["writers"]
+        if not isinstance(writers, list) or not all(type(writer) is int for writer in writers):
+            raise ValueError("writers must be a list of whole numbers")
+        return cls(InkCodec.from_json(values["ink"]), TextCodec.from_json(values["text"]), tuple(writers))
+
+
+def codec_from_json(values: Any) -> TextCodec | InkCodec | HandwritingCodec:
     """Return the codec that a checkpoint or a bundle describes.
 
     Raises:
@@ -315,7 +402,9 @@ def codec_from_json(values: Any) -> TextCodec | InkCodec:
         return TextCodec.from_json(values)
     if kind == "ink":
         return InkCodec.from_json(values)
-    raise ValueError(f'a codec is of kind "text" or "ink", not {kind!r}')
+    if kind == "handwriting":
+        return HandwritingCodec.from_json(values)
+    raise ValueError(f'a codec is of kind "text", "ink" or "handwriting", not {kind!r}')
 
 
 def _is_surrogate(character: str) -> bool:

@@ -12,6 +12,9 @@ DetectorPrior = Literal["none", "separator"]
 Precision = Literal["bfloat16", "float32", "float64"]
 
 
+_ADDED = ("characters", "writers", "character_width", "window_mixtures")
+
+
 class ConfigError(ValueError):
     """A configuration that cannot be: the message names the field and what it must be."""
 
@@ -34,6 +37,10 @@ class ModelConfig:
             needs no work at all; "recompute" reads the detector there too.
         detector: "step" (threshold), "sample" (Bernoulli) or "soft" (no binarisation).
         detector_prior: "separator" starts layer 1's detector on separators (spaces, pen-ups): a prior, not a discovery.
+        characters: ink only: ids of the text that is written, sentinels included; 0 writes freely.
+        writers: vectors of hands, number 0 for an unknown one; only with a text.
+        character_width: E of the vector read from the text.
+        window_mixtures: K, bumps of the window over the text.
     """
 
     kind: Kind = "text"
@@ -47,6 +54,10 @@ class ModelConfig:
     copy_boundary: CopyBoundary = "nested"
     detector: Detector = "step"
     detector_prior: DetectorPrior = "none"
+    characters: int = 0
+    writers: int = 0
+    character_width: int = 64
+    window_mixtures: int = 10
 
     def __post_init__(self) -> None:
         _check_choice(self, "kind", Kind)
@@ -56,13 +67,19 @@ class ModelConfig:
         _check_choice(self, "detector_prior", DetectorPrior)
         if len(self.hidden) < 1 or min(self.hidden) < 1:
             raise ConfigError(f"hidden must hold at least one width of at least 1, not {self.hidden}")
-        for name in ("embedding", "output", "mixtures"):
+        for name in ("embedding", "output", "mixtures", "character_width", "window_mixtures"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
         if (self.kind == "text") != (self.vocabulary > 0):
             raise ConfigError(
                 f"vocabulary must be positive for text and 0 for ink, not {self.vocabulary} for {self.kind}"
             )
+        if min(self.characters, self.writers) < 0 or (self.characters > 0) != (self.writers > 0):
+            raise ConfigError(
+                f"characters and writers must both be positive or both 0, not {self.characters} and {self.writers}"
+            )
+        if self.characters and self.kind != "ink":
+            raise ConfigError(f"characters must be 0 but for ink, not {self.characters} for {self.kind}")
 
     @property
     def num_layers(self) -> int:
@@ -71,8 +88,18 @@ class ModelConfig:
 
     @property
     def num_outputs(self) -> int:
-        """Width of the head: V logits, or 6M + 1 mixture parameters."""
-        return self.vocabulary if self.kind == "text" else 6 * self.mixtures + 1
+        """Width of the head: V logits, or 6M + 1 mixture parameters and, where a text is written, the stop's logit."""
+        return self.vocabulary if self.kind == "text" else 6 * self.mixtures + 1 + self.writes_text
+
+    @property
+    def writes_text(self) -> bool:
+        """Whether this is ink that writes a given text."""
+        return self.characters > 0
+
+    @property
+    def output_sources(self) -> tuple[int, ...]:
+        """Widths of what the output module sums: h of each layer, then what is read of the text where there is one."""
+        return (*self.hidden, self.character_width) if self.writes_text else self.hidden
 
     def has_detector(self, layer: int) -> bool:
         """Whether this layer (counted from 0 here) has a boundary detector: all but the top one of an HM-LSTM."""
@@ -84,8 +111,12 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """Read a dictionary made by `to_json`; unknown or missing fields raise ConfigError."""
+        """Read a dictionary made by `to_json`; unknown or missing fields raise ConfigError.
+
+        Fields younger than the format may be missing: they have the values that change nothing.
+        """
         known = {f.name for f in fields(cls)}
+        values = {name: getattr(cls, name) for name in _ADDED} | values
         if set(values) != known:
             raise ConfigError(f"a model configuration has the fields {sorted(known)}, not {sorted(values)}")
         return cls(**(values | {"hidden": tuple(int(h) for h in values["hidden"])}))
@@ -183,7 +214,7 @@ def _check_choice(config: object, name: str, choices: Any) -> None:
         raise ConfigError(f"{name} must be one of {', '.join(get_args(choices))}, not {value!r}")
 
 
-# The vocabulary of a text preset is filled in from the corpus.
+# The vocabulary of a text preset, and the characters and writers of one that writes a text, come from the corpus.
 PRESETS: dict[str, Preset] = {
     "tiny": Preset(
         ModelConfig(vocabulary=1, embedding=16, hidden=(32, 32, 32), output=32, detector_prior="separator"),
@@ -208,6 +239,28 @@ PRESETS: dict[str, Preset] = {
     "ink-free": Preset(
         ModelConfig(kind="ink", hidden=(256, 256, 256), output=256),
         TrainConfig(batch=32, window=100, learning_rate=2e-3, rate_band=(0.2, 0.6), average=0.998),
+    ),
+    "tiny-written": Preset(
+        ModelConfig(
+            kind="ink",
+            embedding=16,
+            hidden=(32, 32, 32),
+            output=32,
+            mixtures=5,
+            characters=1,
+            writers=1,
+            character_width=16,
+            window_mixtures=4,
+        ),
+        TrainConfig(batch=8, window=50, warmup=20),
+    ),
+    "ink": Preset(
+        ModelConfig(kind="ink", hidden=(256, 256, 256), output=256, characters=1, writers=1),
+        TrainConfig(batch=32, window=150, learning_rate=2e-3, rate_band=(0.2, 0.6), average=0.998),
+    ),
+    "ink-large": Preset(
+        ModelConfig(kind="ink", hidden=(400, 400, 400), output=400, characters=1, writers=1),
+        TrainConfig(batch=64, window=200, learning_rate=2e-3, rate_band=(0.2, 0.6), average=0.999),
     ),
     "ink-free-lstm": Preset(
         ModelConfig(kind="ink", cell="lstm", hidden=(300, 300, 300), output=300),

@@ -3,19 +3,22 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from model.codec import InkCodec, TextCodec
+from model.codec import HandwritingCodec, InkCodec, TextCodec
 from model.config import Kind
 from model.data.batches import InkStreams, TextStreams, evaluation_lines, evaluation_text
-from model.data.ink import InkCorpus, load_ink
+from model.data.errors import DataError
+from model.data.ink import InkCorpus, Protocol, load_ink
 from model.data.text import TextCorpus, load_text
+from model.network import Condition
 
 EVALUATION_STREAMS = 64
+Codec = TextCodec | InkCodec | HandwritingCodec
 
 
 class Window(NamedTuple):
@@ -24,12 +27,22 @@ class Window(NamedTuple):
     Attributes:
         inputs: (T, B) int64 or (T, B, 3) float32. targets: likewise. weight: (T, B), 0 for padding.
         fresh: (B,) bool, streams whose state starts anew at this window.
+        text, writer, last: what the lines say (B, U), whose hands they are (B,), and where the input is a line's last
+            point (T, B), as in `model.data.batches.InkWindow`; empty where no text is written.
     """
 
     inputs: Tensor
     targets: Tensor
     weight: Tensor
     fresh: Tensor
+    text: Tensor = torch.zeros(0, 0, dtype=torch.int64)
+    writer: Tensor = torch.zeros(0, dtype=torch.int64)
+    last: Tensor = torch.zeros(0, 0)
+
+    @property
+    def condition(self) -> Condition | None:
+        """What each row writes, None where they write freely."""
+        return Condition(self.text, self.writer) if self.text.shape[1] else None
 
     def to(self, device: torch.device) -> "Window":
         """The same window on a device."""
@@ -38,7 +51,8 @@ class Window(NamedTuple):
     def rows(self, start: int, stop: int) -> "Window":
         """The streams [start, stop)."""
         part = slice(start, stop)
-        return Window(self.inputs[:, part], self.targets[:, part], self.weight[:, part], self.fresh[part])
+        steps = (self.inputs[:, part], self.targets[:, part], self.weight[:, part])
+        return Window(*steps, self.fresh[part], self.text[part], self.writer[part], self.last[:, part])
 
 
 @dataclass(frozen=True)
@@ -50,16 +64,27 @@ class Corpus:
 
     @classmethod
     def load(
-        cls, kind: Kind, path: Path, codec: TextCodec | InkCodec | None = None, protocol: str = "paper"
+        cls, kind: Kind, path: Path, codec: Codec | None = None, protocol: str = "paper", *, texts: bool = False
     ) -> "Corpus":
-        """Read a corpus; with a codec given (a trained network's), in that network's numbers."""
+        """Read a corpus; with a codec given (a trained network's), in that network's numbers.
+
+        Args:
+            kind: text or ink.
+            path: of the corpus.
+            codec: a trained network's, or None to make one.
+            protocol: of ink: "paper" or "official".
+            texts: of ink: with what the lines say. A codec of handwriting asks for it, too.
+        """
         if kind == "text":
             return cls(kind, load_text(path, codec if isinstance(codec, TextCodec) else None))
-        ink = codec if isinstance(codec, InkCodec) else None
-        return cls(kind, load_ink(path, ink, "official" if protocol == "official" else "paper"))
+        ink = None if isinstance(codec, TextCodec) else codec
+        if protocol not in get_args(Protocol):
+            raise DataError(f"protocol must be one of {', '.join(get_args(Protocol))}, not {protocol!r}")
+        split = cast(Protocol, protocol)
+        return cls(kind, load_ink(path, ink, split, texts=texts or isinstance(codec, HandwritingCodec)))
 
     @property
-    def codec(self) -> TextCodec | InkCodec:
+    def codec(self) -> Codec:
         """The codec that made the numbers."""
         return self.data.codec
 
@@ -77,7 +102,7 @@ class Corpus:
         """The training split as endless windows."""
         if isinstance(self.data, TextCorpus):
             return TextStreams(self.data.train, batch, window)
-        return InkStreams(self.data.train, batch, window, seed)
+        return InkStreams(self.data.train, batch, window, seed, self.data.captions.get("train"))
 
     def evaluation(
         self, split: str, window: int, limit: int | None = None, batch: int = EVALUATION_STREAMS
@@ -94,20 +119,26 @@ class Corpus:
         if isinstance(self.data, TextCorpus):
             ids = part if limit is None else part[: limit + 1]
             streams = min(batch, max(1, (len(ids) - 1) // 1000))
-            yield from _cut(*evaluation_text(ids, streams), window)
+            inputs, targets, weight = evaluation_text(ids, streams)
+            fresh = np.ones(streams, np.bool_)
+            yield from _cut(Window(*(torch.from_numpy(part) for part in (inputs, targets, weight, fresh))), window)
             return
         lines = part if limit is None else part[: max(1, limit // max(1, int(np.mean([len(p) for p in part]))))]
         lines = lines[: max(len(lines) // batch, 1) * batch] if limit else lines
-        for inputs, targets, weight in evaluation_lines(lines, batch):
-            yield from _cut(inputs, targets, weight, window)
+        captions = self.data.captions.get(split)
+        for whole in evaluation_lines(lines, batch, None if captions is None else captions[: len(lines)]):
+            yield from _cut(Window(*(torch.from_numpy(part) for part in whole)), window)
 
 
-def _cut(inputs: Any, targets: Any, weight: Any, window: int) -> Iterator[Window]:
-    for start in range(0, len(inputs), window):
-        part = slice(start, start + window)
-        fresh = torch.full((inputs.shape[1],), start == 0)
-        yield Window(
-            torch.from_numpy(inputs[part]), torch.from_numpy(targets[part]), torch.from_numpy(weight[part]), fresh
+def _cut(whole: Window, steps: int) -> Iterator[Window]:
+    for start in range(0, len(whole.weight), steps):
+        part = slice(start, start + steps)
+        yield whole._replace(
+            inputs=whole.inputs[part],
+            targets=whole.targets[part],
+            weight=whole.weight[part],
+            last=whole.last[part],
+            fresh=whole.fresh & (start == 0),
         )
 
 

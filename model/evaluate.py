@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.codec import InkCodec
+from model.codec import TextCodec
 from model.corpus import Corpus, Window
-from model.heads import mixture_nll, mixture_of, text_nll
+from model.heads import LOG_SCALE_FLOOR, mixture_nll, mixture_of, stop_nll, text_nll
 from model.metrics import BoundaryCounts, bits_per_symbol, cell_work_share
 from model.network import Network
 from model.state import NetworkState
@@ -25,6 +25,12 @@ def window_nll(network: Network, raw: Tensor, window: Window) -> Tensor:
     return torch.where(window.weight > 0, nats, torch.zeros_like(nats))
 
 
+def stopping_nll(raw: Tensor, window: Window) -> Tensor:
+    """Nats of whether the line is over at each point read (T, B), 0 for padding; of networks that write a text."""
+    nats = stop_nll(raw, window.last)
+    return torch.where(window.weight + window.last > 0, nats, torch.zeros_like(nats))
+
+
 def stacked_z(state: NetworkState) -> Tensor:
     """z of all layers but the top one (B, L-1)."""
     return torch.cat([layer.z[:, None] for layer in state.layers], 1)[:, :-1]
@@ -35,12 +41,15 @@ def evaluate(network: Network, windows: Iterable[Window], options: WindowOptions
     """Go through windows once, state carried, and count.
 
     Returns:
-        steps, nats (sum), and for an HM-LSTM z_rates, active_rates, live_rates and cell_work_share.
+        steps, nats (sum), and for an HM-LSTM z_rates, active_rates, live_rates and cell_work_share. For a network that
+        writes a text also stop_nats (sum over all points), and missed_stops and early_stops: lines whose last point was
+        taken for less than half a stop, and points before it that were taken for more.
     """
     device = network.output.bias.device
     total, steps = torch.zeros((), dtype=torch.float64, device=device), 0.0
     detectors = network.config.num_layers - 1 if network.config.cell == "hmlstm" else 0
     counts = BoundaryCounts(detectors, device)
+    stops = torch.zeros(3, dtype=torch.float64, device=device)
     state: NetworkState | None = None
     generator = torch.Generator(device=device).manual_seed(0)  # a figure must not depend on what was drawn before
     for cpu_window in windows:
@@ -51,13 +60,17 @@ def evaluate(network: Network, windows: Iterable[Window], options: WindowOptions
         state = state.keep(~window.fresh)
         before = stacked_z(state)
         noise = noise_for(network, window, generator)
-        result = network(window.inputs, state, options, torch.tensor(slope, device=device), noise)
+        result = network(window.inputs, state, options, torch.tensor(slope, device=device), noise, window.condition)
         state = result.state
         total += window_nll(network, result.raw, window).double().sum()
         steps += float(window.weight.sum())
+        if network.config.writes_text:
+            stops += _count_stops(result.raw, window)
         if detectors:
             counts.add(result.z, result.logit, before, slope, window.weight)
     found: dict[str, Any] = {"steps": int(steps), "nats": float(total), "nats_per_step": float(total) / max(steps, 1.0)}
+    if network.config.writes_text:
+        found |= dict(zip(("stop_nats", "missed_stops", "early_stops"), stops.tolist(), strict=True))
     if detectors:
         found |= {
             "z_rates": counts.rates(),
@@ -66,6 +79,12 @@ def evaluate(network: Network, windows: Iterable[Window], options: WindowOptions
             "cell_work_share": cell_work_share(network.config.hidden, counts.rates(), counts.active_rates()),
         }
     return found
+
+
+def _count_stops(raw: Tensor, window: Window) -> Tensor:
+    over, last = raw[..., -1] > 0, window.last > 0
+    missed, early = (last & ~over).sum(), (over & (window.weight > 0)).sum()
+    return torch.stack([stopping_nll(raw, window).double().sum(), missed.double(), early.double()])
 
 
 def summarise(corpus: Corpus, split: str, found: dict[str, Any]) -> dict[str, Any]:
@@ -79,7 +98,7 @@ def summarise(corpus: Corpus, split: str, found: dict[str, Any]) -> dict[str, An
         return {"bpc": bits_per_symbol(found["nats_per_step"])} | common
     lines = len(getattr(corpus.data, split))
     codec = corpus.codec
-    log_scale = codec.log_scale if isinstance(codec, InkCodec) else math.nan
+    log_scale = math.nan if isinstance(codec, TextCodec) else codec.log_scale
     per_step = -found["nats_per_step"]
     return {
         "nats_per_line": -found["nats"] / lines,
@@ -88,6 +107,31 @@ def summarise(corpus: Corpus, split: str, found: dict[str, Any]) -> dict[str, An
         "lines": lines,
         "log_scale": log_scale,
     } | common
+
+
+def protocol_of(corpus: Corpus) -> dict[str, Any]:
+    """What a figure on ink depends on besides the network, to be printed beside it; empty for text.
+
+    A figure is comparable with another one only where all of these agree: the lines, the constants that offsets were
+    standardised with (a log-likelihood moves by their logarithm), what is scored, and how sharp a density may get.
+    """
+    if corpus.kind == "text":
+        return {}
+    facts = corpus.facts
+    return {
+        "protocol": facts["protocol"],
+        "split_rule": facts["split"],
+        "split_seed": facts["seed"],
+        "split_sha256": facts["order_sha256"],
+        "lines_read": facts["lines_read"],
+        "lines_kept": facts["lines"],
+        "min_points": facts["min_points"],
+        "mean": facts["mean"],
+        "std": facts["std"],
+        "log_scale": facts["log_scale"],
+        "scored": "every offset that has a predecessor, with its pen; nothing is clipped, smoothed or removed",
+        "least_log_scale_of_a_component": LOG_SCALE_FLOOR,
+    }
 
 
 def noise_for(network: Network, window: Window, generator: torch.Generator | None = None) -> Tensor | None:

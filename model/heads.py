@@ -45,9 +45,10 @@ def text_nll(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def mixture_of(raw: Tensor) -> Mixture:
-    """Turn the head's raw outputs (..., 6M + 1) into mixture parameters."""
+    """Turn the head's raw outputs (..., 6M + 1) into mixture parameters; a stop's logit after them is left out."""
     components = (raw.shape[-1] - 1) // 6
-    weight, mean_x, mean_y, scale_x, scale_y, correlation, pen = raw.split([components] * 6 + [1], dim=-1)
+    fields = raw[..., : 6 * components + 1].split([components] * 6 + [1], dim=-1)
+    weight, mean_x, mean_y, scale_x, scale_y, correlation, pen = fields
     return Mixture(
         functional.log_softmax(weight, dim=-1),
         mean_x,
@@ -77,3 +78,8 @@ def mixture_nll(mixture: Mixture, targets: Tensor) -> Tensor:
     offset = torch.logsumexp(mixture.log_weight + log_density, dim=-1)
     pen = functional.binary_cross_entropy_with_logits(mixture.pen_up, pen_up, reduction="none")
     return pen - offset
+
+
+def stop_nll(raw: Tensor, last: Tensor) -> Tensor:
+    """Negative log-likelihood in nats of whether each point read is its line's last: raw (..., 6M + 2) -> (...)."""
+    return functional.binary_cross_entropy_with_logits(raw[..., -1], last.to(raw.dtype), reduction="none")

@@ -23,7 +23,8 @@ class Variant:
     """What distinguishes one layer's kernel from another's; the same variant shares its compiled code.
 
     Attributes:
-        size, above, below: H of this layer and of its sources; 0 where there is none.
+        size, above, below: H of this layer and of its sources; 0 where there is none. Below layer 1 lies the vector
+            read from the text, where there is one.
         bottom: layer 1, whose input arrives as `source` and is never blocked.
         detects: has a boundary detector (and then a layer above that it lets through).
         gated: belongs to an HM-LSTM; the LSTM control updates at every step.
@@ -118,8 +119,9 @@ def make_forward(variant: Variant) -> Callable[..., Any]:
             if h_above is not None and flush is not None:
                 from_above = h_above.to(dtype) * detector_weight[size : size + variant.above]
                 q = q + flush * from_above.sum(1)
-            if h_below is not None and z_below is not None:
-                q = q + z_below * (h_below.to(dtype) * detector_weight[size + variant.above :]).sum(1)
+            if h_below is not None:
+                from_below = (h_below.to(dtype) * detector_weight[size + variant.above :]).sum(1)
+                q = q + (from_below if z_below is None else z_below * from_below)
         if source is not None:
             wide = wide + source[:, :width].to(dtype)
             if q is not None:
@@ -295,7 +297,7 @@ def make_backward(variant: Variant) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class Shape:
-    """What else a compiled kernel is made for: rows, place in the stack, dtypes of operands and accumulators, device.
+    """What else a compiled kernel is made for: rows, place in the stack, dtypes, device, width of what is read.
 
     With the variant it fixes shape, dtype and layout of every argument, so compiled kernels need no guards. The whole
     stack counts: kernels write into the operands of their neighbours, whose rows are as long as *their* sources.
@@ -307,6 +309,7 @@ class Shape:
     operand: torch.dtype
     wide: torch.dtype
     device: torch.device
+    reading: int
 
 
 @cache
@@ -315,10 +318,11 @@ def kernels(variant: Variant, shape: Shape | None) -> tuple[Callable[..., Any], 
     forward, backward = make_forward(variant), make_backward(variant)
     if shape is None:
         return forward, backward
-    return _compiled(forward), _compiled(backward)
+    return compiled(forward), compiled(backward)
 
 
-def _compiled(kernel: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """A kernel fused for the first arguments it is called with; all later ones must be alike."""
     # Compiled code is kept by code object, and all variants share two of them: each gets one of its own, whose only
     # entry then needs no guards. Evaluating them costs as much as a tenth of a kernel.
     function = cast(FunctionType, kernel)

@@ -4,12 +4,13 @@ Both compute the same; `step` is the readable one and the one exported, `forward
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from model.attention import Attention
 from model.cell import Layer, cell_step
 from model.config import ModelConfig
 from model.heads import mixture_of, pack
@@ -18,6 +19,31 @@ from model.state import LayerState, NetworkState
 from model.window import WindowOptions, run_window
 
 SEPARATOR_LOGIT, OTHER_LOGIT = 4.0, -2.0
+NEEDS_TEXT = "this network writes a given text: it needs one at every step"
+
+
+class Condition(NamedTuple):
+    """What to write, and in whose hand.
+
+    Attributes:
+        text: ids (B, U) int64 of sentinels and characters, 0 after the end.
+        writer: (B,) int64, 0 for an unknown hand.
+    """
+
+    text: Tensor
+    writer: Tensor
+
+
+class Reading(NamedTuple):
+    """A condition as the steps use it; made once for a text.
+
+    Attributes:
+        differences: of the character vectors (B, U, E).
+        hand: the writer's vector (B, embedding), added to every embedded point.
+    """
+
+    differences: Tensor
+    hand: Tensor
 
 
 @dataclass(frozen=True)
@@ -25,7 +51,8 @@ class WindowResult:
     """What `Network.forward` gives.
 
     Attributes:
-        raw: the head's raw outputs (T, B, outputs), float32: logits, or what `heads.mixture_of` takes.
+        raw: the head's raw outputs (T, B, outputs), float32: logits, or what `heads.mixture_of` takes, and after it the
+            logit of the line being over, where a text is written.
         state: the state after the window, without history.
         z: boundaries (T, B, L-1) of all layers with a detector, without gradient.
         logit: detector logits (T, B, L-1), without gradient.
@@ -38,28 +65,31 @@ class WindowResult:
 
 
 class OutputModule(nn.Module):
-    """Eqs. 11-12: one scalar gate per layer, h^e = ReLU(sum over layers of gate * h W), then the head."""
+    """Eqs. 11-12: one scalar gate per layer, h^e = ReLU(sum over layers of gate * h W), then the head.
+
+    What is read of a text comes in as one more layer.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        width = sum(config.hidden)
-        self.hidden = config.hidden
-        self.gate = nn.Parameter(torch.zeros(width, config.num_layers))
+        self.sources = config.output_sources
+        width = sum(self.sources)
+        self.gate = nn.Parameter(torch.zeros(width, len(self.sources)))
         self.project = nn.Parameter(torch.empty(width, config.output))
         self.weight = nn.Parameter(torch.empty(config.output, config.num_outputs))
         self.bias = nn.Parameter(torch.zeros(config.num_outputs))
-        for rows in self.project.data.split(list(self.hidden)):
+        for rows in self.project.data.split(list(self.sources)):
             nn.init.orthogonal_(rows)
         nn.init.normal_(self.weight, std=config.output**-0.5)
 
     def forward(self, h: Tensor) -> Tensor:
-        """All layers' h side by side (N, sum H) -> raw outputs (N, outputs) float32 (or float64).
+        """All sources side by side (N, sum H) -> raw outputs (N, outputs) float32 (or float64).
 
         The output embedding's product runs in the dtype of h, the head's in that of the weights: means and scales of
         pen offsets need more digits than bfloat16 has.
         """
         gates = torch.sigmoid(h @ self.gate.to(h.dtype))
-        scaled = torch.cat([gates[:, n : n + 1] * part for n, part in enumerate(h.split(list(self.hidden), 1))], 1)
+        scaled = torch.cat([gates[:, n : n + 1] * part for n, part in enumerate(h.split(list(self.sources), 1))], 1)
         embedded = torch.relu(scaled @ self.project.to(h.dtype)).to(self.weight.dtype)
         return embedded @ self.weight + self.bias
 
@@ -80,14 +110,32 @@ class Network(nn.Module):
             nn.init.normal_(self._embedding_bias, std=0.5)
         self.layers = nn.ModuleList(Layer(config, index) for index in range(config.num_layers))
         self.output = OutputModule(config)
+        self.attention = Attention(config) if config.writes_text else None
+        self.hands = nn.Embedding(config.writers, config.embedding) if config.writes_text else None
+        if self.hands is not None:
+            nn.init.normal_(self.hands.weight, std=0.1)
 
     def zeros(self, batch: int) -> NetworkState:
         """The state before the first step, on the network's device and in its dtype."""
-        weight = self.output.bias
-        return NetworkState.zeros(self.config.hidden, batch, weight.dtype, weight.device)
+        weight, config = self.output.bias, self.config
+        place = (config.window_mixtures, config.character_width) if config.writes_text else None
+        return NetworkState.zeros(config.hidden, batch, weight.dtype, weight.device, place)
 
-    def embed(self, x: Tensor) -> Tensor:
-        """Layer 1's input share of s for symbols (...) int64 or offsets (..., 3): (..., N).
+    def read(self, condition: Condition) -> Reading:
+        """Read a text once, before the steps that write it."""
+        if self.attention is None or self.hands is None:
+            msg = "this network writes freely: it reads no text"
+            raise ValueError(msg)
+        return Reading(self.attention.read(condition.text), self.hands(condition.writer))
+
+    def place(self, state: NetworkState, before: NetworkState, reading: Reading) -> Tensor:
+        """Where the window lay at a step: the share of each character (B, U), from the states after and before it."""
+        if self.attention is None or before.attention is None:
+            raise ValueError(NEEDS_TEXT)
+        return self.attention.step(state.layers[0].h, before.attention.position, reading.differences)[1]
+
+    def embed(self, x: Tensor, hand: Tensor | None = None) -> Tensor:
+        """Layer 1's input share of s for symbols (...) int64 or offsets (..., B, 3) of a hand (B, E): (..., N).
 
         For text this is a row of a (V, N) table, made once per call: E and W never meet inside the time loop.
         """
@@ -97,7 +145,8 @@ class Network(nn.Module):
             raise RuntimeError(msg)
         if self.config.kind == "text":
             return nn.functional.embedding(x, self.embedding.weight @ first.input)
-        return nn.functional.linear(x, self.embedding.weight, self._embedding_bias) @ first.input
+        embedded = nn.functional.linear(x, self.embedding.weight, self._embedding_bias)
+        return (embedded if hand is None else embedded + hand) @ first.input
 
     @property
     def _embedding_bias(self) -> Tensor:
@@ -121,7 +170,12 @@ class Network(nn.Module):
         return torch.rand(batch, self.config.num_layers - 1, generator=generator, dtype=self.output.bias.dtype)
 
     def step(
-        self, x: Tensor, state: NetworkState, slope: float | Tensor = 1.0, noise: Tensor | None = None
+        self,
+        x: Tensor,
+        state: NetworkState,
+        slope: float | Tensor = 1.0,
+        noise: Tensor | None = None,
+        reading: Reading | None = None,
     ) -> tuple[Tensor, NetworkState]:
         """One time step.
 
@@ -130,14 +184,17 @@ class Network(nn.Module):
             state: after the previous step, each tensor with B rows.
             slope: the paper's a.
             noise: uniform (B, L-1), for a sampled detector.
+            reading: the text, as `read` gave it, where the network writes one.
 
         Returns:
-            logits (B, V) or packed mixture parameters (B, 6M+1), and the new state.
+            logits (B, V) or packed mixture parameters (B, 6M+1), after them the logit of the line being over (B, 1)
+            where a text is written; and the new state.
         """
-        config = self.config
-        source: Tensor | None = self.embed(x)
+        config, place = self.config, state.attention
+        source: Tensor | None = self.embed(x, None if reading is None else reading.hand)
         done: list[LayerState] = []
-        z_below, h_below = torch.ones_like(state.layers[0].z), None
+        z_below = torch.ones_like(state.layers[0].z)
+        h_below = None if place is None else place.vector
         for index in range(config.num_layers):
             layer = self.layer(index)
             done.append(
@@ -155,11 +212,27 @@ class Network(nn.Module):
             )
             source, h_below = None, done[-1].h
             z_below = done[-1].z if config.cell == "hmlstm" else z_below
-        raw = self.output(torch.cat([layer.h for layer in done], dim=1))
-        return (pack(mixture_of(raw)) if config.kind == "ink" else raw), NetworkState(tuple(done))
+        sources = [layer.h for layer in done]
+        if self.attention is not None:
+            if reading is None or place is None:
+                raise ValueError(NEEDS_TEXT)
+            place, _ = self.attention.step(done[0].h, place.position, reading.differences)
+            sources.append(place.vector)
+        raw = self.output(torch.cat(sources, dim=1))
+        after = NetworkState(tuple(done), place)
+        if config.kind == "text":
+            return raw, after
+        packed = pack(mixture_of(raw))
+        return (torch.cat([packed, raw[:, -1:]], 1) if config.writes_text else packed), after
 
     def forward(
-        self, x: Tensor, state: NetworkState, options: WindowOptions, slope: Tensor, noise: Tensor | None = None
+        self,
+        x: Tensor,
+        state: NetworkState,
+        options: WindowOptions,
+        slope: Tensor,
+        noise: Tensor | None = None,
+        condition: Condition | None = None,
     ) -> WindowResult:
         """A window of T steps, by the hand-written forward and backward of `model.window`.
 
@@ -169,9 +242,16 @@ class Network(nn.Module):
             options: operand dtype and whether the pointwise kernels are compiled.
             slope: the paper's a, a 0-d tensor.
             noise: uniform (T, B, L-1), for a sampled detector.
+            condition: what each row writes, where the network writes a text.
         """
+        if self.config.writes_text and condition is None:
+            raise ValueError(NEEDS_TEXT)
         layers = [self.layer(index) for index in range(self.config.num_layers)]
-        h, final, z, logit = run_window(self.config, layers, self.embed(x), state, options, slope, noise)
+        differences, hand = (None, None) if condition is None else self.read(condition)
+        source = self.embed(x, hand)
+        h, final, z, logit = run_window(
+            self.config, layers, source, state, options, slope, noise, self.attention, differences
+        )
         raw = self.output(h.flatten(0, 1))
         return WindowResult(raw.unflatten(0, h.shape[:2]), final, z, logit)
 

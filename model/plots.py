@@ -12,14 +12,16 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from model.checkpoint import Checkpoint
-from model.codec import InkCodec, TextCodec
+from model.codec import HandwritingCodec, InkCodec, TextCodec
 from model.corpus import Corpus
+from model.sample import Handwriting, sample_handwriting
 
 mpl.use("Agg")
 
 COLOURS = ("#2a6f97", "#e07a1f", "#7b2d8b")
 LINE, LINES = 90, 3  # the paper shows 270 characters in three rows
 INK_POINTS = 700
+SENTENCE = "The quick brown fox jumps over it."
 
 
 def plot_curves(log: Path, out: Path) -> None:
@@ -54,11 +56,28 @@ def plot_curves(log: Path, out: Path) -> None:
 
 
 def plot_boundaries(checkpoint: Checkpoint, corpus: Corpus, out: Path) -> None:
-    """Boundaries over the beginning of the validation split."""
+    """Boundaries over the beginning of the validation split; of a network that writes texts, over a line of its own."""
     if isinstance(checkpoint.codec, TextCodec):
         plot_trace(checkpoint, np.asarray(corpus.data.valid[: LINE * LINES], dtype=np.int64), out)
+    elif isinstance(checkpoint.codec, HandwritingCodec):
+        plot_handwriting(checkpoint.codec, SENTENCE, sample_handwriting(checkpoint, SENTENCE, 0, 0.5, 1)[0], out)
     else:
         plot_trace(checkpoint, np.asarray(corpus.data.valid[0][:INK_POINTS], dtype=np.float32), out)
+
+
+def plot_handwriting(codec: HandwritingCodec, text: str, written: Handwriting, out: Path) -> None:
+    """A line written by a network, its strokes coloured by z1, over where its window lay in the text at each point."""
+    figure, (ink, window) = plt.subplots(2, 1, figsize=(13, 7), layout="constrained", height_ratios=(1, 2))
+    points = np.cumsum(written.offsets[:, :2], axis=0)
+    stroke = np.concatenate([[0], np.cumsum(written.offsets[:-1, 2] > 0)])
+    z = written.z[:, 0] if written.z.shape[1] else np.zeros(len(points), np.int64)
+    _draw_strokes(ink, points, stroke, np.concatenate([[0], np.cumsum(z[:-1])]))
+    ink.set_title(text if written.is_complete else f"{text} (cut at the limit of points)")
+    shown = ["start", *text, "end"] if len(codec.encode_text(text)) == len(text) + 2 else []
+    window.imshow(written.shares.T, aspect="auto", cmap="magma", interpolation="nearest", vmin=0, vmax=1)
+    window.set_yticks(range(len(shown)), shown)
+    window.set(xlabel="points", ylabel="share of each character")
+    _save(figure, out)
 
 
 def plot_trace(checkpoint: Checkpoint, inputs: NDArray[Any], out: Path) -> None:
@@ -66,7 +85,7 @@ def plot_trace(checkpoint: Checkpoint, inputs: NDArray[Any], out: Path) -> None:
     z = trace(checkpoint, torch.from_numpy(inputs))
     if isinstance(checkpoint.codec, TextCodec):
         _plot_text(checkpoint.codec, inputs, z, out)
-    else:
+    elif isinstance(checkpoint.codec, InkCodec):
         _plot_ink(checkpoint.codec, inputs, z, out)
 
 

@@ -160,3 +160,42 @@ class Reference:
         for gate, values, rows in zip(gates, seen, np.split(self.project, np.cumsum(self.hidden)[:-1]), strict=True):
             summed = summed + gate * (values @ rows)
         return np.maximum(summed, 0) @ self.head + self.head_bias
+
+
+@dataclass(frozen=True)
+class TextRead:
+    """One step of the window over a text: positions (K,), the vector read (E,) and the share of each character (U,)."""
+
+    position: Array
+    vector: Array
+    shares: Array
+
+
+def read_text(weights: Mapping[str, Array], h: Array, position: Array, text: Sequence[int], stride: float) -> TextRead:
+    """Return one step of the window over a text, for one row.
+
+    Args:
+        weights: "embedding.weight" (V, E), "neighbours" (3E, E), "weight" (H, 3K), "bias" (3K,).
+        h: of layer 1 at this step (H,).
+        position: of the K bumps at the step before.
+        text: ids, without anything after the end.
+        stride: divides a step forward.
+    """
+    weight, sharpness, forward = np.split(h @ weights["weight"] + weights["bias"], 3)
+    weight = np.exp(weight) / np.exp(weight).sum()
+    sharpness = np.log1p(np.exp(sharpness))
+    position = position + np.log1p(np.exp(forward)) / stride
+    table = weights["embedding.weight"]
+    nothing = np.zeros(table.shape[1])
+    shares, vector = [], np.zeros(table.shape[1])
+    for u, character in enumerate(text):
+        before = table[text[u - 1]] if u > 0 else nothing
+        after = table[text[u + 1]] if u + 1 < len(text) else nothing
+        meaning = table[character] + np.concatenate([before, table[character], after]) @ weights["neighbours"]
+        share = 0.0
+        for a, b, m in zip(weight, sharpness, position, strict=True):
+            upto = 1 / (1 + np.exp(-b * (u + 0.5 - m)))
+            share += a * (upto - (1 / (1 + np.exp(-b * (u - 0.5 - m))) if u > 0 else 0.0))
+        shares.append(share)
+        vector = vector + share * meaning
+    return TextRead(position, vector, np.array(shares))

@@ -1,14 +1,18 @@
 """Let a network write, step by step, on the training side: text with its boundaries, or pen offsets."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from model.checkpoint import Checkpoint
-from model.codec import InkCodec, TextCodec
+from model.codec import HandwritingCodec, InkCodec, TextCodec
+from model.network import Condition
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+MAX_POINTS_PER_CHARACTER = 60
 
 
 @torch.no_grad()
@@ -86,6 +90,78 @@ def sample_ink(checkpoint: Checkpoint, length: int, bias: float, seed: int) -> N
         point = draw_point(packed, bias, generator)
         points.append(point[0])
     return codec.decode(torch.stack(points).numpy())
+
+
+@dataclass(frozen=True)
+class Handwriting:
+    """A line of text written by a network.
+
+    Attributes:
+        offsets: raw, float32 (n, 3): dx, dy in the corpus' units, 1 where the pen is lifted after the point.
+        shares: of the window over each character at each point, float32 (n, U), sentinels included.
+        z: boundaries at each point (n, L-1).
+        is_complete: whether the network ended the line itself, and not the limit of points.
+    """
+
+    offsets: NDArray[np.float32]
+    shares: NDArray[np.float32]
+    z: NDArray[np.int64]
+    is_complete: bool
+
+
+@torch.no_grad()
+def sample_handwriting(
+    checkpoint: Checkpoint, text: str, hand: int, bias: float, seed: int, count: int = 1
+) -> list[Handwriting]:
+    """Write a line of text.
+
+    Args:
+        checkpoint: of a network that writes texts.
+        text: one line; a character the network does not know is written as its unknown one.
+        hand: number of a writer's vector; 0 is nobody's.
+        bias: sharpens the mixture (Graves 2013, Eqs. 61-62): 0 is as trained.
+        seed: of the draws.
+        count: how many to write side by side, each with draws of its own.
+
+    Raises:
+        ValueError: there is no such hand, or nothing to write.
+    """
+    codec = checkpoint.codec
+    if not isinstance(codec, HandwritingCodec):
+        msg = "this checkpoint writes no given text"
+        raise TypeError(msg)
+    if not 0 <= hand < codec.num_hands:
+        raise ValueError(f"hand must be from 0 to {codec.num_hands - 1}, not {hand}")
+    if not text.strip():
+        raise ValueError("there is no text to write")
+    network, generator = checkpoint.network(), torch.Generator().manual_seed(seed)
+    ids = torch.from_numpy(codec.encode_text(text)).expand(count, -1)
+    reading = network.read(Condition(ids, torch.full((count,), hand)))
+    state, point = network.zeros(count), torch.from_numpy(codec.ink.encode(np.zeros((count, 3))))
+    points: list[Tensor] = []
+    shares: list[Tensor] = []
+    z: list[Tensor] = []
+    lengths = [0] * count
+    for step in range(MAX_POINTS_PER_CHARACTER * ids.shape[1]):
+        before = state
+        packed, state = network.step(point, before, 1.0, network.step_noise(count, generator), reading)
+        if step:  # what was read is the point drawn before
+            shares.append(network.place(state, before, reading))
+            z.append(torch.stack([layer.z for layer in state.layers[:-1]], 1))
+        for row, logit in enumerate(packed[:, -1].tolist()):
+            if logit > 0 and not lengths[row]:
+                lengths[row] = step
+        if all(lengths):
+            break
+        point = draw_point(packed[:, :-1], bias, generator)
+        points.append(point)
+    drawn, looked, fired = (torch.stack(parts, 1).numpy() for parts in (points[: len(z)], shares, z))
+    written = []
+    for row, length in enumerate(lengths):
+        part = slice(0, length or len(z))
+        offsets = codec.ink.decode(drawn[row, part])
+        written.append(Handwriting(offsets, looked[row, part], fired[row, part].astype(np.int64), length > 0))
+    return written
 
 
 def draw_point(packed: Tensor, bias: float, generator: torch.Generator) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor
 from model import checkpoint as checkpoints
 from model.budget import Budget
 from model.checkpoint import BEST, LAST, Checkpoint, CheckpointError
+from model.codec import HandwritingCodec
 from model.config import ModelConfig, Preset, TrainConfig
 from model.corpus import Corpus, Window, training_window
 from model.evaluate import evaluate
@@ -45,10 +46,12 @@ class Interrupted(Exception):  # noqa: N818 (not an error: everything is saved)
 
 
 def build(preset: Preset, corpus: Corpus) -> tuple[Network, TrainConfig]:
-    """A fresh, seeded network for a corpus: its vocabulary, and the detector primed where the preset says so."""
+    """A fresh, seeded network for a corpus: its symbols and writers, the detector primed where the preset says so."""
     model: ModelConfig = preset.model
     if model.kind == "text":
         model = replace(model, vocabulary=corpus.codec.size)  # type: ignore[union-attr]
+    if isinstance(corpus.codec, HandwritingCodec):
+        model = replace(model, characters=corpus.codec.num_characters, writers=corpus.codec.num_hands)
     torch.manual_seed(preset.train.seed)
     network = Network(model)
     if model.detector_prior == "separator":

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from model.config import TrainConfig
 from model.corpus import Window
-from model.evaluate import stacked_z, window_nll
+from model.evaluate import stacked_z, stopping_nll, window_nll
 from model.metrics import BoundaryCounts
 from model.network import Network
 from model.state import NetworkState
@@ -137,10 +137,12 @@ class Update:
 
     def _run(self, window: Window, noise: Tensor | None) -> None:
         state = self.state.keep(~window.fresh)
-        result = self.network(window.inputs, state, self.options, self.slope, noise)
+        result = self.network(window.inputs, state, self.options, self.slope, noise, window.condition)
         nats = window_nll(self.network, result.raw, window).sum()
         real = window.weight.sum()
-        loss = nats / self.workers.sum(real.clone()).clamp_min(1)
+        # Whether the line is over is learned beside the ink, and reported apart from it.
+        learned = nats + stopping_nll(result.raw, window).sum() if self.network.config.writes_text else nats
+        loss = learned / self.workers.sum(real.clone()).clamp_min(1)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.workers.sum_all([parameter.grad for parameter in self.parameters if parameter.grad is not None])

@@ -6,6 +6,8 @@ layer, over T * B rows) after it. Autograd over model/cell.py is several times s
 
 Each layer's operand X (T + 1, B, K) holds, side by side, what its product reads at every step: own h of the step
 before, z * h above of the step before, z_below * h below. Every h is written once into each operand that will read it.
+A network that writes a given text reads it beside layer 1 (model/attention.py): the vector read at a step lies where h
+below would be in layer 1's operand of the next step.
 """
 
 from collections.abc import Callable
@@ -17,11 +19,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from model.attention import Attention, AttentionRun
 from model.cell import Layer
 from model.config import ModelConfig
 from model.kernels import Shape, Variant, kernels
 from model.product import prepare
-from model.state import LayerState, NetworkState
+from model.state import AttentionState, LayerState, NetworkState
 
 # Leading dimensions that are no multiple of 8 disable the fast bf16 products of GPUs.
 ALIGNMENT = 8
@@ -49,6 +52,8 @@ def run_window(
     options: WindowOptions,
     slope: Tensor,
     noise: Tensor | None = None,
+    attention: Attention | None = None,
+    differences: Tensor | None = None,
 ) -> tuple[Tensor, NetworkState, Tensor, Tensor]:
     """Run all layers over a window.
 
@@ -60,13 +65,18 @@ def run_window(
         options: dtype and compilation.
         slope: the paper's a, 0-d.
         noise: uniform (T, B, L-1), for a sampled detector.
+        attention, differences: of a network that writes a given text, and the text as `Attention.read` gave it.
 
     Returns:
-        h of all layers side by side (T, B, sum H) in the operand dtype, the state after the window (no history),
-        z (T, B, L-1) and the detectors' logits (T, B, L-1), both without gradient.
+        h of all layers side by side (T, B, sum H), and after them the vector read from the text where there is one, in
+        the operand dtype; the state after the window (no history); z (T, B, L-1) and the detectors' logits (T, B, L-1),
+        both without gradient.
     """
     if (noise is None) == (config.detector == "sample"):
         msg = "noise goes with a sampled detector, and only with one"
+        raise ValueError(msg)
+    if (attention is None) != (differences is None) or (attention is None) != (state.attention is None):
+        msg = "attention goes with a text and with a state that has a place in it"
         raise ValueError(msg)
     wide = layers[0].weight.dtype
     plan = _Plan(
@@ -75,11 +85,14 @@ def run_window(
         options,
         slope.to(wide),
         None if noise is None else noise.to(wide).contiguous(),
+        0 if attention is None else attention.mixtures,
     )
+    reading = (None, None, None) if attention is None else (differences, attention.weight, attention.bias)
     parameters = [parameter for layer in layers for parameter in (layer.weight, layer.gain, layer.bias)]
-    h, z, logit, *final = _Window.apply(plan, source, *parameters)  # type: ignore[no-untyped-call]
+    h, z, logit, *final = _Window.apply(plan, source, *reading, *parameters)  # type: ignore[no-untyped-call]
     states = tuple(LayerState(*final[3 * n : 3 * n + 3]) for n in range(len(layers)))
-    return h, NetworkState(states), z, logit
+    place = None if attention is None else AttentionState(*final[3 * len(layers) :])
+    return h, NetworkState(states, place), z, logit
 
 
 @dataclass(frozen=True)
@@ -91,13 +104,16 @@ class _Plan:
     options: WindowOptions
     slope: Tensor
     noise: Tensor | None
+    mixtures: int
 
     def kernels(self, index: int, run: "_Run") -> tuple[Callable[..., Any], Callable[..., Any]]:
         """Forward and backward kernel of a layer."""
         if not self.options.compiled:
             return kernels(self.variants[index], None)
         hidden = tuple(variant.size for variant in self.variants)
-        shape = Shape(run.x.shape[1], hidden, index, run.x.dtype, run.weight.dtype, run.x.device)
+        shape = Shape(
+            run.x.shape[1], hidden, index, run.x.dtype, run.weight.dtype, run.x.device, self.variants[0].below
+        )
         return kernels(self.variants[index], shape)
 
 
@@ -125,6 +141,10 @@ class _Run:
         self.own = self.x[:, :, :size].unbind(0)
         self.above = self.x[:, :, size : size + above].unbind(0) if above else ()
         self.below = self.x[:, :, size + above :].unbind(0) if self.variant.below else ()
+
+    def reading(self, t: int) -> Tensor | None:
+        """What layer 1 read of the text at the step before step t (B, E), None elsewhere."""
+        return self.below[t] if self.variant.bottom and self.below else None
 
     def flush(self, t: int) -> Tensor | None:
         """z of the step before step t (B,), None where it is always 0."""
@@ -156,6 +176,23 @@ def _start(plan: _Plan, index: int, parameters: tuple[Tensor, ...], steps: int) 
     return run
 
 
+def _attend(plan: _Plan, reading: tuple[Tensor | None, ...], bottom: _Run) -> AttentionRun | None:
+    differences, weight, bias = (None if part is None else part.detach() for part in reading)
+    place = plan.state.attention
+    if differences is None or weight is None or bias is None or place is None:
+        return None
+    return AttentionRun(
+        plan.mixtures,
+        weight,
+        bias,
+        differences.contiguous(),
+        place,
+        bottom.x,
+        bottom.variant.size,
+        fused=plan.options.compiled,
+    )
+
+
 def _z_below(runs: list[_Run], index: int, t: int) -> Tensor | None:
     """Boundary of the layer below at step t (B,), None where the layer is never blocked."""
     return runs[index - 1].z[t + 1] if index and runs[index].variant.gated else None
@@ -167,20 +204,32 @@ def _noise(plan: _Plan, index: int, t: int) -> Tensor | None:
 
 class _Window(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, plan: _Plan, source: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any,
+        plan: _Plan,
+        source: Tensor,
+        differences: Tensor | None,
+        reading_weight: Tensor | None,
+        reading_bias: Tensor | None,
+        *parameters: Tensor,
+    ) -> tuple[Tensor, ...]:
         steps, count = source.shape[0], len(plan.variants)
         runs = [_start(plan, index, parameters, steps) for index in range(count)]
         for lower, upper in pairwise(runs):
             if lower.variant.detects:
                 lower.above[0].copy_(lower.z[0][:, None] * upper.own[0])
+        attention = _attend(plan, (differences, reading_weight, reading_bias), runs[0])
         steppers = [_Stepper(plan, runs, index) for index in range(count)]
         sources = source.detach().to(plan.options.operand).contiguous().unbind(0)
         for t in range(steps):
             for stepper in steppers:
                 stepper.forward(t, sources[t])
+            if attention is not None:
+                attention.forward(t, runs[0].h)
 
-        ctx.plan, ctx.runs, ctx.source_dtype = plan, runs, source.dtype
-        h = torch.cat([run.x[1:, :, : run.variant.size] for run in runs], dim=2)
+        ctx.plan, ctx.runs, ctx.attention, ctx.source_dtype = plan, runs, attention, source.dtype
+        outputs = [run.x[1:, :, : run.variant.size] for run in runs]
+        h = torch.cat(outputs if attention is None else [*outputs, attention.vectors[1:]], dim=2)
         detecting = [run for run in runs if run.variant.detects]
         none = torch.zeros(*source.shape[:2], 0, dtype=runs[0].c[0].dtype, device=source.device)
         z = torch.stack([torch.stack(run.z[1:]) for run in detecting], 2) if detecting else none
@@ -190,26 +239,37 @@ class _Window(torch.autograd.Function):
             c = run.c[-1].clone()
             z_last = run.z[-1].clone() if run.variant.detects else torch.zeros_like(c[:, 0])
             final += [run.own[-1].to(c.dtype, copy=True), c, z_last]
+        if attention is not None:
+            position = attention.position[-1].clone()
+            final += [position, attention.vector_rows[-1].to(position.dtype, copy=True)]
         ctx.mark_non_differentiable(z, logit, *final)
         return h, z, logit, *final
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_h: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        plan, runs = ctx.plan, ctx.runs
+        plan, runs, attention = ctx.plan, ctx.runs, ctx.attention
         if runs is None:
             msg = "a window's gradients can be taken once: its activations are reused"
             raise RuntimeError(msg)
-        ctx.runs = None
+        ctx.runs = ctx.attention = None
         sizes = [run.variant.size for run in runs]
-        d_outs = [part.unbind(0) for part in d_h.contiguous().split(sizes, 2)]
-        steppers = [_Backstepper(plan, runs, index, d_outs[index]) for index in range(len(runs))]
+        d_outs = d_h.contiguous().split(sizes if attention is None else [*sizes, runs[0].variant.below], 2)
+        steppers = [_Backstepper(plan, runs, index, d_outs[index].unbind(0)) for index in range(len(runs))]
+        if attention is not None:
+            attention.begin_backward(d_outs[-1])
         for t in reversed(range(d_h.shape[0])):
-            for stepper in reversed(steppers):
-                stepper.backward(t, steppers)
+            for stepper in reversed(steppers[1:]):
+                stepper.backward(t, stepper.d_out[t], steppers)
+            bottom = steppers[0]
+            d_out = bottom.d_out[t]
+            if attention is not None:
+                d_out = attention.backward(t, d_out, bottom.d_below)
+            bottom.backward(t, d_out, steppers)
         d_source = steppers[0].d_s[:, :, : steppers[0].columns].to(ctx.source_dtype)
         gradients = [gradient for stepper in steppers for gradient in stepper.gradients()]
-        return None, d_source, *gradients
+        d_reading = (None, None, None) if attention is None else attention.gradients()
+        return None, d_source, *d_reading, *gradients
 
 
 class _Stepper:
@@ -233,7 +293,7 @@ class _Stepper:
             self.product(run.rows[t]),
             run.h,
             upper.h if upper is not None and run.variant.detects else None,
-            lower.h if lower is not None else None,
+            lower.h if lower is not None else run.reading(t),
             source if index == 0 else None,
             self.detector,
             run.gain,
@@ -282,12 +342,12 @@ class _Backstepper:
         self.d_bias = torch.zeros_like(run.bias)
         self.d_gain = None if run.gain is None else torch.zeros_like(run.gain)
 
-    def backward(self, t: int, steppers: list["_Backstepper"]) -> None:
+    def backward(self, t: int, d_out: Tensor, steppers: list["_Backstepper"]) -> None:
         run, runs, index = self.run, self.runs, self.index
         upper = steppers[index + 1] if index + 1 < len(steppers) else None
         lower = steppers[index - 1] if index and runs[index - 1].variant.detects else None
         self.d_gain, self.d_bias, self.d_c, self.d_carry, self.d_z, self.d_z_below = self.kernel(
-            self.d_out[t],
+            d_out,
             self.d_own,
             self.d_carry,
             None if upper is None else upper.d_below,

@@ -85,6 +85,18 @@ class TextStreams:
         return {"ids": len(self._ids), "batch": self._batch, "window": self._window}
 
 
+class Caption(NamedTuple):
+    """What a line of ink says, and who wrote it.
+
+    Attributes:
+        text: ids of sentinels and characters, int64 (n,), none of them 0.
+        writer: number of the writer's vector, 0 for an unknown hand.
+    """
+
+    text: Ids
+    writer: int
+
+
 class InkWindow(NamedTuple):
     """T steps of B lanes of ink.
 
@@ -93,12 +105,50 @@ class InkWindow(NamedTuple):
         targets: float32 (T, B, 3), the point after each.
         weight: float32 (T, B), 1 where the target is a point of the line, 0 where it is padding.
         fresh: bool (B,), lanes that begin a line here, so that no state may be carried into them.
+        text: int64 (B, U), what the line says, 0 after its end; U is 0 for lines without captions.
+        writer: int64 (B,), whose hand, 0 for an unknown one.
+        last: float32 (T, B), 1 where the input is the line's last point; always 0 for lines without captions.
     """
 
     inputs: Floats
     targets: Floats
     weight: Floats
     fresh: NDArray[np.bool_]
+    text: Ids
+    writer: Ids
+    last: Floats
+
+    @classmethod
+    def zeros(cls, steps: int, batch: int, characters: int) -> "InkWindow":
+        """An empty window (T, B) with room for texts of U ids."""
+        points, flags = (steps, batch, 3), (steps, batch)
+        return cls(
+            np.zeros(points, np.float32),
+            np.zeros(points, np.float32),
+            np.zeros(flags, np.float32),
+            np.zeros(batch, np.bool_),
+            np.zeros((batch, characters), np.int64),
+            np.zeros(batch, np.int64),
+            np.zeros(flags, np.float32),
+        )
+
+    def write(self, lane: int, line: Floats, step: int, caption: Caption | None) -> int:
+        """Write a lane's steps from `step` of a line on, as many as fit; returns how many are scored.
+
+        A line with a caption is read to its last point, so that the network learns that it is over.
+        """
+        steps = len(self.weight)
+        target = line[step + 1 : step + 1 + steps]
+        read = line[step : step + (len(target) if caption is None else steps)]
+        self.inputs[: len(read), lane] = read
+        self.targets[: len(target), lane] = target
+        self.weight[: len(target), lane] = 1
+        if caption is not None:
+            self.text[lane, : len(caption.text)] = caption.text
+            self.writer[lane] = caption.writer
+            if len(target) < len(read):
+                self.last[len(target), lane] = 1
+        return len(target)
 
 
 class InkStreams:
@@ -112,14 +162,19 @@ class InkStreams:
         batch: number of lanes, B.
         window: steps of a window, T.
         seed: of the orders.
+        captions: of the lines, where they are written from a text.
 
     Raises:
         DataError: there is no line, or one of fewer than 2 points.
     """
 
-    def __init__(self, lines: Sequence[Floats], batch: int, window: int, seed: int) -> None:
+    def __init__(
+        self, lines: Sequence[Floats], batch: int, window: int, seed: int, captions: Sequence[Caption] | None = None
+    ) -> None:
         _check_lines(lines)
         self._lines = lines
+        self._captions = captions
+        self._characters = _longest(captions)
         self._window = window
         self._seed = seed
         self._taken = 0  # lines taken from the queue
@@ -136,14 +191,8 @@ class InkStreams:
 
     def next(self) -> InkWindow:
         """Return the next window of all lanes."""
-        shape = (self._window, len(self._lane_line))
-        filled = InkWindow(
-            np.zeros((*shape, 3), np.float32),
-            np.zeros((*shape, 3), np.float32),
-            np.zeros(shape, np.float32),
-            np.zeros(shape[1], np.bool_),
-        )
-        for lane in range(shape[1]):
+        filled = InkWindow.zeros(self._window, len(self._lane_line), self._characters)
+        for lane in range(len(self._lane_line)):
             self._fill(filled, lane)
         return filled
 
@@ -182,17 +231,14 @@ class InkStreams:
 
     def _fill(self, window: InkWindow, lane: int) -> None:
         """Write a lane's next steps into a window of zeros."""
-        if self._lane_line[lane] < 0 or self._lane_step[lane] >= len(self._lines[self._lane_line[lane]]) - 1:
+        unread = 1 if self._captions is None else 0  # the last point of a line: nothing follows it
+        if self._lane_line[lane] < 0 or self._lane_step[lane] >= len(self._lines[self._lane_line[lane]]) - unread:
             self._lane_line[lane], self._lane_step[lane] = self._take(), 0
             window.fresh[lane] = True
-        line, step = self._lines[self._lane_line[lane]], self._lane_step[lane]
-        piece = line[step : step + self._window + 1]
-        steps = len(piece) - 1
-        window.inputs[:steps, lane] = piece[:-1]
-        window.targets[:steps, lane] = piece[1:]
-        window.weight[:steps, lane] = 1
+        number = self._lane_line[lane]
+        caption = None if self._captions is None else self._captions[number]
+        self._scored += window.write(lane, self._lines[number], self._lane_step[lane], caption)
         self._lane_step[lane] += self._window
-        self._scored += steps
 
     def _take(self) -> int:
         """Index of the next line of the queue."""
@@ -237,16 +283,18 @@ def evaluation_text(ids: NDArray[Any], batch: int) -> tuple[Ids, Ids, Floats]:
     return inputs, targets, real.astype(np.float32)
 
 
-def evaluation_lines(lines: Sequence[Floats], batch: int) -> Iterator[tuple[Floats, Floats, Floats]]:
+def evaluation_lines(
+    lines: Sequence[Floats], batch: int, captions: Sequence[Caption] | None = None
+) -> Iterator[InkWindow]:
     """Give every line whole and once, at most B at a time, the shortest first so that little is padding.
 
     Args:
         lines: (n, 3) float32 arrays, each of at least 2 points.
         batch: number of lines of a batch, B; the last batch may have fewer.
+        captions: of the lines, where they are written from a text.
 
     Yields:
-        inputs and targets, float32 (T, B, 3), and weight, float32 (T, B), as in InkWindow. T is the longest line of the
-        batch less one.
+        windows of whole lines; T is the longest line of the batch, less one where there are no captions.
 
     Raises:
         DataError: there is no line, or one of fewer than 2 points.
@@ -254,18 +302,19 @@ def evaluation_lines(lines: Sequence[Floats], batch: int) -> Iterator[tuple[Floa
     _check_lines(lines)
     order = np.argsort([len(line) for line in lines], kind="stable")
     for begin in range(0, len(order), batch):
-        yield _side_by_side([lines[i] for i in order[begin : begin + batch]])
+        chosen = order[begin : begin + batch].tolist()
+        said = None if captions is None else [captions[i] for i in chosen]
+        steps = max(len(lines[i]) for i in chosen) - (captions is None)
+        filled = InkWindow.zeros(steps, len(chosen), _longest(said))
+        filled.fresh[:] = True
+        for row, i in enumerate(chosen):
+            filled.write(row, lines[i], 0, None if said is None else said[row])
+        yield filled
 
 
-def _side_by_side(lines: Sequence[Floats]) -> tuple[Floats, Floats, Floats]:
-    """Inputs, targets and weight of whole lines, padded to the longest."""
-    shape = (max(len(line) for line in lines) - 1, len(lines))
-    inputs, targets = np.zeros((*shape, 3), np.float32), np.zeros((*shape, 3), np.float32)
-    weight = np.zeros(shape, np.float32)
-    for row, line in enumerate(lines):
-        steps = len(line) - 1
-        inputs[:steps, row], targets[:steps, row], weight[:steps, row] = line[:-1], line[1:], 1
-    return inputs, targets, weight
+def _longest(captions: Sequence[Caption] | None) -> int:
+    """Ids of the longest text; 0 where there are no captions."""
+    return max((len(caption.text) for caption in captions), default=0) if captions is not None else 0
 
 
 def _check_lines(lines: Sequence[Floats]) -> None:

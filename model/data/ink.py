@@ -5,15 +5,16 @@ import io
 import itertools
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.codec import InkCodec
-from model.data.batches import shuffled
+from model.codec import HandwritingCodec, InkCodec
+from model.data.batches import Caption, shuffled
+from model.data.captions import Said, caption_lines, read_said
 from model.data.errors import DataError
 from model.data.inkml import read_inkml
 from model.data.known import INKS, UNKNOWN_LICENCE, UNKNOWN_USE
@@ -24,6 +25,7 @@ Line = NDArray[np.float64]
 MIN_POINTS = 300  # the paper drops shorter lines
 MIN_LONG_LINES = 20  # a set with fewer lines of that length keeps all it has
 MIN_LINES = 3  # one for each split
+CAPTIONS = ("text", "text_offsets", "writer", "low_likelihood")
 OFFICIAL = {"train": 0, "valid": 1, "test": 3}  # codes of IAM-OnDB's task; 2 is its second validation set
 
 
@@ -39,25 +41,38 @@ class InkCorpus:
         test: the same.
         facts: JSON values that a checkpoint carries: name, path, sha256, protocol, seed, lines and points, split rule,
             raw mean and std, log_scale, licence, use.
+        ids: of the lines of each split as the file names them, else their numbers in it.
+        captions: of the lines of each split, where they are read with their texts; else empty.
     """
 
-    codec: InkCodec
+    codec: InkCodec | HandwritingCodec
     train: list[NDArray[np.float32]]
     valid: list[NDArray[np.float32]]
     test: list[NDArray[np.float32]]
     facts: dict[str, Any]
+    ids: dict[str, list[str]] = field(default_factory=dict)
+    captions: dict[str, list[Caption]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class _Source:
-    """Raw lines as they were read, their split codes where there are any, and the checksum of the files."""
+    """Raw lines as they were read, their split codes and texts where there are any, names, checksum of the files."""
 
     lines: list[Line]
     split: NDArray[np.int64] | None
     sha256: str
+    names: list[str]
+    said: Said | None = None
 
 
-def load_ink(path: Path, codec: InkCodec | None = None, protocol: Protocol = "paper", seed: int = 0) -> InkCorpus:
+def load_ink(
+    path: Path,
+    codec: InkCodec | HandwritingCodec | None = None,
+    protocol: Protocol = "paper",
+    seed: int = 0,
+    *,
+    texts: bool = False,
+) -> InkCorpus:
     """Read a set of pen strokes.
 
     Both protocols keep lines of at least 300 points as they were recorded: nothing is smoothed, clipped or removed. A
@@ -69,21 +84,32 @@ def load_ink(path: Path, codec: InkCodec | None = None, protocol: Protocol = "pa
         protocol: "paper" shuffles all lines and cuts them 90/5/5, which gives 10,465 / 581 / 582 on IAM-OnDB and lets
             writers occur on both sides; "official" takes the file's own writer-disjoint split.
         seed: of the shuffle.
+        texts: read what the lines say and who wrote them, too (model/data/captions.py). Valid and test keep every line
+            that has a text; train loses those that would teach something wrong.
 
     Raises:
         DataError: a file is missing, damaged or of another kind, or there are too few lines.
     """
     path = Path(path)
-    source = _read(path)
+    source = _read(path, texts=texts)
     least = MIN_POINTS if sum(len(line) >= MIN_POINTS for line in source.lines) >= MIN_LONG_LINES else 2
     kept = np.flatnonzero([len(line) >= least for line in source.lines])
     if len(kept) < MIN_LINES:
         raise DataError(f"{path}: expected at least {MIN_LINES} lines of 2 or more points, found {len(kept)}")
     parts = _official_split(path, source, kept) if protocol == "official" else _paper_split(kept, seed)
-    if codec is None:
-        codec = _measure(path, [source.lines[i] for i in parts["train"]])
-    train, valid, test = ([codec.encode(source.lines[i]) for i in part] for part in parts.values())
-    facts = _facts(path, source, parts, codec) | {
+    ink = codec.ink if isinstance(codec, HandwritingCodec) else codec
+    if ink is None:
+        ink = _measure(path, [source.lines[i] for i in parts["train"]])
+    facts = _facts(path, source, parts, ink)
+    captions: dict[str, list[Caption]] = {}
+    written: InkCodec | HandwritingCodec = ink
+    if texts:
+        given = codec if isinstance(codec, HandwritingCodec) else None
+        said = _said(path, source)
+        parts, written, captions, cleaning = caption_lines(path, parts, source.lines, said, ink, given)
+        facts |= {"captions": cleaning, "lines": {name: len(part) for name, part in parts.items()}}
+    train, valid, test = ([ink.encode(source.lines[i]) for i in part] for part in parts.values())
+    facts |= {
         "protocol": protocol,
         "seed": seed if protocol == "paper" else None,
         "min_points": least,
@@ -93,16 +119,24 @@ def load_ink(path: Path, codec: InkCodec | None = None, protocol: Protocol = "pa
             else "90/5/5 of the kept lines, shuffled; writers are shared between the splits"
         ),
     }
-    return InkCorpus(codec, train, valid, test, facts)
+    ids = {name: [source.names[i] for i in part] for name, part in parts.items()}
+    return InkCorpus(written, train, valid, test, facts, ids, captions)
 
 
-def _read(path: Path) -> _Source:
+def _said(path: Path, source: _Source) -> Said:
+    """The texts, or DataError."""
+    if source.said is None:
+        raise DataError(f"{path}: expected an .npz with text and text_offsets, to learn to write a given text")
+    return source.said
+
+
+def _read(path: Path, *, texts: bool) -> _Source:
     """Find out what lies at the path, and read it."""
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; expected strokes as .npz or a folder of .inkml files")
     if path.is_dir():
         return _read_inkml_folder(path)
-    return _read_npz(path)
+    return _read_npz(path, texts=texts)
 
 
 def _read_inkml_folder(path: Path) -> _Source:
@@ -112,10 +146,11 @@ def _read_inkml_folder(path: Path) -> _Source:
         raise DataError(f"{path}: expected .inkml files in the folder, found none")
     contents = [_content(file) for file in files]
     lines = [read_inkml(file, content) for file, content in zip(files, contents, strict=True)]
-    return _Source(lines, None, hashlib.sha256(b"".join(contents)).hexdigest())
+    names = [file.relative_to(path).with_suffix("").as_posix() for file in files]
+    return _Source(lines, None, hashlib.sha256(b"".join(contents)).hexdigest(), names)
 
 
-def _read_npz(path: Path) -> _Source:
+def _read_npz(path: Path, *, texts: bool) -> _Source:
     """Strokes in the .npz format, checked before they are cut into lines."""
     content = _content(path)
     arrays = _load_arrays(path, content, ("dx", "dy", "eos", "offsets"), ("split",))
@@ -134,7 +169,18 @@ def _read_npz(path: Path) -> _Source:
     points = np.stack([dx, dy, eos], 1).astype(np.float64)
     points[offsets[:-1][np.diff(offsets) > 0], :2] = 0  # a line begins where it begins, whatever the file says
     lines = [points[begin:end] for begin, end in itertools.pairwise(offsets.tolist())]
-    return _Source(lines, None if split is None else split.astype(np.int64), hashlib.sha256(content).hexdigest())
+    codes = None if split is None else split.astype(np.int64)
+    said = read_said(path, _load_arrays(path, content, (), CAPTIONS), len(lines)) if texts else None
+    return _Source(lines, codes, hashlib.sha256(content).hexdigest(), _names(content, len(lines)), said)
+
+
+def _names(content: bytes, count: int) -> list[str]:
+    """Names of the lines where the file has them, else their numbers."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+        names = archive["name"] if "name" in archive.files else np.empty(0, "S1")
+    if names.dtype.kind != "S" or names.shape != (count,):
+        return [str(number) for number in range(count)]
+    return [name.decode("utf-8", "replace") for name in names.tolist()]
 
 
 def _load_arrays(

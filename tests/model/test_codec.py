@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from model.codec import REPLACEMENT, InkCodec, TextCodec, UnknownSymbolError, codec_from_json
+from model.codec import (
+    REPLACEMENT,
+    HandwritingCodec,
+    InkCodec,
+    TextCodec,
+    UnknownSymbolError,
+    codec_from_json,
+)
 
 LETTERS = "abcxyz é€𝄞漢\n"
 texts = st.text(max_size=60)
@@ -268,3 +275,41 @@ class TestInkCodec:
             codec.encode(wrong)
         with pytest.raises(ValueError, match="shape"):
             codec.decode(wrong)
+
+
+class TestHandwritingCodec:
+    CODEC = HandwritingCodec(InkCodec((1, 2), (3, 4)), TextCodec(("a", "b", REPLACEMENT)), (7, 3))
+
+    def test_text_stands_between_sentinels(self) -> None:
+        """Ids begin with 1 and end with 2, symbols count from 3, and none is 0."""
+        assert self.CODEC.encode_text("ba").tolist() == [1, 4, 3, 2]
+        assert self.CODEC.encode_text("aé").tolist() == [1, 3, 5, 2]
+        assert self.CODEC.num_characters == 6
+
+    def test_what_has_no_symbol_is_named(self) -> None:
+        """Each once, in order; the replacement itself is no character one can ask for."""
+        assert self.CODEC.unsupported("xaéxb�") == ["x", "é", REPLACEMENT]
+
+    def test_hands_are_numbered_from_one(self) -> None:
+        """0 is a hand that is not known."""
+        assert [self.CODEC.hand(writer) for writer in (7, 3, -1, 8)] == [1, 2, 0, 0]
+        assert self.CODEC.num_hands == 3
+
+    def test_json_gives_it_back(self) -> None:
+        """Written and read, it is the same codec."""
+        assert codec_from_json(json.loads(json.dumps(self.CODEC.to_json()))) == self.CODEC
+
+    @pytest.mark.parametrize(
+        "change, reason",
+        [
+            ({"writers": [1, 1]}, "once"),
+            ({"writers": ["x"]}, "whole numbers"),
+            ({"text": {"kind": "text", "symbols": ["a"], "unknown": "error"}}, "policy"),
+            ({"ink": None}, "ink"),
+            ({"more": 1}, "keys"),
+        ],
+    )
+    def test_anything_else_is_refused(self, change: dict[str, Any], reason: str) -> None:
+        """With a sentence."""
+        with pytest.raises(ValueError, match=reason):
+            codec_from_json(self.CODEC.to_json() | change)

@@ -194,7 +194,7 @@ class TestEvaluationLayouts:
     def test_every_line_is_given_whole_and_once(self, lengths: list[int], batch: int) -> None:
         """Each row is one line from its first point, padded to the longest of its batch."""
         given_lines, longest = [], 0
-        for inputs, targets, weight in evaluation_lines(numbered_lines(lengths), batch):
+        for inputs, targets, weight, *_ in evaluation_lines(numbered_lines(lengths), batch):
             assert inputs.shape == targets.shape == (*weight.shape, 3)
             assert weight.shape[1] <= batch
             assert weight.shape[0] >= longest
