@@ -21,7 +21,7 @@ from export.verify import verify as verify_bundle
 from export.weights import ExportError
 from model import checkpoint as checkpoints
 from model.checkpoint import Checkpoint, CheckpointError
-from model.codec import codec_from_json
+from model.codec import HandwritingCodec, InkCodec, TextCodec, codec_from_json
 from model.corpus import Corpus
 from model.data.errors import DataError
 from model.data.ink import InkCorpus
@@ -69,14 +69,14 @@ def build(
 ) -> None:
     """Export a checkpoint: round, write both graphs, measure, prove, and only then write the bundle."""
     try:
-        loaded = checkpoints.load(checkpoint)
-        corpus = Corpus.load(loaded.model.kind, data, loaded.codec) if data else None
+        loaded, codec = _load(checkpoint)
+        corpus = Corpus.load(loaded.model.kind, data, codec) if data else None
         compiled = compile_network(loaded.network(), precision.value)
         figures = _read_metrics(metrics) | _measured(loaded, compiled, corpus, compare=compare)
         stated = {"name": data_name, "licence": data_licence, "use": use}
         facts = _facts(loaded, description, {key: value for key, value in stated.items() if value}, figures)
         console.print(f"proving {TRACE_ROWS} rows of {TRACE_STEPS} steps", highlight=False)
-        made = ship(compiled, loaded.codec, folder, name or folder.resolve().name, facts, _trace(compiled, corpus))
+        made = ship(compiled, codec, folder, name or folder.resolve().name, facts, _trace(compiled, corpus))
     except (BundleError, CheckpointError, DataError, ExportError, trace.TraceError) as error:
         raise _fail(error) from error
     size = sum(len(content) for content in made.files.values())
@@ -112,6 +112,14 @@ def measure(
     except (BundleError, VerifyError, DataError) as error:
         raise _fail(error) from error
     typer.echo(json.dumps(measure_step(OnnxStep.of(loaded), config, corpus, split), indent=2))
+
+
+def _load(path: Path) -> tuple[Checkpoint, TextCodec | InkCodec]:
+    """A checkpoint that can be exported, and its codec."""
+    loaded = checkpoints.load(path)
+    if isinstance(loaded.codec, HandwritingCodec):
+        raise ExportError(f"{path}: writes a given text, and the exported graphs have no place for one yet")
+    return loaded, loaded.codec
 
 
 def _measured(loaded: Checkpoint, compiled: Compiled, corpus: Corpus | None, *, compare: bool) -> dict[str, Any]:

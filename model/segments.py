@@ -127,7 +127,7 @@ def read(network: Network, windows: Iterable[Window]) -> tuple[list[NDArray[Any]
         if state is None or bool(window.fresh.any()):
             state = network.zeros(window.fresh.shape[0])
             groups.append([])
-        result = network(window.inputs, state, WindowOptions(torch.float32), torch.tensor(1.0))
+        result = network(window.inputs, state, WindowOptions(torch.float32), torch.tensor(1.0), None, window.condition)
         state = result.state
         groups[-1].append((window, result.z.numpy() > 0))
     inputs, z = [], []

@@ -23,6 +23,8 @@ from model.window import WindowOptions
 STEPS, ROWS, UPDATES = 24, 16, WARM_UPS + 5
 TEXT = ModelConfig(vocabulary=29, embedding=16, hidden=(64, 48, 56), output=40)
 INK = ModelConfig(kind="ink", embedding=16, hidden=(64, 48, 56), output=40, mixtures=5)
+WRITTEN = replace(INK, characters=30, writers=4, character_width=24, window_mixtures=6)
+CHARACTERS = 12
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,9 @@ def selfcheck(device: torch.device, *, compiled: bool) -> bool:
 
 
 def _findings(device: torch.device, *, compiled: bool) -> Iterator[Finding]:
-    for config in (TEXT, INK, replace(TEXT, cell="lstm"), replace(TEXT, layer_norm=False)):
-        name = f"{config.kind} {config.cell}{'' if config.layer_norm else ' without LayerNorm'}"
+    for config in (TEXT, INK, WRITTEN, replace(TEXT, cell="lstm"), replace(TEXT, layer_norm=False)):
+        kind = "ink of a text" if config.writes_text else config.kind
+        name = f"{kind} {config.cell}{'' if config.layer_norm else ' without LayerNorm'}"
         torch.manual_seed(1)
         judge = Network(config)
         windows = [_window(config) for _ in range(UPDATES)]
@@ -83,12 +86,16 @@ def _window(config: ModelConfig) -> Window:
         points = torch.randn(STEPS + 1, ROWS, 3)
         points[:, :, 2] = (points[:, :, 2] > 1).float()
         inputs, targets = points[:-1], points[1:]
-    return Window(inputs, targets, torch.ones(STEPS, ROWS), torch.rand(ROWS) < 0.1)
+    free = Window(inputs, targets, torch.ones(STEPS, ROWS), torch.rand(ROWS) < 0.1)
+    if not config.writes_text:
+        return free
+    text, writer = torch.randint(1, config.characters, (ROWS, CHARACTERS)), torch.randint(config.writers, (ROWS,))
+    return free._replace(text=text, writer=writer, last=torch.zeros(STEPS, ROWS))
 
 
 def _gradients(network: Network, window: Window, options: WindowOptions) -> tuple[Tensor, dict[str, Tensor]]:
     slope = torch.tensor(1.0, device=window.weight.device)
-    result = network(window.inputs, network.zeros(ROWS), options, slope)
+    result = network(window.inputs, network.zeros(ROWS), options, slope, None, window.condition)
     loss = window_nll(network, result.raw, window).mean()
     names = [name for name, _ in network.named_parameters()]
     gradients = torch.autograd.grad(loss, list(network.parameters()))

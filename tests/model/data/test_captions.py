@@ -18,19 +18,20 @@ from model.data.ink import load_ink
 Arrays = dict[str, NDArray[Any]]
 
 
-def arrays_of(texts: list[str], points: int = 10, **more: Any) -> Arrays:
+def arrays_of(texts: list[str], points: int = 10, **more: NDArray[Any]) -> Arrays:
     """Lines of `points` points a character with these texts."""
     lengths = [points * max(len(text), 1) for text in texts]
     random = np.random.RandomState(1)
     total, encoded = sum(lengths), [text.encode() for text in texts]
-    return {
+    arrays: Arrays = {
         "dx": random.randint(-40, 60, total).astype(np.int16),
         "dy": random.randint(-30, 30, total).astype(np.int16),
         "eos": (random.rand(total) < 0.1).astype(np.uint8),
         "offsets": np.cumsum([0, *lengths]),
         "text": np.frombuffer(b"".join(encoded), np.uint8),
         "text_offsets": np.cumsum([0, *map(len, encoded)]),
-    } | more
+    }
+    return arrays | more
 
 
 @pytest.fixture
