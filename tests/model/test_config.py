@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.config import PRESETS, ConfigError, ModelConfig, TrainConfig
+from model.config import _ADDED, PRESETS, ConfigError, ModelConfig, TrainConfig
 from tests.strategies import model_configs
 
 
@@ -74,7 +74,7 @@ def test_an_impossible_training_is_refused(changes: dict[str, Any], message: str
         TrainConfig(**changes)
 
 
-@given(st.sampled_from([f.name for f in fields(ModelConfig)]), st.booleans())
+@given(st.sampled_from([f.name for f in fields(ModelConfig) if f.name not in _ADDED]), st.booleans())
 def test_a_foreign_dictionary_is_refused(name: str, add: bool) -> None:
     """A missing or an unknown field is an error, not a default."""
     values = ModelConfig(vocabulary=7).to_json()
@@ -84,6 +84,29 @@ def test_a_foreign_dictionary_is_refused(name: str, add: bool) -> None:
         del values[name]
     with pytest.raises(ConfigError, match="has the fields"):
         ModelConfig.from_json(values)
+
+
+def test_a_configuration_older_than_a_field_is_read() -> None:
+    """Checkpoints and bundles made before a field was added have the value that changes nothing."""
+    written = ModelConfig(kind="ink").to_json()
+    older = {name: value for name, value in written.items() if name not in _ADDED}
+    assert len(older) < len(written)
+    assert ModelConfig.from_json(older) == ModelConfig(kind="ink")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "ink", "characters": 3}, "both be positive or both 0, not 3 and 0"),
+        ({"kind": "ink", "writers": 3}, "both be positive or both 0"),
+        ({"vocabulary": 5, "characters": 3, "writers": 1}, "0 but for ink"),
+        ({"kind": "ink", "characters": 3, "writers": 1, "window_mixtures": 0}, "window_mixtures must be at least 1"),
+    ],
+)
+def test_a_text_is_written_in_ink_and_by_somebody(changes: dict[str, Any], message: str) -> None:
+    """Characters go with writers and with ink."""
+    with pytest.raises(ConfigError, match=message):
+        ModelConfig(**changes)
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.integers(0, 2000))

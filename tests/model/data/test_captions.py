@@ -31,7 +31,8 @@ def arrays_of(texts: list[str], points: int = 10, **more: NDArray[Any]) -> Array
         "text": np.frombuffer(b"".join(encoded), np.uint8),
         "text_offsets": np.cumsum([0, *map(len, encoded)]),
     }
-    return arrays | more
+    arrays.update(more)
+    return arrays
 
 
 @pytest.fixture
