@@ -1,16 +1,19 @@
 """copyist score: how well a network foretells a text."""
 
 import math
+from collections.abc import Iterator
 from typing import Annotated
 
 import orjson
 import typer
 
-from service.cli.client import connect
-from service.cli.options import Model, Url, text_of
+from service.cli.client import Client, connect
+from service.cli.options import Model, Url, given, text_of
 from service.cli.problems import UsageError
 from service.cli.stream import PATH
 from service.cli.terminal import output, write_bytes
+
+PIECE_CHARS = 4096
 
 
 def score(
@@ -34,9 +37,7 @@ def score(
         raise UsageError("There is nothing to measure in fewer than two characters.")
     with connect(url) as client:
         name = client.model("text", model)
-        body = {"model": name, "prompt": text, "echo": True, "max_tokens": 0, "logprobs": 0}
-        nats = client.post(PATH, body).json()["choices"][0]["logprobs"]["token_logprobs"]
-    bits = -sum(value for value in nats if value is not None) / math.log(2)
+        bits = -math.fsum(_nats(client, name, text)) / math.log(2)
     report = {"model": name, "characters": len(text) - 1, "bits": bits, "bits_per_character": bits / (len(text) - 1)}
     screen = output()
     if json:
@@ -47,3 +48,19 @@ def score(
         )
     else:
         write_bytes(f"{report['bits_per_character']:.6f}\n".encode())
+
+
+def _nats(client: Client, model: str, text: str) -> Iterator[float]:
+    """Yield the logarithm of each symbol's probability, but of the first.
+
+    A text of any length is read once, a piece at a time: each goes on from the state in which the one before it ended.
+    """
+    state = None
+    for start in range(0, len(text), PIECE_CHARS):
+        body = given(
+            model=model, prompt=text[start : start + PIECE_CHARS], state=state, echo=True, max_tokens=0, logprobs=0,
+            return_state=start + PIECE_CHARS < len(text) or None,
+        )  # fmt: skip
+        choice = client.post(PATH, body).json()["choices"][0]
+        yield from (value for value in choice["logprobs"]["token_logprobs"] if value is not None)
+        state = choice.get("state")

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from service.cli.score import PIECE_CHARS
 from tests.service.cli.command import on_a_terminal
 from tests.service.cli.conftest import Run
-from tests.service.server import Server
+from tests.service.server import ROOT, Server
 
+FIXTURES = ROOT / "tests" / "fixtures"
 TEXT = "It was a dark and stormy night; the rain fell in torrents.\n"
 
 
@@ -38,6 +40,22 @@ def test_it_is_the_sum_of_what_the_server_says(run: Run, at: tuple[str, str], se
     assert (report["model"], report["characters"]) == ("small-text", len(TEXT) - 1)
     assert report["bits"] == pytest.approx(bits(server))
     assert report["bits_per_character"] == pytest.approx(bits(server) / (len(TEXT) - 1))
+
+
+def test_a_long_text_is_read_once_in_pieces(run: Run, at: tuple[str, str], server: Server, tmp_path: Path) -> None:
+    """Twice as long as a prompt may be is no trouble: the pieces add up to the text, and nothing is read again."""
+    text = (FIXTURES / "text.txt").read_text(encoding="utf-8")[: 2 * 8192 + 100]
+    (tmp_path / "long.txt").write_text(text, encoding="utf-8")
+    before = server.gauges()["row_steps"]
+    report = json.loads(run("score", tmp_path / "long.txt", "--json", *at)[1])
+    num_steps = server.gauges()["row_steps"] - before
+    assert len(text) <= num_steps <= len(text) + len(text) // PIECE_CHARS  # a step at each seam
+    assert report["characters"] == len(text) - 1
+    (tmp_path / "part.txt").write_text(text[: PIECE_CHARS + 9], encoding="utf-8")
+    part = json.loads(run("score", tmp_path / "part.txt", "--json", *at)[1])
+    whole = server.complete(prompt=text[: PIECE_CHARS + 9], echo=True, max_tokens=0, logprobs=0)["choices"][0]
+    nats = whole["logprobs"]["token_logprobs"][1:]
+    assert part["bits"] == pytest.approx(-math.fsum(nats) / math.log(2), rel=1e-12)
 
 
 def test_in_a_pipe_there_is_the_figure_alone(run: Run, at: tuple[str, str], server: Server, letter: Path) -> None:
