@@ -1,11 +1,12 @@
 """docs/how-do-i.md: every command runs as it stands, or is named here with the test that runs it."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from tests.docs.blocks import Block, Shell, blocks
-from tests.service.server import ROOT
+from tests.service.server import ROOT, Server
 
 PAGE = ROOT / "docs" / "how-do-i.md"
 # What needs a network, a container engine or a plotter; the commands of make are walked by test_walk.py.
@@ -41,3 +42,14 @@ def test_nothing_is_left_out() -> None:
     """Every block is run here, walked, or excused with a reason."""
     for block in blocks(PAGE):
         assert block.language in ("bash", "python", "make") or block.heading in ELSEWHERE, str(block)
+
+
+def test_what_is_resumed_is_the_rest(shell: Shell, shipped_server: Server) -> None:
+    """The commands under that heading give exactly what one uncut request gives from there on."""
+    resume, token = (block for block in blocks(PAGE) if block.heading == "Resume a stream")
+    body = {"model": "prose", "prompt": "Once", "max_tokens": 120, "seed": 1}
+    whole = shipped_server.post("/v1/completions", **body).json()["choices"][0]["text"]
+    events = [event for event in shell.run(resume.text).split("data: ") if event.startswith("{")]
+    rest = "".join(choice["text"] for event in events for choice in json.loads(event)["choices"])
+    assert rest == whole[40:60]
+    assert json.loads(shell.run(token.text))["choices"][0]["text"] == whole[60:]
