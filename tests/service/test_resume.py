@@ -1,6 +1,7 @@
 """A stream is split with state tokens, or cut and resumed, at every position and across processes: the same bytes."""
 
 import json
+import re
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -231,7 +232,8 @@ def test_a_browser_is_told_when_to_come_back(here: Server) -> None:
     url = here.post("/v1/streams", completion={**TEXT, "max_tokens": 3}).json()["url"]
     body = here.client.get(url)
     assert body.headers["content-type"].startswith("text/event-stream")
-    assert body.text.startswith("retry: 1000\nid: 1\ndata: {")
+    assert re.match(r"retry: 1000\nid: (\d+|end)\ndata: \{", body.text)
+    assert body.text.count("retry:") == 1
     assert body.text.endswith("\n\ndata: [DONE]\n\n")
 
 
@@ -270,3 +272,12 @@ def code(response: httpx.Response) -> str:
     """Code of a 400."""
     assert response.status_code == 400
     return str(problem(response)["code"])
+
+
+def test_without_keys_tokens_are_good_for_one_process(server: Server, here: Server) -> None:
+    """A server that was given no keys says so once, and goes on from its own states only."""
+    for one, times in ((server, 1), (here, 0)):
+        assert sum(entry["event"].startswith("no state keys") for entry in one.log) == times
+    own = choice_of(server, **TEXT, max_tokens=3, return_state=True)["state"]
+    assert choice_of(server, **TEXT, max_tokens=3, state=own)["text"]
+    assert code(here.post("/v1/completions", **TEXT, max_tokens=3, state=own)) == "invalid_token_unknown_key"

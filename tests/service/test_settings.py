@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from service.settings import Settings
 
@@ -59,3 +59,13 @@ def test_settings_do_not_change() -> None:
     """What was handed to the application is what it runs with."""
     with pytest.raises(ValidationError):
         Settings().port = 1  # type: ignore[misc]
+
+
+def test_state_keys_are_a_list_of_secrets() -> None:
+    """Commas separate them, blanks do not matter, and none is shown or short enough to be guessed."""
+    settings = Settings(state_keys=SecretStr(f"{'a' * 32}, {'b' * 40},"))
+    assert settings.state_secrets == ["a" * 32, "b" * 40]
+    assert Settings().state_secrets == Settings(state_keys=SecretStr("")).state_secrets == []
+    assert "aaaa" not in repr(settings)
+    with pytest.raises(ValidationError, match="32 characters"):
+        Settings(state_keys=SecretStr(f"{'a' * 32},{'b' * 31}"))
