@@ -83,6 +83,10 @@ bench: $(DEV)/.installed ## the engine beside its rivals and the service end to 
 bench-http: $(DEV)/.installed ## what HTTP costs per streamed character, and the first character after a prompt
 	@$(DEV)/bin/python -m bench http $(ARGS)
 
+.PHONY: bench-cores
+bench-cores: $(DEV)/.installed ## what several cores are best used for: threads, processes, or ONNX Runtime's own pool
+	@$(DEV)/bin/python -m bench cores $(ARGS)
+
 .PHONY: bench-train
 bench-train: $(DEV)/.installed ## training speed against eager autograd and torch.nn.LSTM
 	OMP_NUM_THREADS=1 $(DEV)/bin/python -m model bench $(ARGS)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from bench import cores as several
 from bench import e2e, http
 from bench.engine import (
     OURS,
@@ -29,7 +30,9 @@ from bench.machine import cores, describe, pinned
 from bench.options import FULL, QUICK, Options
 from bench.rounds import Speeds, interleave
 from export import bundle as bundles
-from export.weights import StepWeights
+from export.bundle import Bundle
+from export.weights import Precision
+from model.config import Kind
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "service" / "bundles"
@@ -59,6 +62,7 @@ def engine(
     shipped: Shipped = SHIPPED,
     text: TextName = "prose",
     ink: InkName = "ink-free",
+    precision: Annotated[Precision | None, typer.Option(help="Instead of that of the bundles that ship.")] = None,
     held_out: Annotated[Path, typer.Option(help="Text that no bundle was trained on.")] = HELD_OUT,
 ) -> None:
     """Measure the engine beside its rivals, and the service end to end."""
@@ -68,7 +72,7 @@ def engine(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with pinned(cores()[0]):
-            wide = _steps(told, shipped, (text, ink), held_out, folder, options)
+            wide = _steps(told, shipped, (text, ink), precision, held_out, folder, options)
         _pair(told, wide, options)
         _whole(told, shipped, text, folder, options)
     _finish(told)
@@ -83,8 +87,46 @@ def http_command(quick: Quick = False, shipped: Shipped = SHIPPED, text: TextNam
     _finish({"machine": describe(), "quick": quick, **told})
 
 
+@app.command("cores")
+def cores_command(
+    quick: Quick = False, shipped: Shipped = SHIPPED, text: TextName = "prose", ink: InkName = "ink-free"
+) -> None:
+    """Measure what several cores are best used for: threads, processes, or ONNX Runtime's pool; steps and HTTP."""
+    options = QUICK if quick else FULL
+    told: dict[str, Any] = {"machine": describe(), "quick": quick}
+    with tempfile.TemporaryDirectory() as name:
+        for bundle in (bundles.load(shipped / text), bundles.load(shipped / ink)):
+            recorded = recording(bundle, options, HELD_OUT)
+            kind, hidden = _kind(bundle), options.hidden if bundle.kind == "text" else options.ink_hidden
+            case = wide_case(recorded, kind, hidden, bundle.model["precision"], Path(name))
+            for batch in options.batches:
+                found = several.steps(case, batch, options)
+                told[f"{kind}_steps_{batch}"] = found
+                _rates(f"{case.bundle.name}, {batch} streams, steps", found)
+            told[f"{kind}_http"] = several.served(e2e.Model(Path(name), case.bundle.name, kind), options)
+            for streams, found in told[f"{kind}_http"].items():
+                _rates(f"{case.bundle.name}, {streams} streams, over HTTP", found)
+    _finish(told)
+
+
+def _rates(title: str, found: Mapping[str, float]) -> None:
+    _say(f"\n{title}, wall time")
+    for name, rate in found.items():
+        _say(f"{name:44s} {rate:10.0f} /s")
+
+
+def _kind(bundle: Bundle) -> Kind:
+    return "text" if bundle.kind == "text" else "ink"
+
+
 def _steps(
-    told: dict[str, Any], shipped: Path, names: tuple[str, str], held_out: Path, folder: Path, options: Options
+    told: dict[str, Any],
+    shipped: Path,
+    names: tuple[str, str],
+    precision: Precision | None,
+    held_out: Path,
+    folder: Path,
+    options: Options,
 ) -> Case:
     """Single steps: tables for text and ink, at full width and as shipped. Returns the wide text case."""
     cases = {}
@@ -95,7 +137,7 @@ def _steps(
         _say(f"\nboundaries of {recorded.source}: rates {rates}")
         told[f"{bundle.kind}_rates"] = rates
         hidden = options.hidden if bundle.kind == "text" else options.ink_hidden
-        wide = wide_case(recorded, bundle, hidden, folder)
+        wide = wide_case(recorded, _kind(bundle), hidden, precision or bundle.model["precision"], folder)
         check(wide)
         cases[bundle.kind] = wide
         own = shipped_case(bundle, recorded)
@@ -115,9 +157,8 @@ def _pair(told: dict[str, Any], wide: Case, options: Options) -> None:
 
 
 def _text_tables(told: dict[str, Any], wide: Case, own: Case, options: Options) -> None:
-    assert wide.network is not None
-    weights = StepWeights.of(wide.network)
-    floor = Machine.measure(sum(layer.own.nbytes for layer in weights.layers) // 4)
+    size = sum(layer.own.size for layer in wide.weights("float32").layers)
+    floor = Machine.measure(size if wide.precision == "int8" else 4 * size)
     told["floor"] = {name: round(value, 1) for name, value in vars(floor).items()}
     _say(f"one core at best: {told['floor']}")
     for label, case in (("wide", wide), ("shipped", own)):

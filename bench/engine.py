@@ -1,8 +1,9 @@
 """The engine against what one would otherwise run, one core, from one stream to hundreds.
 
-All candidates of a table run in turns on one core, fed with the same recorded inputs. Ours is the graph that ships,
-stepped through the service's own runner; the rivals are bound as closely. Text and ink, at full width with random
-weights that set recorded boundaries, and the shipped bundles at their own size.
+All candidates of a table run in turns on one core, fed with the same recorded inputs, bound to their state in the same
+way. Ours is the graph that ships, without the drawing that rivals do not do either; what the service's own runner makes
+of it, drawing included, stands beside it. Text and ink, at full width with random weights that set recorded
+boundaries, and the shipped bundles at their own size.
 """
 
 from collections.abc import Mapping
@@ -17,22 +18,25 @@ from bench import networks, rivals
 from bench.floor import Machine, Work
 from bench.machine import cores
 from bench.options import Options
-from bench.replay import Array, Replay, steps_in
+from bench.replay import Array, Replay, steps_in, without_drawing
 from bench.rounds import Speeds, Turn, interleave
 from bench.sidebyside import engines
 from bench.traces import Bits, Boundaries, arrange, record
+from export import onnx_graph
 from export.bundle import Bundle
-from export.weights import StepWeights, round_weights
+from export.weights import Precision, StepWeights, round_weights
 from model.config import Kind, ModelConfig
 from model.network import Network
 from service.engine.runner import Runner
 
 OURS = "ours"
-OURS_SERVED = "ours, through the service's runner"
+OURS_FLOAT32 = "ours in fp32"
+OURS_SERVED = "ours as served, with drawing"
 LSTM_FLOAT32 = ("LSTM operator fp32", "LSTM products fp32")
 LSTM_INT8 = ("LSTM operator int8", "LSTM products int8")
-MASKS = "masks"
+MASKS = "masks instead of skipping"
 PYTORCH = "PyTorch eager"
+MAX_ROWS = 64  # that the runner steps at once
 TORCHSCRIPT = "TorchScript"
 
 
@@ -53,6 +57,17 @@ class Case:
     inputs: Array
 
     @property
+    def precision(self) -> Precision:
+        """How the bundle's matrices are stored."""
+        stored: Precision = self.bundle.model["precision"]
+        return stored
+
+    def weights(self, precision: Precision) -> StepWeights:
+        """Return the network's weights in a precision."""
+        assert self.network is not None, "a bundle that was loaded has graphs and no network"
+        return StepWeights.of(round_weights(self.network, precision), precision)
+
+    @property
     def config(self) -> ModelConfig:
         """Sizes and switches of the network."""
         facts = {name: value for name, value in self.bundle.model.items() if name not in ("parameters", "precision")}
@@ -64,11 +79,10 @@ def shipped_case(bundle: Bundle, recorded: Boundaries) -> Case:
     return Case(bundle, None, recorded.fired, recorded.inputs)
 
 
-def wide_case(recorded: Boundaries, shipped: Bundle, hidden: int, folder: Path) -> Case:
-    """Return a network of another width and random weights, exported as `shipped` was, that sets its boundaries."""
-    kind: Kind = "text" if shipped.kind == "text" else "ink"
+def wide_case(recorded: Boundaries, kind: Kind, hidden: int, precision: Precision, folder: Path) -> Case:
+    """Return a network of another width and random weights that sets the recorded boundaries, exported."""
     network = networks.obedient(kind, hidden, recorded.rates)
-    bundle = networks.export(network, folder, f"{kind}-{hidden}", recorded.rates, shipped.model["precision"])
+    bundle = networks.export(network, folder, f"{kind}-{hidden}", recorded.rates, precision)
     return Case(bundle, network, recorded.fired, networks.commanded(bundle, recorded.fired))
 
 
@@ -88,13 +102,15 @@ def candidates(case: Case, batch: int, options: Options) -> dict[str, Turn]:
     """Return who takes turns at a batch size, ours first."""
     inputs = arrange(case.inputs, batch, options.items)
     turns: dict[str, Turn] = {
-        OURS: Replay(case.bundle.single if batch == 1 else case.bundle.graph, inputs),
+        OURS: Replay(stepping(case.bundle, batch), inputs, most_rows=MAX_ROWS),
         OURS_SERVED: _Served(case.bundle, inputs),
     }
     others: dict[str, Any] = {name: Replay(graph, inputs) for name, graph in _lstms(case.config).items()}
     if case.network is not None:
-        weights = StepWeights.of(round_weights(case.network, "float32"), "float32")
-        others[MASKS] = Replay(rivals.dense_masks(weights), inputs)
+        weights = case.weights(case.precision)
+        if case.precision == "int8":
+            turns[OURS_FLOAT32] = Replay(onnx_graph.build(case.weights("float32")), inputs, most_rows=MAX_ROWS)
+        others[MASKS] = Replay(rivals.dense_masks(weights), inputs, most_rows=MAX_ROWS)
         others[PYTORCH] = rivals.TorchEager(case.network, inputs)
     others[TORCHSCRIPT] = rivals.TorchScript(case.bundle.files["step.pt"], inputs)
     return turns | {name: _brief(rival, options.turn_s, len(inputs)) for name, rival in others.items()}
@@ -117,10 +133,8 @@ def report(case: Case, batch: int, speeds: Speeds, floor: Machine | None) -> dic
     if MASKS in speeds.seconds:
         figures["vs_masks"] = round(speeds.ratio(OURS, MASKS), 2)
     if floor is not None and case.network is not None:
-        weights = StepWeights.of(case.network)
-        floor_us = Work.of(weights, case.fired).floor_us(
-            batch, floor, 1 if case.bundle.model["precision"] == "int8" else 4
-        )
+        work = Work.of(case.weights(case.precision), case.fired)
+        floor_us = work.floor_us(batch, floor, 1 if case.precision == "int8" else 4)
         figures["floor_us"] = round(floor_us, 2)
         figures["share_of_floor"] = round(floor_us / speeds.per_item_us(OURS), 3)
     return figures
@@ -131,9 +145,14 @@ def two_engines(case: Case, batch: int, options: Options) -> dict[str, float] | 
     if len(cores()) < 2:
         return None
     inputs = arrange(case.inputs, batch, options.items)
-    with engines(case.bundle.graph, inputs, cores()[:2]) as pair:
+    with engines(stepping(case.bundle, batch), inputs, cores()[:2]) as pair:
         one, two, gain = pair.gain(options.rounds)
     return {"one_per_s": round(one), "two_per_s": round(two), "gain": round(gain, 2)}
+
+
+def stepping(bundle: Bundle, batch: int) -> bytes:
+    """Return the graph that the service runs for so many rows, without drawing."""
+    return without_drawing(bundle.graph, bundle.output.name)
 
 
 def recording(bundle: Bundle, options: Options, text: Path) -> Boundaries:

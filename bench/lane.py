@@ -7,7 +7,6 @@ from service.catalogue import Catalogue, InkModel, TextModel
 from service.engine.sequence import InkParams, TextParams
 
 FOREVER = 10**9
-PER_TURN_S = 0.3
 
 
 class WritingLane:
@@ -30,17 +29,15 @@ class WritingLane:
 
     def __call__(self) -> int:
         """Take a turn and return how many characters or points were written."""
-        count = 0
         for _ in range(self._steps):
-            stepped = self._lane.step()
-            count += len(stepped)
-        for sequence in stepped:
+            self._lane.step()
+        for sequence in self._lane.scheduler.rows:
             sequence.take()
-        return count
+        return self._steps * len(self._lane.scheduler.rows)
 
 
 def _sequence(model: Any, seed: int) -> Any:
     if isinstance(model, TextModel):
-        return model.sequence("", TextParams(seed, FOREVER), boundaries=True, whole=False)
+        return model.sequences([""], TextParams(seed, FOREVER), 1, boundaries=True, whole=False)[0]
     assert isinstance(model, InkModel)
     return model.sequence(InkParams(seed, FOREVER), whole=False)

@@ -115,10 +115,11 @@ def run(plan: Plan) -> Findings:
 
 @dataclass(eq=False)
 class _Request:
-    """One request on its way: when it began, and what came back when."""
+    """One request on its way: when it began, what came back when, and whether the server hung up."""
 
     socket: socket.socket
     began: float
+    has_ended: bool = False
     came: list[tuple[float, bytes]] = field(default_factory=list)
 
 
@@ -186,6 +187,7 @@ class _Client:
         if piece:
             request.came.append((time.perf_counter(), piece))
         else:
+            request.has_ended = True
             self._close(request)
 
     def _probe_until(self, deadline: float) -> None:
@@ -251,6 +253,8 @@ def _told(request: _Request) -> list[tuple[float, int]]:
     body = _Body()
     for when, piece in request.came:
         body.feed(when, piece)
+    if not request.came and not request.has_ended:
+        return []  # the load was over before its turn came
     if not request.came or body.status != 200:
         raise LoadError(f"a stream was answered with {b''.join(piece for _, piece in request.came)[:300]!r}")
     told, rest = [], b""
@@ -274,7 +278,7 @@ def _num_items(event: bytes) -> int:
 
 def _first_ms(request: _Request) -> float | None:
     """From before the connection to the first item; None if it had not come."""
-    told = _told(request) if request.came else []
+    told = _told(request)
     return 1000 * (told[0][0] - request.began) if told else None
 
 

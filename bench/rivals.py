@@ -17,7 +17,16 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import quantize_dynamic
 
 from export.graph import load_script
-from export.weights import NORM_EPSILON, LayerWeights, StepWeights
+from export.weights import (
+    HIDDEN_ZERO,
+    NORM_EPSILON,
+    LayerWeights,
+    Precision,
+    StepWeights,
+    hidden_step,
+    product_scale,
+    quantise,
+)
 from model.network import Network
 from model.state import NetworkState
 
@@ -47,6 +56,18 @@ class Nodes:
         """Store an array."""
         self.weights[name] = numpy_helper.from_array(np.ascontiguousarray(values), name)
         return name
+
+    def product(self, result: str, hidden: str, weight: str, matrix: Array, precision: Precision) -> str:
+        """Multiply an h with a matrix, in bytes with the scales of the bundle where that is how it ships."""
+        if precision != "int8":
+            return self("MatMul", result, hidden, self.weight(weight, matrix))
+        codes, scale = quantise(matrix)
+        zero = self.weight(f"{weight}.zero", np.array(HIDDEN_ZERO, np.uint8))
+        step = self.weight(f"{weight}.step", np.array(hidden_step()))
+        rounded = self("QuantizeLinear", f"{result}.codes", hidden, step, zero)
+        total = self("MatMulInteger", f"{result}.total", rounded, self.weight(weight, codes), zero)
+        real = self("Cast", f"{result}.real", total, to=TensorProto.FLOAT)
+        return self("Mul", result, real, self.weight(f"{weight}.scale", product_scale(scale)))
 
     def model(self, given: Mapping[str, Any], made: Mapping[str, Any]) -> bytes:
         """Return the ONNX file; shapes by name, int64 for the one that is only ("batch",) and named token."""
@@ -115,7 +136,10 @@ def stock_int8(graph: bytes) -> bytes:
 
 
 def dense_masks(weights: StepWeights) -> bytes:
-    """Return the same HM-LSTM without any skipping: every layer computed, and what copies put back by a mask."""
+    """Return the same HM-LSTM without any skipping: every layer computed, and what copies put back by a mask.
+
+    A layer is one product over all it reads side by side. In int8 a column then has one scale for all of its parts.
+    """
     config, nodes = weights.config, Nodes()
     table = nodes("MatMul", "table", nodes.weight("embedding", weights.embedding), nodes.weight("input", weights.input))
     if weights.embedding_bias is None:
@@ -126,7 +150,7 @@ def dense_masks(weights: StepWeights) -> bytes:
     made: dict[str, Any] = {}
     sent, below, z_below = [], "", ""
     for number, layer in enumerate(weights.layers, start=1):
-        below, z_below, e = _masked_layer(nodes, number, layer, source, below, z_below)
+        below, z_below, e = _masked_layer(nodes, number, layer, source, below, z_below, weights.precision)
         sent.append(e)
         shapes = {f"h{number}": ["batch", layer.size], f"c{number}": ["batch", layer.size]}
         shapes |= {f"z{number}": ["batch", 1]} if layer.detects else {}
@@ -180,7 +204,7 @@ class TorchScript:
 
 
 def _masked_layer(
-    nodes: Nodes, number: int, layer: LayerWeights, source: str, below: str, z_below: str
+    nodes: Nodes, number: int, layer: LayerWeights, source: str, below: str, z_below: str, precision: Precision
 ) -> tuple[str, str, str]:
     """Return h, z (n, 1) and what the layer sends to the output module."""
     name, size = f"layer{number}", layer.size
@@ -193,7 +217,7 @@ def _masked_layer(
         parts.append(nodes("Mul", f"{name}.above", f"h{number + 1}", z))
         rows.append(layer.above)
     both = nodes("Concat", f"{name}.both", *parts, axis=1) if len(parts) > 1 else h
-    s = nodes("MatMul", f"{name}.product", both, nodes.weight(f"{name}.weight", np.concatenate(rows)))
+    s = nodes.product(f"{name}.product", both, f"{name}.weight", np.concatenate(rows), precision)
     if not below:
         s = nodes("Add", f"{name}.sourced", s, source)
     s, logit = _normalised(nodes, name, layer, s)
@@ -214,7 +238,7 @@ def _masked_layer(
         fires = nodes("Greater", f"{name}.fires", logit, nodes.weight(f"{name}.threshold", np.array(0, np.float32)))
         raw = nodes("Cast", f"{name}.fired" if below else f"{z}_next", fires, to=TensorProto.FLOAT)
         new_z = nodes("Mul", f"{z}_next", raw, z_below) if below else raw
-    return new_h, new_z, nodes("MatMul", f"{name}.e", new_h, nodes.weight(f"{name}.out", layer.out))
+    return new_h, new_z, nodes.product(f"{name}.e", new_h, f"{name}.out", layer.out, precision)
 
 
 def _normalised(nodes: Nodes, name: str, layer: LayerWeights, s: str) -> tuple[str, str]:

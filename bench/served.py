@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_S = 120.0
@@ -54,11 +55,41 @@ def serving(bundles: Path, cores: list[int], **settings: Any) -> Iterator[Served
     Raises:
         ServerError: it did not come up.
     """
+    with _started("service", bundles, cores, settings) as server:
+        yield server
+
+
+@contextmanager
+def sharing_a_port(bundles: Path, cores: list[int], count: int, **settings: Any) -> Iterator[Served]:
+    """Run several processes of the service on one port; the kernel deals connections out to them.
+
+    Args:
+        bundles: folder to serve.
+        cores: they may run on, each on one of its own as far as there are so many.
+        count: number of processes.
+        settings: as of `serving`.
+
+    Raises:
+        ServerError: one did not come up.
+    """
+    with ExitStack() as stack:
+        port, servers = 0, []
+        for number in range(count):
+            own = [cores[number % len(cores)]] if cores else []
+            given = {**settings, "port": port}
+            servers.append(stack.enter_context(_started("bench.shared_port", bundles, own, given)))
+            port = urlsplit(servers[0].url).port or 0
+        yield servers[0]
+
+
+@contextmanager
+def _started(module: str, bundles: Path, cores: list[int], settings: Mapping[str, Any]) -> Iterator[Served]:
+    """Run a module that serves."""
     given = {"bundles": bundles, "port": 0, "log_format": "json", "log_level": "info", **settings}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COPYIST_")}
     environment |= {f"COPYIST_{name.upper()}": str(value) for name, value in given.items()}
     process = subprocess.Popen(
-        [sys.executable, "-m", "service"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", module], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
     )
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(process.pid, cores)

@@ -1,0 +1,125 @@
+"""What several cores are best used for: threads, processes, or ONNX Runtime's own pool.
+
+First single steps: the same number of streams on one core, on ONNX Runtime's pool over two, divided between two
+threads of one process, and divided between two processes. Then the service: one process whose engine and whose talking
+to clients share two cores, beside two processes behind one port.
+"""
+
+import statistics
+import threading
+import time
+from collections.abc import Callable
+
+from bench.e2e import ENDLESS, Model, settings
+from bench.engine import MAX_ROWS, Case, stepping
+from bench.load import Plan, run
+from bench.machine import cores, pinned
+from bench.options import Options
+from bench.replay import Array, Replay
+from bench.served import Served, serving, sharing_a_port
+from bench.sidebyside import engines
+from bench.traces import arrange
+
+ONE_CORE = "one engine, one core"
+POOL = "one engine, ONNX Runtime's pool of two"
+THREADS = "two engines, two threads of one process"
+PROCESSES = "two engines, two processes"
+ONE_PROCESS = "one process"
+TWO_PROCESSES = "two processes behind one port"
+REPEATS = 3
+
+
+def steps(case: Case, batch: int, options: Options) -> dict[str, float]:
+    """Return items per second of each way to step `batch` streams, medians of interleaved rounds, wall time."""
+    inputs = arrange(case.inputs, batch, options.items)
+    graph = stepping(case.bundle, batch)
+    here = cores()[:2]
+    ways: dict[str, Callable[[], float]] = {ONE_CORE: _alone(graph, inputs, here[0])}
+    if len(here) > 1:
+        ways[POOL] = _rate(Replay(graph, inputs, threads=2, most_rows=MAX_ROWS))
+    if len(here) == 1 or batch == 1:
+        return _medians(ways, options.rounds)
+    half = inputs[:, : batch // 2].copy()
+    ways[THREADS] = _threads(stepping(case.bundle, batch // 2), half, here)
+    with engines(stepping(case.bundle, batch // 2), half, here) as pair:
+        ways[PROCESSES] = lambda: pair.rate(range(2))
+        return _medians(ways, options.rounds)
+
+
+def served(model: Model, options: Options) -> dict[str, dict[str, float]]:
+    """Return items per second over HTTP for each number of streams, by way, medians of `rounds` loads in turns."""
+    found: dict[str, dict[str, list[float]]] = {
+        str(streams): {ONE_PROCESS: [], TWO_PROCESSES: []} for streams in options.streams
+    }
+    here = cores()
+    told = settings(options)
+    with (
+        serving(model.bundles, here[:2], **told) as single,
+        sharing_a_port(model.bundles, here[:2], 2, **told) as double,
+    ):
+        for _ in range(min(3, options.rounds)):
+            for streams in options.streams:
+                for name, server in ((ONE_PROCESS, single), (TWO_PROCESSES, double)):
+                    found[str(streams)][name].append(_load(model, server, streams, options))
+    return {
+        streams: {name: round(statistics.median(rates)) for name, rates in ways.items()}
+        for streams, ways in found.items()
+    }
+
+
+def _load(model: Model, server: Served, streams: int, options: Options) -> float:
+    """Items per second that a client takes from a server."""
+    body, core = model.body(ENDLESS), cores()[-1]
+    plan = Plan(server.url, model.path, body, streams, seconds=options.load_s, warm_s=options.warm_s, core=core)
+    return run(plan).items_per_s
+
+
+def _medians(ways: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds + 1):
+        for name, way in ways.items():
+            rates[name].append(way())
+    return {name: round(statistics.median(found[1:])) for name, found in rates.items()}
+
+
+def _alone(graph: bytes, inputs: Array, core: int) -> Callable[[], float]:
+    measure = _rate(Replay(graph, inputs, most_rows=MAX_ROWS))
+
+    def way() -> float:
+        with pinned(core):
+            return measure()
+
+    return way
+
+
+def _rate(replay: Replay) -> Callable[[], float]:
+    def way() -> float:
+        began = time.perf_counter()
+        items = sum(replay() for _ in range(REPEATS))
+        return items / (time.perf_counter() - began)
+
+    return way
+
+
+def _threads(graph: bytes, inputs: Array, here: list[int]) -> Callable[[], float]:
+    """Engines that share an interpreter; each thread builds and runs its own."""
+    replays = [Replay(graph, inputs, most_rows=MAX_ROWS) for _ in here]
+
+    def way() -> float:
+        gate = threading.Barrier(len(here))
+        rates = [0.0] * len(here)
+
+        def work(number: int) -> None:
+            with pinned(here[number]):
+                measure = _rate(replays[number])
+                gate.wait()
+                rates[number] = measure()
+
+        workers = [threading.Thread(target=work, args=(number,)) for number in range(len(here))]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        return sum(rates)
+
+    return way
