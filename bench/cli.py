@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+import structlog
 import torch
 import typer
 
@@ -50,6 +51,7 @@ def main() -> None:
     """Run a command; without the name of one, `engine`."""
     torch.set_num_threads(1)
     logging.getLogger().setLevel(logging.ERROR)  # the quantiser warns of what a stock user leaves out, too
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     given = sys.argv[1:]
     if not given or (given[0].startswith("--") and given[0] != "--help"):
         given.insert(0, "engine")

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from bench.e2e import ENDLESS, Model, settings
-from bench.engine import MAX_ROWS, Case, stepping
+from bench.engine import Case, stepping
 from bench.load import Plan, run
 from bench.machine import cores, pinned
 from bench.options import Options
@@ -19,6 +19,7 @@ from bench.replay import Array, Replay
 from bench.served import Served, serving, sharing_a_port
 from bench.sidebyside import engines
 from bench.traces import arrange
+from service.engine.runner import MAX_ROWS
 
 ONE_CORE = "one engine, one core"
 POOL = "one engine, ONNX Runtime's pool of two"

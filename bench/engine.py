@@ -27,7 +27,7 @@ from export.bundle import Bundle
 from export.weights import Precision, StepWeights, round_weights
 from model.config import Kind, ModelConfig
 from model.network import Network
-from service.engine.runner import Runner
+from service.engine.runner import MAX_ROWS, Runner
 
 OURS = "ours"
 OURS_FLOAT32 = "ours in fp32"
@@ -36,7 +36,6 @@ LSTM_FLOAT32 = ("LSTM operator fp32", "LSTM products fp32")
 LSTM_INT8 = ("LSTM operator int8", "LSTM products int8")
 MASKS = "masks instead of skipping"
 PYTORCH = "PyTorch eager"
-MAX_ROWS = 64  # that the runner steps at once
 TORCHSCRIPT = "TorchScript"
 
 
@@ -152,7 +151,7 @@ def two_engines(case: Case, batch: int, options: Options) -> dict[str, float] | 
 
 def stepping(bundle: Bundle, batch: int) -> bytes:
     """Return the graph that the service runs for so many rows, without drawing."""
-    return without_drawing(bundle.graph, bundle.output.name)
+    return without_drawing(bundle.single if batch == 1 else bundle.graph, bundle.output.name)
 
 
 def recording(bundle: Bundle, options: Options, text: Path) -> Boundaries:
