@@ -41,6 +41,21 @@ def test_masks_compute_what_the_gated_graph_computes(kind: Literal["text", "ink"
         np.testing.assert_allclose(masked.outputs["logits"], gated.outputs["logits"], atol=1e-5)
 
 
+def test_masks_in_int8_compute_nearly_what_the_gated_graph_computes() -> None:
+    """One scale stands for a whole column there, so figures differ by roundings; boundaries do not."""
+    network = networks.obedient("text", HIDDEN, [0.3, 0.1])
+    inputs = networks.symbols(boundaries())
+    compiled = compile_network(network, "int8")
+    graph = rivals.dense_masks(StepWeights.of(compiled.network, "int8"))
+    kinds = [node.op_type for node in onnx.load_from_string(graph).graph.node]
+    assert kinds.count("MatMulInteger") == 6
+    mine, theirs = Replay(compiled.graph, inputs).state(STEPS), Replay(graph, inputs).state(STEPS)
+    for name in ("z1", "z2"):
+        np.testing.assert_array_equal(theirs[name].reshape(-1), mine[name])
+    for name in ("h1", "h2", "h3"):
+        assert np.abs(theirs[name] - mine[name]).mean() < 0.2 * np.abs(mine[name]).mean()
+
+
 @pytest.mark.parametrize("kind", ["text", "ink"])
 def test_the_operator_is_the_lstm_of_pytorch(kind: str) -> None:
     """Same weights, same states after many steps; ONNX orders the gates i, o, f, g and PyTorch i, f, g, o."""
