@@ -1,5 +1,6 @@
 """The window over the text: judged by a literal loop, its gradients by autograd, alone and beside layer 1."""
 
+import shutil
 from typing import Any
 
 import numpy as np
@@ -184,6 +185,8 @@ def test_bfloat16_stays_near() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiled kernels need g++")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # the compiler's own
 def test_compiled_kernels_equal_autograd() -> None:
     """Fused, in float32: outputs and gradients of the literal steps, also beside a free network of the same sizes."""
     network, condition = make_written(written_config(), dtype=torch.float32), make_condition()

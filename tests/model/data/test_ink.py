@@ -19,6 +19,7 @@ from model.data.errors import DataError
 from model.data.ink import load_ink
 
 Arrays = dict[str, NDArray[Any]]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def arrays_of(lengths: list[int]) -> Arrays:
@@ -254,6 +255,17 @@ class TestIamOndb:
         assert facts["lines"] == {"train": 10_465, "valid": 581, "test": 582}
         assert round(sum(facts["points"].values()) / 11_628, 1) == 648.4
         assert facts["order_sha256"] == "14f5b2a1044ba49fe3469ee618a940891aea82514491227c04b1a0926c12f7aa"
+
+    def test_the_held_out_lines_are_the_ones_written_down(self, path: Path) -> None:
+        """docs/splits names the lines that the paper-sized split validates and tests on, in any order."""
+        written = json.loads((ROOT / "docs" / "splits" / "iam-ondb-paper.json").read_text(encoding="utf-8"))
+        corpus = load_ink(path)
+        assert {name: written[name] for name in ("valid", "test")} == {
+            name: sorted(corpus.ids[name]) for name in ("valid", "test")
+        }
+        assert written["order_sha256"] == corpus.facts["order_sha256"]
+        assert not set(corpus.ids["train"]) & {*written["valid"], *written["test"]}
+        assert (written["lines"]["train"], len(set(corpus.ids["train"]))) == (10_465, 10_465)
 
     def test_the_scale_is_the_documented_one(self, path: Path) -> None:
         """Over all lines, offsets that have a predecessor have std 42.36 and 37.12 and mean 8.21 and 0.12."""
