@@ -285,22 +285,26 @@ def _follow(
 ) -> tuple[dict[str, tuple[Tally, Tally]], dict[str, Any], Array]:
     """Take every step of a trace with the judge and all engines; return tallies, golden values and operations."""
     judge = Judge(network, trace.rows, precision)
-    tallies = {name: tuple(Tally(one) for one in _tolerances(name, precision)) for name in engines}
+    tallies = {}
+    for name in engines:
+        step, free = _tolerances(name, precision)
+        tallies[name] = Tally(step), Tally(free)
     own: dict[str, State] = {name: engine.zeros(trace.rows) for name, engine in engines.items()}
     judgements: list[Judgement] = []
     before = judge.state()
     for x in trace.inputs:
         truth = judge.step(x)
         for name, engine in engines.items():
-            step, free = tallies[name]
+            in_one_step, on_its_own = tallies[name]
             # Rows are independent, so one run serves both ways: the judge's state above, the engine's own below.
             given = _float32(before, own[name])
             output, state = engine.step(
                 _twice(x, x), {key: _twice(given[key], values) for key, values in own[name].items()}
             )
-            step.compare(output[: trace.rows], {key: values[: trace.rows] for key, values in state.items()}, truth)
+            above = {key: values[: trace.rows] for key, values in state.items()}
+            in_one_step.compare(output[: trace.rows], above, truth)
             output, state = output[trace.rows :], {key: values[trace.rows :] for key, values in state.items()}
-            lost = free.compare(output, state, truth)
+            lost = on_its_own.compare(output, state, truth)
             own[name] = _set_back(state, _float32(truth.state, state), lost)
         before = truth.state
         judgements.append(truth)

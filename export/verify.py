@@ -137,7 +137,7 @@ def _parity_report(loaded: Bundle, config: ModelConfig) -> dict[str, Any]:
         if report["trace"]["steps"] < parity.MIN_STEPS:
             raise VerifyError(f"parity was shown on {report['trace']['steps']} steps, fewer than {parity.MIN_STEPS}")
         described = {key: value for key, value in report["network"].items() if key not in ("parameters", "precision")}
-        if described != config.to_json():
+        if ModelConfig.from_json(described) != config:
             raise VerifyError("parity.json speaks of another network than the manifest")
         for name, digest in report["files"].items():
             if hashlib.sha256(loaded.files[name]).hexdigest() != digest:
@@ -145,7 +145,7 @@ def _parity_report(loaded: Bundle, config: ModelConfig) -> dict[str, Any]:
         if set(report["files"]) != {bundle.GRAPH_FILE, bundle.SINGLE_FILE, bundle.SCRIPT_FILE}:
             raise VerifyError("parity.json does not speak of all graphs")
         _golden(report["golden"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ConfigError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise VerifyError(f"parity.json is not a parity report: {error!r}") from None
     return dict(report)
 

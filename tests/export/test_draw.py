@@ -97,10 +97,8 @@ def test_symbols_are_those_of_the_judge() -> None:
     barred = np.arange(size) == 7
     bias = (random.normal(size=(rows, size)) * (random.random((rows, size)) < 0.1)).astype(np.float32)
     found = draw_text(scores, noise, bias=bias, barred=barred, **options)
-    settings_of = [
-        options[name].astype(float if name != "top_k" else int) for name in ("temperature", "top_p", "top_k")
-    ]
-    wanted = judge.sample_text(scores, *settings_of, noise, barred, bias.astype(float))
+    temperature, top_p = options["temperature"].astype(float), options["top_p"].astype(float)
+    wanted = judge.sample_text(scores, temperature, top_p, options["top_k"], noise, barred, bias.astype(float))
     assert (found != wanted).sum() <= 2
     assert len(np.unique(found)) > 90
 

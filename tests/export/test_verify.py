@@ -37,7 +37,9 @@ def copied(text_made: Made, tmp_path: Path) -> Path:
     return Path(shutil.copytree(text_made.bundle.path, tmp_path / "tiny"))
 
 
-@pytest.mark.parametrize("name", ["bundle.json", "step.onnx", "step.pt", "parity.json", "LICENSE-DATA.txt"])
+@pytest.mark.parametrize(
+    "name", ["bundle.json", "step.onnx", "single.onnx", "step.pt", "parity.json", "LICENSE-DATA.txt"]
+)
 @pytest.mark.parametrize("damage", ["one bit", "cut", "gone"])
 def test_any_damaged_file_is_refused(copied: Path, name: str, damage: str) -> None:
     """Tampered, truncated or missing, whichever file it is."""
@@ -91,6 +93,13 @@ def test_a_nudged_graph_is_found_out(copied: Path) -> None:
     """Hashes can be made to fit; the golden outputs cannot."""
     swap(copied, "step.onnx", nudged((copied / "step.onnx").read_bytes()))
     with pytest.raises(VerifyError, match=r"ONNX Runtime: .* golden step"):
+        verify(copied)
+
+
+def test_a_nudged_graph_for_one_row_is_found_out(copied: Path) -> None:
+    """It has to give a row the bits that the other graph gives it."""
+    swap(copied, "single.onnx", nudged((copied / "single.onnx").read_bytes()))
+    with pytest.raises(VerifyError, match="change their bits with the rows beside them"):
         verify(copied)
 
 
@@ -173,7 +182,7 @@ def test_a_report_of_other_files_is_found_out(copied: Path) -> None:
         (lambda report: report.update(verdict="failed", reasons=["because"]), "says 'failed': because"),
         (lambda report: report["trace"].__setitem__("steps", 1999), "on 1999 steps, fewer than 2000"),
         (lambda report: report["network"].__setitem__("hidden", [1, 2, 3]), "another network"),
-        (lambda report: report["files"].pop("step.pt"), "does not speak of both graphs"),
+        (lambda report: report["files"].pop("step.pt"), "does not speak of all graphs"),
         (lambda report: report.pop("golden"), "not a parity report"),
         (lambda report: report["golden"].__setitem__("inputs", "x"), "not a parity report"),
         (lambda report: report["golden"]["z"].__setitem__("shape", [1, "a"]), "not a parity report"),

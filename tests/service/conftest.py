@@ -30,7 +30,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("bundles")
     export(TEXT, folder, "small-text", (32, 24, 40))
-    export(INK, folder, "small-ink", (32, 24, 40))
+    export(INK, folder, "small-ink", (32, 24, 40), precision="int8")
     return folder
 
 
@@ -43,7 +43,7 @@ def odd_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("odd-bundles")
     export(BYTES, folder, "bytes", (12, 8))
     export(STRICT, folder, "strict", (9,))
-    export(TEXT, folder, "deep", (8, 7, 6, 5, 4))
+    export(TEXT, folder, "deep", (8, 7, 6, 5, 4), precision="int8")
     export(TEXT, folder, "control", (10, 9, 8), cell="lstm")
     return folder
 

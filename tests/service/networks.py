@@ -7,6 +7,7 @@ import torch
 
 from export.build import Facts, build
 from export.bundle import Bundle
+from export.weights import Precision
 from model.codec import InkCodec, TextCodec
 from model.config import ModelConfig
 from model.network import Network
@@ -39,7 +40,8 @@ def export(
     name: str,
     hidden: tuple[int, ...],
     cell: Literal["hmlstm", "lstm"] = "hmlstm",
+    precision: Precision = "float32",
 ) -> Bundle:
     """Export such a network, with a short proof, to a bundle of that name in a folder."""
     facts = Facts(f"A network of random weights named {name}.", ANYONE, {"steps": 0}, {"z_rates": [0.3, 0.1]})
-    return build(network(codec, hidden, cell), codec, folder / name, name, facts, steps=128, rows=2)
+    return build(network(codec, hidden, cell), codec, folder / name, name, facts, precision, steps=128, rows=2)
