@@ -9,7 +9,7 @@ from service.cli.client import Client
 from service.cli.problems import UnreachableError
 
 PATH = "/v1/completions"
-PAUSES_S = (0.5, 1.0, 2.0, 4.0)
+PAUSES_S = (0.1, 0.5, 1.0, 2.0, 4.0)
 SEED_BITS = 53
 
 

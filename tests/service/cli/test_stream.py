@@ -3,7 +3,7 @@
 import pytest
 
 from service.cli.client import connect
-from service.cli.problems import RefusedError, UnreachableError
+from service.cli.problems import UnreachableError
 from service.cli.stream import pieces
 from tests.service.cli.conftest import Run
 from tests.service.cli.relay import breaking
@@ -44,11 +44,3 @@ def test_a_server_that_never_gets_to_the_point_is_given_up(server: Server) -> No
     ):
         list(pieces(client, WISH))
     assert len(relay.cuts) == 1
-
-
-def test_a_refusal_is_not_repeated(server: Server) -> None:
-    """What the server refuses once it would refuse again."""
-    before = server.gauges()["finished"]
-    with connect(server.url) as client, pytest.raises(RefusedError, match="max_tokens"):
-        list(pieces(client, {**WISH, "max_tokens": 10**6}))
-    assert server.gauges()["finished"] == before
