@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import subprocess
 import threading
 import tomllib
@@ -44,6 +45,19 @@ def test_the_package_installs_it() -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
     module, _, name = scripts["copyist"].partition(":")
     assert getattr(importlib.import_module(module), name) is main
+
+
+def test_the_default_install_has_it() -> None:
+    """Where the service is installed without PyTorch, `copyist` is on the path and writes."""
+    interpreter = Path(os.environ.get("COPYIST_SERVE_PYTHON", ""))
+    if not interpreter.is_file():
+        pytest.skip("COPYIST_SERVE_PYTHON names no interpreter of the default install (`make test` sets it)")
+    done = subprocess.run(
+        [interpreter.parent / "copyist", "generate", "Once", "--max-tokens", "20", "--seed", "1"],
+        env=environment({}), stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE_S, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert len(done.stdout.decode()) == 20
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
