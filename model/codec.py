@@ -203,8 +203,10 @@ class TextDecoder:
 
     def __init__(self, codec: TextCodec, pending: bytes = b"") -> None:
         self._codec = codec
+        self._symbols = codec.symbols
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._utf8.setstate((pending, 0))
+        self._is_between = not pending
 
     def push(self, token_id: int) -> str:
         """Return the text that one more id completes; "" while a character of several bytes is unfinished.
@@ -212,7 +214,11 @@ class TextDecoder:
         Raises:
             ValueError: the id is outside 0 .. size-1.
         """
-        return self._utf8.decode(self._codec._bytes_of(int(token_id)))  # noqa: SLF001 - two halves of one idea
+        if self._is_between and 0 <= token_id < len(self._symbols):
+            return self._symbols[token_id]  # all there is to do for nearly every id
+        text = self._utf8.decode(self._codec._bytes_of(int(token_id)))  # noqa: SLF001 - two halves of one idea
+        self._is_between = not self.pending
+        return text
 
     @property
     def pending(self) -> bytes:
@@ -226,6 +232,7 @@ class TextDecoder:
 
     def flush(self) -> str:
         """Return U+FFFD for an unfinished character, else "", and start afresh."""
+        self._is_between = True
         return self._utf8.decode(b"", final=True)
 
 

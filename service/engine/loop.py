@@ -288,14 +288,10 @@ class Engine:
 
     def _is_due(self, sequence: Sequence, now: float) -> bool:
         """Whether to tell what a running sequence has."""
-        count = sequence.num_new
-        if not count or sequence.whole or not self._streams[sequence].is_hungry:
+        if sequence.whole or not self._streams[sequence].is_hungry:
             return False
-        return (
-            sequence.times.first is None
-            or count >= self._policy.items
-            or now - sequence.flushed_at >= self._policy.interval_s
-        )
+        is_late = sequence.times.first is None or now - sequence.flushed_at >= self._policy.interval_s
+        return sequence.num_new >= (1 if is_late else self._policy.items)
 
     def _tell_ended(self, lane: Lane[Any], ended: Seq[Sequence]) -> None:
         """Free what ended sequences occupy, and tell their ends."""

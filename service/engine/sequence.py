@@ -333,8 +333,9 @@ class TextSequence(Sequence):
     @property
     def num_ready(self) -> int:
         """Characters that are neither held back for a stop string nor without their trace byte."""
-        is_holding = self.reason is None or (self.reason == "length" and self._keeps)
-        free = len(self._items) - (self._stops.held if is_holding else 0)
+        free = len(self._items)
+        if self._stops.held and (self.reason is None or (self.reason == "length" and self._keeps)):
+            free -= self._stops.held
         return min(free, len(self._item_trace)) if self._boundaries else free
 
     @property

@@ -25,6 +25,8 @@ class StopMatcher:
             0, or the length of the stop string that ends here; of several the longest, which begins first.
             `held` is then the number of last characters, this one included, that may be the beginning of one.
         """
+        if not self._stops:
+            return 0
         found = 0
         for index, stop in enumerate(self._stops):
             borders, length = self._borders[index], self._matched[index]
