@@ -16,6 +16,7 @@ from bench import cores as several
 from bench import e2e, http
 from bench.engine import (
     OURS,
+    OURS_SERVED,
     Case,
     check,
     compare,
@@ -204,20 +205,28 @@ def _whole(told: dict[str, Any], shipped: Path, text: str, folder: Path, options
         ("wide", e2e.Model(folder, f"text-{options.hidden}", "text")),
         ("shipped", e2e.Model(shipped, text, "text")),
     ):
-        raw = next(one["per_s"][OURS] for one in told[label] if one["batch"] == middle)
+        raw = next(one["per_s"] for one in told[label] if one["batch"] == middle)
         figures = e2e.measure(model, options)
         _say(f"\n{model.name} over HTTP, two cores")
         for name, found in figures.items():
             _say(f"{name:12s} {found}")
         told[f"e2e_{label}"] = figures
-        share = round(figures[str(middle)]["items_per_s"] / raw, 3)
-        _say(f"share of the raw engine at {middle} streams: {share}")
+        share, of_steps = (round(figures[str(middle)]["items_per_s"] / raw[name], 3) for name in (OURS_SERVED, OURS))
+        _say(f"share at {middle} streams of the raw engine {share}, of steps without drawing {of_steps}")
         if label == "wide":
-            told[f"e2e_share_{middle}"] = share
+            told[f"e2e_share_{middle}"], told[f"e2e_share_{middle}_of_steps"] = share, of_steps
             told["first_char_idle_p99_ms"] = figures["idle"]["first_p99"]
             told[f"first_char_{middle}_p99_ms"] = figures[f"{middle}_probed"]["first_p99"]
             told["memory"] = figures["memory"]
-    told["int8_cost_bpc"] = bundles.load(shipped / text).metrics.get("int8_cost_bpc")
+    told["int8_cost_bpc"] = _cost_bpc(bundles.load(shipped / text))
+
+
+def _cost_bpc(bundle: Bundle) -> float | None:
+    """What the precision that ships costs over the whole test split, as the exporter measured it on the files."""
+    metrics = bundle.metrics
+    if "float32_test_bpc" not in metrics:
+        return None
+    return round(float(metrics["test_bpc"] - metrics["float32_test_bpc"]), 6)
 
 
 def _table(title: str, speeds: Speeds, figures: Mapping[str, Any]) -> None:

@@ -27,7 +27,7 @@ class Options:
     batches: tuple[int, ...] = (1, 8, 64, 256)
     items: int = 16_384
     turn_s: float = 0.3
-    rounds: int = 7
+    rounds: int = 5
     rows: int = 256
     steps: int = 256
     load_s: float = 6.0

@@ -22,6 +22,7 @@ Array = NDArray[Any]
 Bits = NDArray[np.bool_]
 
 WARM_STEPS = 48
+MOST_STEPS = 2048
 SEED = 1
 
 
@@ -83,9 +84,9 @@ def arrange(values: Array, batch: int, items: int) -> Array:
         items: how many characters or points are wanted in all.
 
     Returns:
-        (S, B, ...) with S = items / B, fewer where the recording holds no more.
+        (S, B, ...) with S = items / B, fewer where the recording holds no more, and MOST_STEPS at most.
     """
     groups: Sequence[Array] = [
         values[:, start : start + batch] for start in range(0, values.shape[1] - batch + 1, batch)
     ]
-    return np.ascontiguousarray(np.concatenate(groups)[: max(1, items // batch)])
+    return np.ascontiguousarray(np.concatenate(groups)[: max(1, min(MOST_STEPS, items // batch))])

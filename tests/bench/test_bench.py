@@ -40,8 +40,8 @@ def test_the_engine_is_measured_whole() -> None:
     """Every key that is promised is there and holds a figure where this machine can have one."""
     told = last_line()
     assert set(KEYS) <= set(told)
-    may_be_none = {"int8_cost_bpc", "two_engines"}
-    assert all(told[key] for key in KEYS if key not in may_be_none)
+    needs_two_cores = {"two_engines"}
+    assert all(told[key] is not None for key in KEYS if key not in needs_two_cores)
     assert {one["batch"] for one in told["wide"]} == {one["batch"] for one in told["shipped"]} == {1, 8, 64, 256}
 
 
@@ -50,5 +50,6 @@ def test_the_engine_is_measured_whole() -> None:
 def test_http_is_measured() -> None:
     """Cost per character in both ways of telling, and the first character."""
     told = last_line("http")
-    assert all(told[key] > 0 for key in HTTP_KEYS)
+    assert all(told[key] is not None for key in HTTP_KEYS)
+    assert told["server_us_per_char"] > told["event_loop_us_per_char"] > 0
     assert told["chars_per_event_one_char_per_event"] < told["chars_per_event"]
