@@ -1,17 +1,13 @@
 """Drawing from the output inside the step graph: nodes that choose the next symbol, or the next offset of the pen.
 
 Randomness comes from outside as numbers, so a draw is a pure function of its row. As everywhere in these graphs a row's
-result has the same bits in any company: exponentials are float32 (ONNX Runtime's own kernel, the same for every element
-of a tensor), sums run along the row in its order (CumSum, never a reduction), in float64.
+result has the same bits in any company: exponentials are float32 (ONNX Runtime's own kernels, which go row by row or
+treat all elements alike), running sums go along the row in its order (CumSum, never a reduction), in float64. At one
+row a node costs more than its arithmetic, so there are few of them.
 """
 
 from export.onnx_nodes import Graph, branch
 from model.config import ModelConfig
-
-# e^-80 of the likeliest symbol's chance: less than the smallest step of the noise, and what is barred stays barred.
-_HOPELESS = -80.0
-# At 0 the likeliest symbol takes it all; the division must not overflow.
-_COLDEST = 1e-30
 
 
 def draw(graph: Graph, config: ModelConfig) -> str:
@@ -20,21 +16,19 @@ def draw(graph: Graph, config: ModelConfig) -> str:
 
 
 def _symbol(graph: Graph, size: int) -> str:
-    """Draw symbols (B,) int64 from `logits` (B, V); -1 for a row whose logits are not finite.
+    """Draw symbols (B,) int64 from `logits` (B, V); -1 for a row whose logits hold NaN or +inf.
 
-    `logit_bias` (B, V) is added, -inf bars a symbol; the sum is divided by `temperature` (B,); of the `top_k` (B,)
-    likeliest symbols, 0 for all, the smallest set is kept that holds a share of `top_p` (B,); and the first symbol is
-    taken at which the running sum of what is left exceeds the share `noise` (B,) in [0, 1) of the whole.
+    `logit_bias` (B, V) is added, -inf bars a symbol; the sum is divided by `temperature` (B,), which is to be at least
+    1e-20; of the `top_k` (B,) likeliest symbols, 0 for all, the smallest set is kept that holds a share of `top_p`
+    (B,); and the first symbol is taken at which the running sum of what is left exceeds the share `noise` (B,) of the
+    whole. The noise lies between 2^-52 and 1 - 2^-52: an exponential of -inf may come out as 1e-38 instead of 0, which
+    is too little to reach the one, and no sum is so small that the other reaches all of it.
     """
     scores = graph("Add", "draw.scores", "logits", "logit_bias")
-    best = graph("ReduceMax", "draw.best", scores, graph.axis(1), keepdims=1)
-    cold = graph("Max", "draw.temperature", "temperature", graph.number(_COLDEST))
-    behind = graph("Sub", "draw.behind", scores, best)
-    scaled = graph("Div", "draw.scaled", behind, graph.column("draw.temperature.column", cold))
-    hopeful = graph("Greater", "draw.hopeful", scaled, graph.number(_HOPELESS))
-    weights = graph("Where", "draw.weights", hopeful, graph("Exp", "draw.exp", scaled), graph.number(0))
-    first = _invert(graph, _narrowed(graph, weights, size), "noise", size)
-    return graph("Where", "draw.symbol", _broken(graph, "logits", keep=False), graph.integer(-1), first)
+    scaled = graph("Div", "draw.scaled", scores, graph.column("draw.temperature.column", "temperature"))
+    weights = _narrowed(graph, graph("Softmax", "draw.weights", scaled, axis=1), size)
+    first, total = _invert(graph, weights, "noise", size)
+    return graph("Where", "draw.symbol", graph("IsNaN", "draw.broken", total), graph.integer(-1), first)
 
 
 def _narrowed(outer: Graph, weights: str, size: int) -> str:
@@ -79,20 +73,13 @@ def _narrowed(outer: Graph, weights: str, size: int) -> str:
     )
 
 
-def _invert(graph: Graph, weights: str, noise: str, size: int) -> str:
-    """Return for each row the first index at which the running sum of its weights exceeds the share `noise` of it."""
+def _invert(graph: Graph, weights: str, noise: str, size: int) -> tuple[str, str]:
+    """Return where the running sum of a row's weights first exceeds the share `noise` of the whole, and the whole."""
     running = graph("CumSum", "draw.running", graph("Cast", "draw.weights.wide", weights, to=11), graph.integer(1))
     total = graph("Gather", "draw.total", running, graph.integer(size - 1), axis=1)
     mark = graph.column("draw.mark.column", graph("Mul", "draw.mark", noise, total))
     passed = graph("Cast", "draw.passed.number", graph("Greater", "draw.passed", running, mark), to=1)
-    return graph("ArgMax", "draw.index", passed, axis=1, keepdims=0)
-
-
-def _broken(graph: Graph, output: str, *, keep: bool) -> str:
-    """Say which rows of the output are not finite: (B,) bool, or with `keep` (B, 1) of 0 or NaN."""
-    nothing = graph("Sub", "draw.nothing", output, output)
-    total = graph("ReduceSum", "draw.nothing.row", nothing, graph.axis(1), keepdims=int(keep))
-    return total if keep else graph("IsNaN", "draw.broken", total)
+    return graph("ArgMax", "draw.index", passed, axis=1, keepdims=0), total
 
 
 def _offset(graph: Graph, count: int) -> str:
@@ -108,10 +95,9 @@ def _offset(graph: Graph, count: int) -> str:
     grid = graph("Reshape", "draw.grid", parts, graph.axis(-1, 6, count))
     log_weight = graph("Gather", "draw.log_weight", grid, graph.integer(0), axis=1)
     sharp = graph("Mul", "draw.sharp", log_weight, graph("Add", "draw.power", bias, graph.number(1)))
-    best = graph("ReduceMax", "draw.best", sharp, graph.axis(1), keepdims=1)
-    weights = graph("Exp", "draw.weights", graph("Sub", "draw.behind", sharp, best))
-    flat = graph("Reshape", "draw.pick", pick, graph.axis(-1))
-    index = graph("Reshape", "draw.index.deep", _invert(graph, weights, flat, count), graph.axis(-1, 1, 1))
+    weights = graph("Softmax", "draw.weights", sharp, axis=1)
+    first, _ = _invert(graph, weights, graph("Reshape", "draw.pick", pick, graph.axis(-1)), count)
+    index = graph("Reshape", "draw.index.deep", first, graph.axis(-1, 1, 1))
     shape = graph("Shape", "draw.rows", "bias")
     six = graph("Concat", "draw.six", shape, graph.axis(6, 1), axis=0)
     chosen = graph("GatherElements", "draw.chosen", grid, graph("Expand", "draw.index.six", index, six), axis=2)
@@ -119,19 +105,20 @@ def _offset(graph: Graph, count: int) -> str:
     _, mean, log_scale, tie = graph.split(
         "Split", ["draw.chosen.weight", "draw.mean", "draw.log_scale", "draw.tie"], row, graph.axis(1, 2, 2, 1), axis=1
     )
-    first = graph("Cast", "draw.along", along, to=1)
-    second = graph("Cast", "draw.across", across, to=1)
+    ahead = graph("Cast", "draw.along", along, to=1)
+    aside = graph("Cast", "draw.across", across, to=1)
     rest = graph("Sub", "draw.untied.square", graph.number(1), graph("Mul", "draw.tie.square", tie, tie))
     turned = graph(
         "Add",
         "draw.turned",
-        graph("Mul", "draw.tied", tie, first),
-        graph("Mul", "draw.untied", graph("Sqrt", "draw.untied.root", rest), second),
+        graph("Mul", "draw.tied", tie, ahead),
+        graph("Mul", "draw.untied", graph("Sqrt", "draw.untied.root", rest), aside),
     )
     scale = graph("Exp", "draw.scale", graph("Sub", "draw.log_scale.biased", log_scale, bias))
-    spread = graph("Mul", "draw.spread", scale, graph("Concat", "draw.deviates", first, turned, axis=1))
+    spread = graph("Mul", "draw.spread", scale, graph("Concat", "draw.deviates", ahead, turned, axis=1))
     moved = graph("Add", "draw.moved", mean, spread)
     chance = graph("Cast", "draw.pen.wide", graph("Sigmoid", "draw.pen.chance", pen), to=11)
     lifted = graph("Cast", "draw.pen.number", graph("Less", "draw.pen.up", lift, chance), to=1)
     offset = graph("Concat", "draw.offset.whole", moved, lifted, axis=1)
-    return graph("Add", "draw.offset", offset, _broken(graph, "mixture", keep=True))
+    nothing = graph("Sub", "draw.nothing", "mixture", "mixture")  # 0, or NaN where there is no number
+    return graph("Add", "draw.offset", offset, graph("ReduceSum", "draw.nothing.row", nothing, graph.axis(1)))

@@ -21,6 +21,8 @@ used whose result for a row does not depend on the other rows of the batch: no L
 (docs/adr).
 """
 
+import numpy as np
+
 from export.bundle import TensorSpec
 from export.onnx_draw import draw
 from export.onnx_nodes import Graph, branch, serialise
@@ -34,6 +36,7 @@ from export.weights import (
     output_spec,
     state_specs,
 )
+from model.config import ModelConfig
 from model.heads import CORRELATION_LIMIT, LOG_SCALE_CEILING, LOG_SCALE_FLOOR
 
 
@@ -194,7 +197,7 @@ def _cell(
 ) -> dict[str, str]:
     """Return h, c, e, and z where there is a detector, of rows that are all computed (Eqs. 2-9)."""
     name, size = f"layer{number}", layer.size
-    gates, logit = _normalise(graph, layer, name, s)
+    gates, fires = _normalise(graph, layer, name, s)
     forget, put, out, new = graph.split(
         "Split", [f"{name}.{gate}" for gate in "fiog"], gates, graph.axis(size, size, size, size), axis=1
     )
@@ -208,15 +211,14 @@ def _cell(
     c = graph("Add", f"{name}.c.rows", written, kept)
     h = graph("Mul", f"{name}.h.rows", graph("Sigmoid", f"{name}.o.gate", out), graph("Tanh", f"{name}.c.squashed", c))
     done = {"h": h, "c": c, "e": graph.product(f"{name}.e.rows", h, f"{name}.out.weight", layer.out)}
-    if logit:
-        fires = graph("Cast", f"{name}.fires", graph("Greater", f"{name}.over", logit, graph.number(0)), to=1)
-        flat = graph("Reshape", f"{name}.z.rows", fires, graph.axis(-1))
+    if fires:
+        flat = graph("Reshape", f"{name}.z.rows", graph("Cast", f"{name}.fires", fires, to=1), graph.axis(-1))
         done["z"] = graph("Mul", f"{name}.z.nested", flat, opened) if opened else flat
     return done
 
 
 def _normalise(graph: Graph, layer: LayerWeights, name: str, s: str) -> tuple[str, str]:
-    """Return the gates (n, 4H) and the detector's logit (n, 1), "" where there is none."""
+    """Return the gates (n, 4H), and where the detector fires (n, 1) bool, "" where there is none."""
     width = 4 * layer.size
     bias = graph.constant(f"{name}.bias", layer.bias[:width])
     logit = ""
@@ -237,17 +239,35 @@ def _normalise(graph: Graph, layer: LayerWeights, name: str, s: str) -> tuple[st
         )
         if logit:
             centred = graph("Sub", f"{name}.detector.centred", logit, mean)
-            scaled = graph("Mul", f"{name}.detector.scaled", centred, scale)
-            gain = graph.constant(f"{name}.detector.gain", layer.gain[width:])
-            logit = graph("Mul", f"{name}.detector.gained", scaled, gain)
-    if logit:
-        logit = graph("Add", f"{name}.logit", logit, graph.constant(f"{name}.detector.bias", layer.bias[width:]))
-    return gates, logit
+            logit = graph("Mul", f"{name}.detector.scaled", centred, scale)
+    return gates, _fires(graph, layer, name, logit) if logit else ""
+
+
+def _fires(graph: Graph, layer: LayerWeights, name: str, logit: str) -> str:
+    """Say where gain * logit + bias > 0, (n, 1) bool, by one comparison of the logit with -bias / gain."""
+    bias = float(layer.bias[-1])
+    gain = 1.0 if layer.gain is None else float(layer.gain[-1])
+    threshold = -bias / gain if gain else -np.inf if bias > 0 else np.inf
+    edge = graph.constant(f"{name}.detector.edge", np.array([threshold], np.float32))
+    return graph("Less" if gain < 0 else "Greater", f"{name}.over", logit, edge)
 
 
 def _output(graph: Graph, weights: StepWeights, sent: list[str]) -> str:
     """Combine what the layers send (Eqs. 11-12) and apply the head."""
     config = weights.config
+    embedded = graph("Relu", "output.embedded", _gated_sum(graph, config, sent))
+    raw = graph(
+        "Gemm",
+        "head.raw",
+        embedded,
+        graph.constant("head.weight", weights.head),
+        graph.constant("head.bias", weights.head_bias),
+    )
+    return raw if config.kind == "text" else _mixture(graph, raw, config.mixtures)
+
+
+def _gated_sum(graph: Graph, config: ModelConfig, sent: list[str]) -> str:
+    """Sum what the layers project, each times its gate (B, O)."""
     count = config.num_layers
     shares, parts = [], []
     for number, e in enumerate(sent, start=1):
@@ -265,15 +285,7 @@ def _output(graph: Graph, weights: StepWeights, sent: list[str]) -> str:
         graph("Mul", f"output.weighted{number}", gate, part)
         for number, (gate, part) in enumerate(zip(gates, parts, strict=True), start=1)
     ]
-    embedded = graph("Relu", "output.embedded", _sum(graph, "output.sum", weighted))
-    raw = graph(
-        "Gemm",
-        "head.raw",
-        embedded,
-        graph.constant("head.weight", weights.head),
-        graph.constant("head.bias", weights.head_bias),
-    )
-    return raw if config.kind == "text" else _mixture(graph, raw, config.mixtures)
+    return _sum(graph, "output.sum", weighted)
 
 
 def _mixture(graph: Graph, raw: str, count: int) -> str:

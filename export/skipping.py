@@ -169,7 +169,7 @@ def wishes_of(step: OnnxStep, steps: int, rows: int, generator: np.random.Genera
     shape = step.output.shape_for(rows)
     barred = np.where(generator.random(shape) < 0.05, -np.inf, generator.normal(size=shape))
     fixed = {
-        "temperature": generator.choice([0.0, 0.6, 1.0, 1.5], rows).astype(np.float32),
+        "temperature": generator.choice([1e-20, 0.6, 1.0, 1.5], rows).astype(np.float32),
         "top_p": generator.choice([0.0, 0.5, 0.95, 1.0], rows).astype(np.float32),
         "top_k": generator.choice([0, 0, 1, 3], rows),
         "logit_bias": barred.astype(np.float32),

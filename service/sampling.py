@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 DRAWS = 4
+SMALLEST = 2.0**-52
 FAILED = -1
 _WORD = 2**64 - 1
 
 
 def uniforms(seed: int, choice: int, start: int, count: int) -> Floats:
-    """Return the draws of consecutive positions as (count, 4), each in [0, 1) with 52 random bits.
+    """Return the draws of consecutive positions as (count, 4), each in (0, 1) with 51 random bits.
 
-    One bit less than float64 holds: the largest number, times any sum, is then less than that sum.
+    They lie in the middle of their steps and so keep 2^-52 from both ends, as the graph wants it.
 
     Args:
         seed: any integer; its lowest 64 bits count.
@@ -33,7 +34,7 @@ def uniforms(seed: int, choice: int, start: int, count: int) -> Floats:
     # NumPy's generator steps its counter before it uses it, so it is set to one before the first position.
     before = (start - 1) % 2**256
     bits: NDArray[np.uint64] = np.random.Philox(key=key, counter=before).random_raw(DRAWS * count)
-    return (bits >> np.uint64(12)).astype(np.float64).reshape(count, DRAWS) * 2.0**-52
+    return ((bits >> np.uint64(13)).astype(np.float64).reshape(count, DRAWS) + 0.5) * 2.0**-51
 
 
 def deviates(uniform: Floats) -> Floats:

@@ -14,6 +14,9 @@ from service.engine.sequence import InkSequence, Reason, Score, Sequence, TextSe
 
 S = TypeVar("S", bound=Sequence)
 
+# Stands for a temperature of 0: all but the likeliest symbols have no chance, and the division does not overflow.
+COLDEST = 1e-20
+
 
 class Stepper(Protocol):
     """What a lane needs of a runner."""
@@ -156,7 +159,7 @@ class TextLane(Lane[TextSequence]):
 
     def _wish(self, sequence: TextSequence) -> None:
         wishes, row, params = self.runner.wishes, sequence.row, sequence.params
-        wishes["temperature"][row] = params.temperature
+        wishes["temperature"][row] = max(params.temperature, COLDEST)
         wishes["top_p"][row] = params.top_p
         wishes["top_k"][row] = params.top_k
         wishes["logit_bias"][row] = self._barred

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from export.bundle import Bundle
+from service.engine.lane import COLDEST
 from service.engine.runner import MAX_ROWS, Runner
 
 STEPS = 12
@@ -81,7 +82,7 @@ def _inputs(bundle: Bundle, count: int, random: np.random.Generator) -> Inputs:
         ]
     size = bundle.model["vocabulary"]
     wishes = {
-        "temperature": random.choice([0.0, 0.7, 1.0], count),
+        "temperature": random.choice([COLDEST, 0.7, 1.0], count),
         "top_p": random.choice([0.8, 1.0], count),
         "top_k": random.choice([0, 5], count),
         "logit_bias": np.where(random.random((count, size)) < 0.1, -np.inf, 0.0),

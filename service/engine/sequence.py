@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from model.codec import TextCodec
 from service.engine.snapshot import WHOLE, Part, Snapshot
 from service.engine.stops import StopMatcher
-from service.sampling import FAILED, deviates, uniforms
+from service.sampling import FAILED, SMALLEST, deviates, uniforms
 
 BLOCK = 64
 
@@ -327,8 +327,8 @@ class TextSequence(Sequence):
         self.must_save = not self._reads_on and self._wants_fork
 
     def _numbers(self, uniform: NDArray[np.float64]) -> NDArray[np.float64]:
-        # At temperature 0 all symbols but the likeliest are out; of equals, 0 takes the first.
-        return np.zeros_like(uniform) if self.params.temperature == 0 else uniform
+        # At temperature 0 all symbols but the likeliest are out; of equals, the smallest number takes the first.
+        return np.full_like(uniform, SMALLEST) if self.params.temperature == 0 else uniform
 
     @property
     def num_ready(self) -> int:

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 FAILED = -1
-_COLDEST = 1e-30
+_COLDEST = 1e-20
 
 
 def sample_text(

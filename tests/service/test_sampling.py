@@ -21,7 +21,7 @@ class TestUniforms:
     def test_is_philox(self) -> None:
         """The bits are those of Philox4x64-10 as published with Random123 for key 0 and counter 0."""
         words = (0x16554D9ECA36314C, 0xDB20FE9D672D0FDC, 0xD7E772CEE186176B, 0x7E68B68AEC7BA23B)
-        assert sampling.uniforms(0, 0, 0, 1)[0].tolist() == [(word >> 12) / 2**52 for word in words]
+        assert sampling.uniforms(0, 0, 0, 1)[0].tolist() == [((word >> 13) + 0.5) / 2**51 for word in words]
 
     @given(SEEDS, st.integers(0, 127), st.integers(0, 2**40), st.integers(1, 130), st.data())
     def test_depends_on_the_position_alone(
@@ -33,7 +33,7 @@ class TestUniforms:
         alone = sampling.uniforms(seed, choice, start + index, 1)
         assert np.array_equal(block[index], alone[0])
         assert block.shape == (count, sampling.DRAWS)
-        assert 0 <= block.min() <= block.max() < 1
+        assert sampling.SMALLEST <= block.min() <= block.max() <= 1 - sampling.SMALLEST
 
     def test_seeds_choices_and_positions_differ(self) -> None:
         """No two of a thousand seeds, choices or positions share a draw."""

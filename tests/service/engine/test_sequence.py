@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from model.codec import REPLACEMENT, TextCodec
 from service.engine.sequence import Delta, InkParams, InkSequence, Score, TextParams, TextSequence
-from service.sampling import FAILED, uniforms
+from service.sampling import FAILED, SMALLEST, uniforms
 
 LETTERS = TextCodec(("a", "b", "c", "\n", REPLACEMENT), "replace")
 BYTES = TextCodec((), "bytes")
@@ -229,5 +229,5 @@ def test_ink_that_is_not_finite_ends_with_an_error() -> None:
 def test_the_likeliest_needs_no_luck() -> None:
     """At temperature 0 all numbers are 0, so of equally likely symbols the first is taken whatever the seed."""
     greedy = TextSequence(LETTERS, [1], 3, TextParams(seed=7, max_tokens=9, temperature=0.0))
-    assert greedy.draw() == [0.0] * 4
-    assert TextSequence(LETTERS, [1], 3, TextParams(seed=7, max_tokens=9)).draw() != [0.0] * 4
+    assert greedy.draw() == [SMALLEST] * 4
+    assert TextSequence(LETTERS, [1], 3, TextParams(seed=7, max_tokens=9)).draw() != [SMALLEST] * 4
