@@ -78,8 +78,9 @@ def test_without_data_the_network_writes_its_own_trace(
     """No corpus is needed to export; then no figures are claimed."""
     monkeypatch.setattr(cli, "TRACE_ROWS", 2)
     monkeypatch.setattr(cli, "TRACE_STEPS", 200)
-    assert run(trained, tmp_path / "mine", "--name", "other-name") == 0
+    assert run(trained, tmp_path / "mine", "--name", "other-name", "--precision", "int8") == 0
     made = bundle.load(tmp_path / "mine")
+    assert made.model["precision"] == "int8"
     assert made.name == "other-name"
     assert made.metrics == {}
     assert "sampled from the network itself" in json.loads(made.files["parity.json"])["trace"]["source"]
