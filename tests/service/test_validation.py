@@ -242,6 +242,10 @@ def test_models_that_are_not_there(server: Server, path: str, model: str, status
         b'{"model": "small-text", "prompt": "a", "temperature": NaN}',
         b'{"model": "small-text", "prompt": "a", "temperature": 1e999}',
         b'{"model": "small-text", "prompt": "a", "top_p": -Infinity}',
+        b'{"model": "small-text", "prompt": "a", "logit_bias": {"1": NaN}}',
+        b'{"model": "small-text", "prompt": "a", "presence_penalty": NaN}',
+        b'{"model": "small-text", "prompt": [1e999]}',
+        b'{"model": "small-text", "prompt": ' + b"[" * 5000 + b"]" * 5000 + b"}",
         b'{"model": "small-text", "prompt": "a", "seed": ' + b"9" * 5000 + b"}",
         b'{"model": "small-text", "prompt": "\xff"}',
         b'{"model": "small-text", "prompt": "a", "stop": "\\ud800"}',
@@ -313,6 +317,29 @@ def test_fuzzed_fields_never_break_the_service(server: Server, path: str, fields
     if response.status_code == 400:
         assert problem(response)["message"]
     assert server.gauges()["failures"] == 0
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from(["/tokenize", "/detokenize", "/v1/segment"]),
+    st.dictionaries(st.sampled_from(["model", "prompt", "tokens", "text", "add_special_tokens", "stream"]), JSON),
+)
+def test_fuzzed_texts_and_ids_never_break_the_service(server: Server, path: str, fields: dict[str, Any]) -> None:
+    """Any JSON to the routes of the codec and of segments is served or refused with the error object."""
+    raw = json.dumps(fields)
+    response = server.client.post(path, content=raw, headers={"content-type": "application/json"})
+    assert response.status_code in (200, 400, 404)
+    if response.status_code != 200:
+        assert problem(response)["message"]
+
+
+@pytest.mark.parametrize(("path", "field"), [("/tokenize", "prompt"), ("/v1/segment", "text")])
+def test_half_a_character_is_read_as_one_unknown(server: Server, path: str, field: str) -> None:
+    """A lone surrogate is one symbol everywhere."""
+    raw = b'{"%s": "a\\ud800b"}' % field.encode()
+    response = server.client.post(path, content=raw, headers={"content-type": "application/json"})
+    assert response.status_code == 200
+    assert len(response.json()["tokens" if field == "prompt" else "char"]) == 3
 
 
 def test_paths_and_methods_that_are_not_there(server: Server) -> None:
