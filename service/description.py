@@ -45,7 +45,8 @@ HANDWRITING_EVENTS = _events(
     '"y":[0.0,-0.4],"pen":[0,1],"z":[[0,1],[0,0]],"op":["UU","CU","CC"],"finish_reason":null}',
     '{"object":"handwriting.chunk","model":"ink-free","system_fingerprint":"copyist","start":2,"x":[7.1],"y":[0.3],'
     '"pen":[0],"z":[[0],[0]],"op":["F","C","C"],"finish_reason":"length","seed":1,'
-    '"usage":{"points":3,"steps":3,"layer_updates":[3,1,0]}}',
+    '"usage":{"points":3,"steps":3,"layer_updates":[3,1,0],'
+    '"operations":{"U":[3,1,0],"C":[0,2,3],"F":[0,0,0]},"work_spared":0.7}}',
 )
 PICTURE = {"image/svg+xml": {"schema": {"type": "string"}}}
 

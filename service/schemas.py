@@ -263,7 +263,17 @@ class SegmentRequest(_Strict):
     )
 
     model: Annotated[str, Field(max_length=64)] | None = Field(None, description=_ONLY_ONE)
-    text: str = Field(min_length=1, description="The text, in any script; it is read from a fresh state.")
+    text: str = Field(
+        description="The text, in any script; it is read from a fresh state.", json_schema_extra={"minLength": 1}
+    )
+
+    @field_validator("text")
+    @classmethod
+    def _is_not_empty(cls, text: str) -> str:
+        """Checked here, as pydantic's own check refuses half a character, which is read as an unknown one."""
+        if not text:
+            raise ValueError("must have at least 1 character")
+        return text
 
 
 class HandwritingRequest(_Strict):
@@ -301,7 +311,8 @@ def check_limits(request: CompletionRequest | SegmentRequest | HandwritingReques
     if isinstance(request, CompletionRequest):
         _at_most("prompt", sum(map(len, request.prompt)), settings.max_prompt_chars, " characters")
         _at_most("max_tokens", request.max_tokens, settings.max_tokens)
-        _at_most("n", request.num_choices, _max_choices(settings), " choices, prompts times n,")
+        blamed = "n" if request.n > 1 else "prompt"
+        _at_most(blamed, request.num_choices, _max_choices(settings), " choices, prompts times n,")
         most = max(settings.max_total_tokens, settings.max_tokens)
         _at_most("max_tokens", request.num_choices * request.max_tokens, most, " symbols, choices times max_tokens,")
         if request.best_of not in (None, request.n):

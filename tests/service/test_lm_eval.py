@@ -20,7 +20,7 @@ pytestmark = [
 ]
 
 DOCUMENTS = ["It was a dark night.", "Rain fell, and then\nit stopped."]
-QUESTIONS = [
+QUESTIONS: list[dict[str, Any]] = [
     {"question": "It was a ", "choices": ["dark", "xxxx", "q?!;"], "gold": 0},
     {"question": "She said: ", "choices": ["no", "yes!"], "gold": 1},
 ]
@@ -78,7 +78,7 @@ def evaluated(server: Server, folder: Path, documents: dict[str, list[dict[str, 
         "tokenizer_backend": "remote",
         "custom_prefix_token_id": TEXT.encode("\n").item(),  # its own way to name it takes an id of 0 for none
     }
-    command = [
+    command: list[str | Path] = [
         *(sys.executable, "-m", "lm_eval", "run", "--model", "local-completions"),
         *("--model_args", ",".join(f"{name}={value}" for name, value in arguments.items())),
         *("--tasks", ",".join(f"copyist_{name}" for name in documents)),
