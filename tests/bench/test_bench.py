@@ -53,3 +53,14 @@ def test_http_is_measured() -> None:
     assert all(told[key] is not None for key in HTTP_KEYS)
     assert told["server_us_per_char"] > told["event_loop_us_per_char"] > 0
     assert told["chars_per_event_one_char_per_event"] < told["chars_per_event"]
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("bench")
+def test_cores_are_measured() -> None:
+    """Every way to use them, in steps and over HTTP, for text and ink."""
+    told = last_line("cores")
+    for kind in ("text", "ink"):
+        assert all(rate > 0 for batch in (1, 8, 64, 256) for rate in told[f"{kind}_steps_{batch}"].values())
+        assert set(told[f"{kind}_http"]) == {"1", "64"}
+        assert all(rate > 0 for ways in told[f"{kind}_http"].values() for rate in ways.values())
