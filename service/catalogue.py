@@ -290,4 +290,6 @@ def _open(path: Path, rows: int) -> Served:
     _log.info("bundle opened", model=checked.name, kind=checked.kind, fingerprint=checked.fingerprint, ms=took_ms)
     if isinstance(codec, InkCodec):
         return InkModel(checked, hierarchy, InkLane(checked.name, runner), codec)
-    return TextModel(checked, hierarchy, TextLane(checked.name, runner, codec), codec)
+    if isinstance(codec, TextCodec):
+        return TextModel(checked, hierarchy, TextLane(checked.name, runner, codec), codec)
+    raise CatalogueError(f"A bundle cannot be served: {path}: writing a given text by hand is not served yet.")
