@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from service import errors, streams
+from service import errors, handwriting, streams
 from service.catalogue import VERSION, Catalogue
 from service.description import ABOUT, describe
 from service.engine.loop import Engine, FlushPolicy
@@ -42,6 +42,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(title="Copyist", version=VERSION, description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = Service(settings, catalogue, engine)
     app.include_router(router)
+    app.include_router(handwriting.router)
     app.include_router(streams.router)
     pages = Pages()
     for path in pages.paths:

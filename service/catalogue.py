@@ -163,11 +163,17 @@ class InkModel(Served):
 
     codec: InkCodec
 
-    def sequence(self, params: InkParams, *, whole: bool) -> InkSequence:
-        """Return a drawing that is ready for the engine; it starts as every line of the data does, at rest."""
+    def sequence(self, params: InkParams, *, whole: bool, prime: Seq[Offset] = ()) -> InkSequence:
+        """Return a drawing that is ready for the engine; it starts as every line of the data does, at rest.
+
+        Args:
+            params: how to draw.
+            whole: whether to tell everything at the end only.
+            prime: standardised offsets that are read before.
+        """
         dx, dy, pen_up = self.codec.encode(np.zeros((1, 3)))[0].tolist()
         start: Offset = (dx, dy, pen_up)
-        return InkSequence(start, params, whole=whole)
+        return InkSequence(start, params, whole=whole, prime=prime)
 
 
 class Catalogue:

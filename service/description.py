@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from service.ink.schemas import ink_limits
 from service.schemas import ErrorReply, configured_limits
 from service.settings import Settings
 
@@ -41,14 +42,15 @@ COMPLETION_EVENTS = _events(
     '"seed":1}',
 )
 HANDWRITING_EVENTS = _events(
-    '{"object":"handwriting.chunk","model":"ink-free","system_fingerprint":"copyist","start":0,"x":[0.0,1.2],'
-    '"y":[0.0,-0.4],"pen":[0,1],"z":[[0,1],[0,0]],"op":["UU","CU","CC"],"finish_reason":null}',
-    '{"object":"handwriting.chunk","model":"ink-free","system_fingerprint":"copyist","start":2,"x":[7.1],"y":[0.3],'
-    '"pen":[0],"z":[[0],[0]],"op":["F","C","C"],"finish_reason":"length","seed":1,'
-    '"usage":{"points":3,"steps":3,"layer_updates":[3,1,0],'
+    '{"object":"handwriting.chunk","model":"ink-free","system_fingerprint":"copyist","start":0,"x":[0.0,0.32],'
+    '"y":[0.0,-0.11],"t":[0.0,0.015],"pen":[0,1],"line":[0,0],"z":[[0,1],[0,0]],"op":["UU","CU","CC"],'
+    '"segment":[[0,0],[0,0]],"finish_reason":null}',
+    '{"object":"handwriting.chunk","model":"ink-free","system_fingerprint":"copyist","start":2,"x":[1.88],"y":[0.08],'
+    '"t":[0.21],"pen":[0],"line":[0],"z":[[0],[0]],"op":["F","C","C"],"segment":[[1],[0]],"finish_reason":"length",'
+    '"seed":1,"pages":[{"left":-4.0,"top":-4.11,"width":9.88,"height":8.19}],'
+    '"usage":{"points":3,"strokes":2,"steps":3,"layer_updates":[3,1,0],'
     '"operations":{"U":[3,1,0],"C":[0,2,3],"F":[0,0,0]},"work_spared":0.7}}',
 )
-PICTURE = {"image/svg+xml": {"schema": {"type": "string"}}}
 
 
 def describe(app: FastAPI, settings: Settings) -> dict[str, Any]:
@@ -60,7 +62,7 @@ def describe(app: FastAPI, settings: Settings) -> dict[str, Any]:
     for path in description["paths"].values():
         for operation in path.values():
             operation["responses"].pop("422", None)  # FastAPI promises it, but ours are 400
-    for name, fields in configured_limits(settings).items():
+    for name, fields in {**configured_limits(settings), **ink_limits(settings)}.items():
         for field, limits in fields.items():
             schema = schemas[name]["properties"][field]
             # What may be null already is a choice of schemas, and the limits belong to the first of them.

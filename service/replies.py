@@ -7,18 +7,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import orjson
 
-from service import ink
-from service.catalogue import InkModel, TextModel
+from service.catalogue import TextModel
 from service.engine.sequence import Delta, End, TextParams
 from service.engine.snapshot import Snapshot
 from service.engine.trace import Hierarchy
 from service.segments import Offsets, tree
 
 JSON = "application/json"
-SVG = "image/svg+xml"
 
 
 class CompletionReply:
@@ -160,56 +157,6 @@ class SegmentReply:
             orjson.dumps(rest)[1:],
         )
         return b",".join(members)
-
-
-class HandwritingReply:
-    """Renders one drawing; a whole one is the same bytes for the same request.
-
-    Args:
-        model: that draws it.
-        seed: that was used.
-        picture: whether a whole drawing is an SVG instead of JSON.
-    """
-
-    def __init__(self, model: InkModel, seed: int, *, picture: bool = False) -> None:
-        self.media_type = SVG if picture else JSON
-        self._model, self._seed, self._picture = model, seed, picture
-        self._pen = ink.Pen(model.codec)
-        self._num_told = 0
-        about = {"model": model.name, "system_fingerprint": model.fingerprint}
-        self._about = orjson.dumps(about)[1:-1]
-
-    def event(self, delta: Delta) -> list[bytes]:
-        """Return the JSON of the event that tells a delta."""
-        return [self._json(b"handwriting.chunk", delta)]
-
-    def whole(self, delta: Delta, end: End) -> bytes:
-        """Return a drawing told at once."""
-        if self._picture:
-            title = f"{end.num_drawn + 1} points written freely by {self._model.name}, seed {self._seed}"
-            return ink.svg(self._points(delta), title).encode()
-        return self._json(b"handwriting", delta)
-
-    def _points(self, delta: Delta) -> ink.Points:
-        return self._pen.draw(np.array(delta.items, np.float32).reshape(-1, 3))
-
-    def _json(self, kind: bytes, delta: Delta) -> bytes:
-        points = self._points(delta)
-        start, self._num_told = self._num_told, self._num_told + len(points)
-        members = [
-            b'{"object":"%s",%s,"start":%d' % (kind, self._about, start),
-            b'"x":' + orjson.dumps(points[:, 0].tolist()),
-            b'"y":' + orjson.dumps(points[:, 1].tolist()),
-            b'"pen":' + orjson.dumps(points[:, 2].astype(np.int64).tolist()),
-            self._model.hierarchy.columns(delta.trace).encode(),
-            b'"finish_reason":' + (b'"%s"' % delta.end.reason.encode() if delta.end else b"null"),
-        ]
-        if delta.end:
-            members += [b'"seed":%d' % self._seed, b'"usage":' + orjson.dumps(self._usage(delta.end))]
-        return b",".join(members) + b"}"
-
-    def _usage(self, end: End) -> dict[str, Any]:
-        return {"points": len(end.trace), **work(self._model.hierarchy, end.trace)}
 
 
 def work(hierarchy: Hierarchy, trace: bytes) -> dict[str, Any]:

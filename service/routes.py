@@ -9,18 +9,19 @@ import structlog
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
-from service.catalogue import Catalogue, InkModel, Served, TextModel, fresh_seed
+from service.catalogue import Catalogue, InkModel, Served, TextModel
 from service.course import Course
-from service.description import COMPLETION_EVENTS, HANDWRITING_EVENTS, PROBLEMS
+from service.description import COMPLETION_EVENTS, PROBLEMS
 from service.engine.loop import Engine, Stream
-from service.engine.sequence import Delta, InkParams, TextParams
+from service.engine.sequence import Delta, TextParams
 from service.errors import NotReadyError, OverloadedError
-from service.replies import CompletionReply, HandwritingReply, SegmentReply
+from service.ink import copybook
+from service.ink.styles import card as copybook_card
+from service.replies import CompletionReply, SegmentReply
 from service.schemas import CompletionReply as CompletionSchema
 from service.schemas import (
     CompletionRequest,
     DetokenizeRequest,
-    HandwritingRequest,
     Health,
     ModelCard,
     ModelList,
@@ -31,7 +32,6 @@ from service.schemas import (
     Tokens,
     check_limits,
 )
-from service.schemas import HandwritingReply as HandwritingSchema
 from service.schemas import SegmentReply as SegmentSchema
 from service.seal import Sealer
 from service.settings import Settings
@@ -165,39 +165,16 @@ async def tokenizer_info(
     )
 
 
-@router.post(
-    "/v1/handwriting",
-    summary="Write with a pen",
-    response_model=HandwritingSchema,
-    responses={
-        **PROBLEMS,
-        200: {
-            "description": "The drawing, or events.",
-            "content": {**HANDWRITING_EVENTS, "image/svg+xml": {"schema": {"type": "string"}}},
-        },
-    },
-)
-async def handwriting(body: HandwritingRequest, here: Here) -> Response:
-    """Write freely, point by point, and tell what each layer did at each."""
-    model = here.catalogue.ink(body.model)
-    check_limits(body, here.settings)
-    params = _ink_params(body)
-    is_streamed = body.stream
-    sequence = model.sequence(params, whole=not is_streamed)
-    reply = HandwritingReply(model, params.seed, picture=body.format == "svg")
-    return _follow(here, model, [sequence], reply, is_streamed=is_streamed)
-
-
 @router.get("/v1/models", summary="What is served")
 async def models(here: Here) -> ModelList:
-    """Return every bundle with its facts."""
-    return ModelList(object="list", data=[_card(model) for model in here.catalogue])
+    """Return every bundle with its facts, and the copybook."""
+    return ModelList(object="list", data=[*(_card(model) for model in here.catalogue), copybook_card()])
 
 
 @router.get("/v1/models/{name}", summary="One of them", responses={404: PROBLEMS[404]})
 async def model_by_name(name: str, here: Here) -> ModelCard:
-    """Return a bundle's facts."""
-    return _card(here.catalogue.find(name))
+    """Return a bundle's facts, or the copybook's."""
+    return copybook_card() if name == copybook.NAME else _card(here.catalogue.find(name))
 
 
 @router.get("/healthz", summary="Whether the service lives", responses={503: PROBLEMS[503]})
@@ -259,15 +236,6 @@ def _text_params(body: CompletionRequest, seed: int) -> TextParams:
         logit_bias=tuple((int(token), value) for token, value in body.logit_bias.items()),
         presence_penalty=body.presence_penalty,
         frequency_penalty=body.frequency_penalty,
-    )
-
-
-def _ink_params(body: HandwritingRequest) -> InkParams:
-    """A drawing's parameters."""
-    return InkParams(
-        seed=fresh_seed() if body.seed is None else body.seed,
-        max_points=body.max_points,
-        bias=body.bias,
     )
 
 

@@ -40,7 +40,6 @@ MAX_STATE_CHARS = 2**20
 _HABITS: dict[str, Any] = {
     "include_obfuscation": False,
     "suffix": None,
-    "text": None,
 }
 
 
@@ -276,33 +275,7 @@ class SegmentRequest(_Strict):
         return text
 
 
-class HandwritingRequest(_Strict):
-    """What to write with the pen, and how."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"max_points": 600, "bias": 0.5, "seed": 1},
-                {"max_points": 600, "stream": True},
-                {"max_points": 600, "seed": 1, "format": "svg"},
-            ]
-        }
-    )
-
-    model: Annotated[str, Field(max_length=64)] | None = Field(
-        None, description="Name of an ink bundle; without one, the first."
-    )
-    text: Any = _habit("text")
-    max_points: int = Field(600, ge=1, description="Points of the drawing, about 22 to a letter.")
-    bias: float = Field(0.5, ge=0, le=MAX_BIAS, description="0 writes as learned, more writes neater.")
-    seed: Seed | None = Field(None, description="The same seed gives the same drawing; without one, one is made up.")
-    stream: bool = Field(False, description="Send events as points come; only with the format strokes.")
-    format: Literal["strokes", "svg"] = Field("strokes", description="JSON columns of points, or a picture.")
-
-    _checks = field_validator("text")(_changes_nothing)
-
-
-def check_limits(request: CompletionRequest | SegmentRequest | HandwritingRequest, settings: Settings) -> None:
+def check_limits(request: CompletionRequest | SegmentRequest, settings: Settings) -> None:
     """Check what depends on the operator's settings, or on two fields at once.
 
     Raises:
@@ -323,12 +296,8 @@ def check_limits(request: CompletionRequest | SegmentRequest | HandwritingReques
             raise InvalidRequestError("resume_at: only for one choice.", "resume_at")
         if request.stream_options and not request.stream:
             raise InvalidRequestError("stream_options: only allowed when stream is true.", "stream_options")
-    elif isinstance(request, SegmentRequest):
-        _at_most("text", len(request.text), settings.max_prompt_chars, " characters")
     else:
-        _at_most("max_points", request.max_points, settings.max_points)
-        if request.stream and request.format == "svg":
-            raise InvalidRequestError("stream: a picture is sent whole; stream the format strokes.", "stream")
+        _at_most("text", len(request.text), settings.max_prompt_chars, " characters")
 
 
 def _at_most(field: str, value: int, limit: int, unit: str = "") -> None:
@@ -352,7 +321,6 @@ def configured_limits(settings: Settings) -> Mapping[str, Mapping[str, Mapping[s
             "best_of": max_choices,
         },
         "SegmentRequest": {"text": {"maxLength": settings.max_prompt_chars}},
-        "HandwritingRequest": {"max_points": {"maximum": settings.max_points}},
     }
 
 
@@ -439,29 +407,6 @@ class CompletionReply(BaseModel):
     seed: int | None = Field(None, description="The seed that was used; in a stream, on the last event of a choice.")
     choices: list[Choice]
     usage: Usage | None = None
-
-
-class InkUsage(Work):
-    """What a drawing took."""
-
-    points: int
-
-
-class HandwritingReply(BaseModel):
-    """A drawing, or an event of one, as columns with one entry per point."""
-
-    object: Literal["handwriting", "handwriting.chunk"]
-    model: str
-    system_fingerprint: str
-    seed: int | None = None
-    start: int = Field(description="Index of the first point given here.")
-    x: list[float] = Field(description="In CSS pixels.")
-    y: list[float] = Field(description="In CSS pixels, growing downwards.")
-    pen: list[int] = Field(description="1 where the pen lifts after the point.")
-    z: list[list[int]] = Field(description="For each layer but the top, from layer 1 up, 0 or 1 per point.")
-    op: list[str] = Field(description="For each layer a string with a letter per point: U, C or F.")
-    finish_reason: Literal["length"] | None
-    usage: InkUsage | None = None
 
 
 class Tokens(BaseModel):

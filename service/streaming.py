@@ -194,9 +194,13 @@ class WholeReply(Response):
             if error:
                 log_ends(ends)
                 raise error
-            body = self._reply.whole(delta, delta.end)
+            body = await self._render(delta, delta.end)
         log_ends(ends)
         return None if any(end.reason == "cancelled" for end in ends) else body
+
+    async def _render(self, delta: Delta, end: End) -> bytes | None:
+        """Return the body; one that takes long to make is made elsewhere."""
+        return self._reply.whole(delta, end)
 
 
 def error_of(end: End | None) -> CopyistError | None:

@@ -525,15 +525,25 @@ class InkSequence(Sequence):
         whole: whether to tell everything at the end only.
         choice: index of the choice within the request.
         part: of the stream that is asked for; what its start has read last is not a point of this one.
+        prime: offsets that are read before and are not told; the point drawn after them is where the drawing begins.
     """
 
     def __init__(
-        self, start: Offset, params: InkParams, *, whole: bool = False, choice: int = 0, part: Part = WHOLE
+        self,
+        start: Offset,
+        params: InkParams,
+        *,
+        whole: bool = False,
+        choice: int = 0,
+        part: Part = WHOLE,
+        prime: Seq[Offset] = (),
     ) -> None:
         super().__init__(params.seed, choice, boundaries=True, whole=whole, part=part)
         self.params = params
-        self.next_input = part.start.last if part.start else start
-        self._num_points = -1 if part.start else 0
+        self.num_prompt = len(prime)
+        self._at_rest, self._unread = start, [*reversed(prime)]
+        self.next_input = part.start.last if part.start else self._unread.pop() if prime else start
+        self._num_points = -1 if part.start else -len(prime)
         self.must_save = self._keeps and self._is_last
 
     def _numbers(self, uniform: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -543,10 +553,13 @@ class InkSequence(Sequence):
         """Take in a step: the point just read stands, the one drawn is read next."""
         self._trace.append(code)
         self._num_points += 1
-        if self._num_points:
-            self._items.append(self.next_input)
+        if self._num_points > 0:
+            is_primed_start = self.num_prompt and self._num_points == 1
+            self._items.append((*self._at_rest[:2], self.next_input[2]) if is_primed_start else self.next_input)
             self._item_trace.append(code)
-        if self._num_points >= self.params.max_points:
+        if self._unread:
+            self.next_input = self._unread.pop()
+        elif self._num_points >= self.params.max_points:
             self.finish("length")
         elif choice[0] != choice[0]:
             self.finish("error")

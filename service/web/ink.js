@@ -1,11 +1,11 @@
-// Ink on a canvas: points come in page units, are laid out in lines as wide as the sheet, and each is drawn once.
+// Ink on a canvas: points come in millimetres, are laid out in lines as wide as the sheet, and each is drawn once.
 // What is finished stays as it is; everything is drawn again only when the sheet changes (its size or its colours).
 
 const MARGIN = 18;
 const LINE_HEIGHT = 92;
 const MIN_HEIGHT = 240;
 const ROOM = 60;
-const SCALE = 1.35;
+const SCALE = 5.1; // pixels to a millimetre
 const PEN_WIDTH = 1.9;
 const DOT_RADIUS = 2.6;
 const POINTS_PER_SECOND = 320;

@@ -67,5 +67,6 @@ def small_limits(bundles: Path) -> Iterator[Server]:
     """A server whose configurable limits are small."""
     limits = {"max_tokens": 50, "max_points": 70, "max_prompt_chars": 100, "max_body_bytes": 2000}
     limits |= {"max_choices": 3, "max_total_tokens": 120}
+    limits |= {"max_text_chars": 40, "max_streamed_text_chars": 60, "max_pages": 2, "max_prime_points": 60}
     with running(bundles, body_timeout_s=0.5, **limits) as started:
         yield started

@@ -15,8 +15,13 @@ def test_models_carry_their_facts(server: Server) -> None:
     """Every bundle is listed with kind, licence, use, figures and fingerprint, and found by its name."""
     listed = server.client.get("/v1/models").json()
     ModelList.model_validate(listed)
-    assert [card["id"] for card in listed["data"]] == ["small-ink", "small-text"]
-    for card in listed["data"]:
+    *bundles, copybook = listed["data"]
+    assert [card["id"] for card in bundles] == ["small-ink", "small-text"]
+    assert (copybook["id"], copybook["kind"]) == ("copybook", "ink")
+    assert server.client.get("/v1/models/copybook").json() == copybook
+    assert "Open Font License" in copybook["data"]["licence"]
+    assert "commercial" in copybook["data"]["use"]
+    for card in bundles:
         found = server.client.get(f"/v1/models/{card['id']}").json()
         assert found == card
         ModelCard.model_validate(found)

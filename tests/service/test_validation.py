@@ -55,7 +55,7 @@ LIMITS: list[tuple[str, str, Any, Any, str]] = [
     ("handwriting", "max_points", 1, 0, "greater than or equal to 1"),
     ("handwriting", "bias", 0, -0.001, "greater than or equal to 0"),
     ("handwriting", "bias", 5, 5.001, "less than or equal to 5"),
-    ("handwriting", "format", "svg", SECRET, "'strokes' or 'svg'"),
+    ("handwriting", "format", "svg", SECRET, "'strokes', 'svg'"),
 ]
 # The operator's own: small ones for the sake of the test.
 CONFIGURED: list[tuple[str, str, Any, Any, str]] = [

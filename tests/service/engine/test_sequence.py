@@ -216,6 +216,25 @@ def test_ink_starts_with_its_fixed_point_and_has_as_many_as_asked() -> None:
     assert (delta.end.reason, delta.end.num_drawn) == ("length", 2)
 
 
+def test_ink_reads_a_prime_and_tells_none_of_it() -> None:
+    """The prime is read in its order, what is drawn meanwhile counts for nothing, and the drawing begins at rest."""
+    prime = [(0.0, 0.0, 0.0), (1.0, 1.0, 0.0), (2.0, 2.0, 1.0)]
+    start, first, second = (-0.2, 0.0, 0.0), (5.0, 6.0, 1.0), (7.0, 8.0, 0.0)
+    sequence = InkSequence(start, InkParams(seed=0, max_points=2), prime=prime)
+    read = []
+    for choice in [(9.0, 9.0, 0.0), (9.0, 9.0, 0.0), first, second, (9.0, 9.0, 0.0)]:
+        read.append(sequence.next_input)
+        assert sequence.draw()[0] == uniforms(0, 0, max(0, len(read) - 3), 1)[0, 0]
+        sequence.advance(len(read), choice)
+    assert read == [*prime, first, second]
+    delta = sequence.take()
+    assert delta.items == [(-0.2, 0.0, 1.0), second]
+    assert delta.trace == bytes([4, 5])
+    assert delta.end is not None
+    assert (delta.end.reason, delta.end.num_prompt, delta.end.num_drawn) == ("length", 3, 2)
+    assert len(delta.end.trace) == 5
+
+
 def test_ink_that_is_not_finite_ends_with_an_error() -> None:
     """A broken offset is not told."""
     sequence = InkSequence((0.0, 0.0, 0.0), InkParams(seed=0, max_points=9))

@@ -1,0 +1,241 @@
+"""Letters as pen strokes: read from single-line fonts, accents composed, what no font has replaced.
+
+Lengths are in x-heights of the hand: a lower-case x is 1 high, its baseline at y = 0, y downwards.
+"""
+
+import unicodedata
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.ink.curves import smooth
+
+Floats = NDArray[np.float64]
+
+BOX = "\u25a1"  # stands for what cannot be drawn
+_FLAT = "acemnorsuvwxz"  # letters that stand on the baseline and end at the x-height
+_MARK_GAP = 0.22
+
+# Above or below the letter, centred at x = 0; y from the gap's edge on, in x-heights.
+_ABOVE: dict[str, list[list[tuple[float, float]]]] = {
+    "\u0300": [[(-0.16, -0.3), (0.12, 0.0)]],  # grave
+    "\u0301": [[(0.16, -0.3), (-0.12, 0.0)]],  # acute
+    "\u0302": [[(-0.22, 0.0), (0.0, -0.26), (0.22, 0.0)]],  # circumflex
+    "\u0303": [[(-0.26, -0.02), (-0.13, -0.16), (0.0, -0.09), (0.13, -0.02), (0.26, -0.16)]],  # tilde
+    "\u0304": [[(-0.25, -0.08), (0.25, -0.08)]],  # macron
+    "\u0306": [[(-0.22, -0.24), (-0.12, -0.06), (0.0, 0.0), (0.12, -0.06), (0.22, -0.24)]],  # breve
+    "\u0307": [[(-0.02, -0.1), (0.02, -0.07)]],  # dot
+    "\u0308": [[(-0.2, -0.1), (-0.17, -0.07)], [(0.17, -0.1), (0.2, -0.07)]],  # diaeresis
+    "\u0309": [[(-0.1, -0.26), (0.04, -0.31), (0.1, -0.22), (0.0, -0.12), (0.0, 0.0)]],  # hook
+    "\u030a": [[(0.0, -0.3), (-0.14, -0.15), (0.0, 0.0), (0.14, -0.15), (0.0, -0.3)]],  # ring
+    "\u030b": [[(-0.02, -0.3), (-0.22, 0.0)], [(0.26, -0.3), (0.06, 0.0)]],  # double acute
+    "\u030c": [[(-0.22, -0.26), (0.0, 0.0), (0.22, -0.26)]],  # caron
+    "\u030f": [[(-0.26, -0.3), (-0.06, 0.0)], [(0.02, -0.3), (0.22, 0.0)]],  # double grave
+    "\u0311": [[(-0.22, 0.0), (-0.12, -0.18), (0.0, -0.24), (0.12, -0.18), (0.22, 0.0)]],  # inverted breve
+    "\u0313": [[(0.06, -0.3), (0.08, -0.2), (-0.02, -0.08)]],  # comma above
+    "\u031b": [[(0.3, -0.02), (0.42, -0.12), (0.42, -0.28)]],  # horn
+}
+_BELOW: dict[str, list[list[tuple[float, float]]]] = {
+    "\u0323": [[(-0.02, 0.1), (0.02, 0.13)]],  # dot
+    "\u0324": [[(-0.2, 0.1), (-0.17, 0.13)], [(0.17, 0.1), (0.2, 0.13)]],  # diaeresis
+    "\u0325": [[(0.0, 0.02), (-0.12, 0.14), (0.0, 0.26), (0.12, 0.14), (0.0, 0.02)]],  # ring
+    "\u0326": [[(0.04, 0.04), (0.05, 0.16), (-0.06, 0.3)]],  # comma
+    "\u0327": [[(0.02, -0.2), (-0.02, -0.06), (0.12, 0.04), (0.04, 0.18), (-0.14, 0.16)]],  # cedilla
+    "\u0328": [[(0.1, -0.2), (-0.06, 0.0), (0.02, 0.16), (0.18, 0.12)]],  # ogonek
+    "\u032d": [[(-0.2, 0.3), (0.0, 0.08), (0.2, 0.3)]],  # circumflex
+    "\u032e": [[(-0.22, 0.08), (-0.12, 0.26), (0.0, 0.32), (0.12, 0.26), (0.22, 0.08)]],  # breve
+    "\u0331": [[(-0.25, 0.14), (0.25, 0.14)]],  # macron
+}
+# Across the letter, in shares of its box: these have no decomposition of their own.
+_ACROSS: dict[str, tuple[str, tuple[float, float], tuple[float, float]]] = {
+    "\u0142": ("l", (-0.1, 0.62), (1.1, 0.38)),
+    "\u0141": ("L", (-0.15, 0.6), (0.55, 0.35)),
+    "\u0127": ("h", (-0.2, 0.2), (0.6, 0.2)),
+    "\u0126": ("H", (-0.1, 0.22), (1.1, 0.22)),
+    "\u0167": ("t", (0.0, 0.6), (1.0, 0.6)),
+    "\u0166": ("T", (0.2, 0.5), (0.8, 0.5)),
+    "\u0180": ("b", (-0.2, 0.25), (0.6, 0.25)),
+    "\u01b5": ("Z", (0.1, 0.5), (0.9, 0.5)),
+    "\u01b6": ("z", (0.1, 0.5), (0.9, 0.5)),
+    "\u0268": ("i", (-0.3, 0.7), (1.3, 0.7)),
+}
+# Written with other characters that say the same; each such case is reported.
+_INSTEAD = {
+    "\u2026": "...", "\u2018": "'", "\u2019": "'", "\u201a": ",", "\u201b": "'", "\u201e": '"', "\u201f": '"',
+    "\u2032": "'", "\u2033": '"', "\u2010": "-", "\u2011": "-", "\u2012": "-", "\u2015": "-", "\u2212": "-",
+    "\u2022": "*", "\u2043": "-", "\u2044": "/", "\u2215": "/", "\u2217": "*", "\u00b7": ".", "\u2219": ".",
+    "\u0152": "OE", "\u0153": "oe", "\u00c6": "AE", "\u00e6": "ae", "\u1e9e": "SS", "\u00de": "Th", "\u00fe": "th",
+    "\u2190": "<-", "\u2192": "->", "\u2194": "<->", "\u21d2": "=>", "\u2264": "<=", "\u2265": ">=", "\u2260": "=/=",
+    "\u2248": "~", "\u00ac": "-", "\u00a7": "S", "\u00b6": "P", "\u2020": "+", "\u2021": "+", "\u00a4": "$",
+    "\u2116": "No", "\u2713": "v", "\u2714": "v", "\u2717": "x", "\u2718": "x", "\u017f": "s", "\u014a": "N",
+    "\u014b": "n", "\u00f0": "\u0111", "\u0138": "k", "\u0237": "j", "\u2039": "<", "\u203a": ">",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Glyph:
+    """A letter's strokes and how far the pen moves on for the next letter.
+
+    Attributes:
+        strokes: each float64 (n, 2), n at least 1, smooth.
+        advance: in x-heights.
+    """
+
+    strokes: tuple[Floats, ...]
+    advance: float
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """Left, top, right, bottom; of no width where there is no stroke."""
+        if not self.strokes:
+            return 0.0, 0.0, self.advance, 0.0
+        points = np.concatenate(self.strokes)
+        (left, top), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+        return left, top, right, bottom
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What is drawn for one character of a text.
+
+    Attributes:
+        glyphs: in their order; none for what leaves no trace on paper.
+        instead: what was written in its place where it is not the character itself, else None.
+    """
+
+    glyphs: tuple[Glyph, ...]
+    instead: str | None = None
+
+
+class Font:
+    """The letters of one hand.
+
+    Args:
+        glyphs: by character, as the font has them; each is made smooth when it is first drawn.
+    """
+
+    def __init__(self, glyphs: dict[str, Glyph]) -> None:
+        self._raw = glyphs
+        self._smooth: dict[str, Glyph] = {}
+        self._drawn: dict[str, Drawn] = {}
+
+    def draw(self, cluster: str) -> Drawn:
+        """Return what is drawn for a character with the marks that combine with it.
+
+        A space is a glyph without strokes. Never fails: what no rule covers is an empty box.
+        """
+        found = self._drawn.get(cluster)
+        if found is None:
+            found = self._settle(cluster)
+            if len(self._drawn) < 4096:  # bounded, whatever is asked for
+                self._drawn[cluster] = found
+        return found
+
+    def _settle(self, cluster: str) -> Drawn:
+        """The font's own letter, else a composed one, else others in its place, else a box."""
+        glyph = self._compose(unicodedata.normalize("NFC", cluster))
+        if glyph:
+            return Drawn((glyph,))
+        if cluster.isspace():
+            return Drawn((self._letter(" "),))
+        if all(unicodedata.category(character) in {"Cc", "Cf"} for character in cluster):
+            return Drawn((), "")
+        for instead in (_INSTEAD.get(cluster[0], ""), unicodedata.normalize("NFKC", cluster), cluster[0]):
+            glyphs = [self._compose(character) for character in instead]
+            if instead and all(glyphs):
+                return Drawn(tuple(glyph for glyph in glyphs if glyph), instead)
+        return Drawn((_box(),), BOX)
+
+    def _compose(self, character: str) -> Glyph | None:
+        """A letter of the font, or one with marks drawn to it, or None."""
+        if character in self._raw:
+            return self._letter(character)
+        if character in _ACROSS:
+            base, *ends = _ACROSS[character]
+            return _struck(self._letter(base), np.array(ends))
+        letter, *marks = tuple(unicodedata.normalize("NFD", character))
+        if not marks or letter not in self._raw or letter.isspace():
+            return None
+        if any(mark not in _ABOVE and mark not in _BELOW for mark in marks):
+            return None
+        is_topped = any(mark in _ABOVE for mark in marks)
+        glyph = self._dotless(letter) if is_topped and letter in "ij" else self._letter(letter)
+        for mark in marks:
+            glyph = _marked(glyph, mark)
+        return glyph
+
+    def _letter(self, character: str) -> Glyph:
+        """A letter of the font as a smooth curve."""
+        if character not in self._smooth:
+            raw = self._raw[character]
+            self._smooth[character] = Glyph(tuple(smooth(stroke) for stroke in raw.strokes), raw.advance)
+        return self._smooth[character]
+
+    def _dotless(self, letter: str) -> Glyph:
+        """An i or j without its dot."""
+        if letter == "i" and "\u0131" in self._raw:
+            return self._letter("\u0131")
+        glyph = self._letter(letter)
+        kept = tuple(stroke for stroke in glyph.strokes if stroke[:, 1].max() > -1.0)
+        return Glyph(kept or glyph.strokes, glyph.advance)
+
+
+def _marked(glyph: Glyph, mark: str) -> Glyph:
+    """A letter with one mark above or below it."""
+    left, top, right, bottom = glyph.box
+    strokes = _ABOVE.get(mark) or _BELOW[mark]
+    centre = (left + right) / 2
+    if mark in _ABOVE:
+        place = (right - 0.3, top + 0.05) if mark == "\u031b" else (centre, top - _MARK_GAP)
+    else:
+        place = (centre, bottom if mark in "\u0327\u0328" else bottom + _MARK_GAP / 2)
+    drawn = tuple(smooth(np.array(points) + place) for points in strokes)
+    return Glyph(glyph.strokes + drawn, glyph.advance)
+
+
+def _struck(glyph: Glyph, ends: Floats) -> Glyph:
+    """A letter with a line through it, its ends in shares of the letter's box."""
+    left, top, right, bottom = glyph.box
+    size = (max(right - left, 0.35), bottom - top)
+    line = smooth(ends * size + ((left + right - size[0]) / 2, top))
+    return Glyph((*glyph.strokes, line), glyph.advance)
+
+
+def _box() -> Glyph:
+    """An empty box."""
+    corners = np.array([(0.1, 0.0), (0.1, -1.4), (1.0, -1.4), (1.0, 0.0), (0.1, 0.0)])
+    return Glyph((smooth(corners),), 1.15)
+
+
+@cache
+def fonts() -> dict[str, Font]:
+    """Return the fonts by name, read once."""
+    source = resources.files("service.ink.fonts") / "strokes.npz"
+    with resources.as_file(source) as path, np.load(path, allow_pickle=False) as archive:
+        data = {name: archive[name] for name in archive.files}
+    ends = np.cumsum(data["counts"], dtype=np.int64)
+    raw: dict[str, dict[str, tuple[list[Floats], float]]] = {}
+    names = [name.decode() for name in data["style_name"]]
+    for index, (start, stop) in enumerate(zip(ends - data["counts"], ends, strict=True)):
+        steps = np.column_stack([data["dx"][start:stop], data["dy"][start:stop]]).astype(np.float64)
+        points = steps.cumsum(axis=0) + np.array([data["x0"][index], data["y0"][index]])
+        cuts = np.flatnonzero(data["lifts"][start:stop]) + 1
+        strokes = [piece for piece in np.split(points, cuts) if len(piece)]
+        character = chr(int(data["character"][index]))
+        letters = raw.setdefault(names[int(data["style"][index])], {})
+        letters[character] = ([] if character.isspace() else strokes, float(data["advance"][index]))
+    return {name: Font(_scaled(letters)) for name, letters in raw.items()}
+
+
+def _scaled(letters: dict[str, tuple[list[Floats], float]]) -> dict[str, Glyph]:
+    """Bring a font's letters to x-heights above its baseline, both found from its flat letters."""
+    flat = [np.concatenate(letters[letter][0])[:, 1] for letter in _FLAT]
+    baseline = float(np.median([y.max() for y in flat]))
+    x_height = baseline - float(np.median([y.min() for y in flat]))
+    return {
+        character: Glyph(tuple((stroke - (0.0, baseline)) / x_height for stroke in strokes), advance / x_height)
+        for character, (strokes, advance) in letters.items()
+    }

@@ -1,0 +1,71 @@
+"""From a network's pen offsets, in model units, to ink on a sheet.
+
+The scale follows the codec alone: the geometric mean of its two standard deviations becomes SPREAD x-heights, which
+makes a lower-case letter about an x-height high for IAM-OnDB; a drawing of one bundle is therefore always of the same
+size. Such networks write no times: their points are told at the pace at which the hands of their data were looked at.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.codec import InkCodec
+from service.ink.document import DECIMALS, NONE, TIME_DECIMALS, Floats, Ink
+from service.ink.layout import Layout
+
+SPREAD = 0.53
+POINT_S = 0.015
+LIFT_S = 0.18
+
+
+class Pen:
+    """Adds up offsets as they come; how they are cut into pieces does not change a bit of the ink.
+
+    Args:
+        codec: of the bundle whose offsets are drawn.
+        layout: with paper or a line width, a pen that lifts beyond the line's end goes on at the next line's start.
+    """
+
+    def __init__(self, codec: InkCodec, layout: Layout) -> None:
+        self._codec, self._layout = codec, layout
+        self._scale = SPREAD * layout.x_height / float(np.sqrt(codec.std[0] * codec.std[1]))
+        self._is_wrapped = layout.paper is not None or layout.line_width is not None
+        self._place = np.zeros(2)
+        self._clock = -POINT_S
+        self._origin = np.array(layout.origin(0))
+        self._line = 0
+        self._is_up = False
+
+    @property
+    def num_lines(self) -> int:
+        """Lines begun so far, at least one."""
+        return self._line + 1
+
+    def draw(self, offsets: NDArray[np.float32], trace: bytes) -> Ink:
+        """Return the ink that these next offsets lead to.
+
+        Args:
+            offsets: (n, 3) standardised [dx, dy, pen_up].
+            trace: a byte for each.
+        """
+        raw = self._codec.decode(offsets).astype(np.float64)
+        pen = raw[:, 2].astype(np.int64)
+        path = np.vstack([self._place[None], raw[:, :2] * self._scale]).cumsum(axis=0)[1:]
+        follows_lift = np.concatenate([[self._is_up], pen[:-1] != 0])[: len(pen)]
+        time = np.concatenate([[self._clock], POINT_S + LIFT_S * follows_lift]).cumsum()[1:]
+        if len(path):
+            self._place, self._clock, self._is_up = path[-1], float(time[-1]), bool(pen[-1])
+        xy, line = self._wrapped(path, follows_lift) if self._is_wrapped else (path + self._origin, np.zeros_like(pen))
+        none = np.full(len(pen), NONE, np.int64)
+        rounded = xy.round(DECIMALS) + 0.0  # + 0.0 makes -0 a plain 0
+        return Ink(rounded, time.round(TIME_DECIMALS), pen, none, none, line, trace)
+
+    def _wrapped(self, path: Floats, follows_lift: NDArray[np.bool_]) -> tuple[Floats, NDArray[np.int64]]:
+        """Break the one long line where the pen is in the air beyond the width of a line."""
+        xy, lines = np.empty_like(path), np.empty(len(path), np.int64)
+        for index, point in enumerate(path):
+            left = self._layout.origin(self._line)[0]
+            if follows_lift[index] and point[0] + self._origin[0] > left + self._layout.width:
+                self._line += 1
+                self._origin = np.array(self._layout.origin(self._line)) - point
+            xy[index], lines[index] = point + self._origin, self._line
+        return xy, lines
