@@ -26,7 +26,7 @@ class Options:
     ink_hidden: int = 400
     batches: tuple[int, ...] = (1, 8, 64, 256)
     items: int = 16_384
-    turn_s: float = 0.3
+    turn_s: float = 0.2
     rounds: int = 5
     rows: int = 256
     steps: int = 256
