@@ -30,7 +30,9 @@ def bundles(json: Json = False, url: Url = None) -> None:
     if json:
         write_bytes(orjson.dumps(listed) + b"\n")
     elif screen.is_terminal:
-        table = Table(*COLUMNS, show_lines=True)
+        table = Table(show_lines=True)
+        for column in COLUMNS:
+            table.add_column(column, no_wrap=column == "name")
         for card in listed["data"]:
             table.add_row(*_row(card))
         screen.print(table, soft_wrap=False)
@@ -41,7 +43,8 @@ def bundles(json: Json = False, url: Url = None) -> None:
 def _row(card: Mapping[str, Any]) -> list[str]:
     """One bundle's cells, each on one line."""
     data, metrics = card["data"], card["metrics"]
-    network = f"{'-'.join(str(size) for size in card['layers'])}, {card['parameters']:,} parameters"
+    layers = "-".join(str(size) for size in card["layers"])
+    network = f"{layers}, {card['parameters']:,} parameters" if layers else "none"
     figures = [f"{metrics[key]:.4g} {unit}" for key, unit in FIGURES.items() if key in metrics]
     terms = [str(data.get(key, "not known")) for key in ("name", "licence", "use")]
     return [" ".join(cell.split()) for cell in (card["id"], card["kind"], network, "; ".join(figures), *terms)]

@@ -23,8 +23,8 @@ from service.sampling import uniforms
 Floats = NDArray[np.float64]
 
 NAME = "copybook"
-LICENCE = "Letters: SIL Open Font License 1.1 and Hershey fonts, credits in service/ink/fonts; the code: Apache-2.0."
-USE = "any, commercial use included: what is written with it is free of the letters' licences"
+LICENCE = "letters: SIL Open Font License 1.1, Hershey fonts; code: Apache-2.0"
+USE = "any, commercial use included"
 DESCRIPTION = "Writes any text in one of several hands, from single-line fonts with the irregularity of a pen."
 
 _LETTERS, _LINES, _PAGE = 0, 1, 2  # what a draw is for

@@ -12,8 +12,10 @@ def test_in_a_pipe_there_is_a_line_for_each(run: Run, at: tuple[str, str]) -> No
     code, out, err = run("bundles", *at)
     rows = [line.split("\t") for line in out.decode().splitlines()]
     assert (code, err) == (0, "")
-    assert [row[:2] for row in rows] == [["small-ink", "ink"], ["small-text", "text"]]
-    assert all(len(row) == 7 and row[2].startswith("32-24-40, ") and row[6] == "any" for row in rows)
+    assert [row[:2] for row in rows] == [["small-ink", "ink"], ["small-text", "text"], ["copybook", "ink"]]
+    assert all(len(row) == 7 for row in rows)
+    assert all(row[2].startswith("32-24-40, ") and row[6] == "any" for row in rows[:2])
+    assert rows[2][2] == "none"
 
 
 def test_json_is_the_reply_of_the_api(run: Run, at: tuple[str, str], server: Server) -> None:
