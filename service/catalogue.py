@@ -163,17 +163,18 @@ class InkModel(Served):
 
     codec: InkCodec
 
-    def sequence(self, params: InkParams, *, whole: bool, prime: Seq[Offset] = ()) -> InkSequence:
+    def sequence(self, params: InkParams, *, whole: bool, prime: Seq[Offset] = (), part: Part = WHOLE) -> InkSequence:
         """Return a drawing that is ready for the engine; it starts as every line of the data does, at rest.
 
         Args:
             params: how to draw.
             whole: whether to tell everything at the end only.
             prime: standardised offsets that are read before.
+            part: of the stream that is asked for.
         """
         dx, dy, pen_up = self.codec.encode(np.zeros((1, 3)))[0].tolist()
         start: Offset = (dx, dy, pen_up)
-        return InkSequence(start, params, whole=whole, prime=prime)
+        return InkSequence(start, params, whole=whole, prime=prime, part=part)
 
 
 class Catalogue:

@@ -6,6 +6,7 @@ from typing import Protocol
 from service.catalogue import fresh_seed
 from service.engine.snapshot import Part, Snapshot
 from service.errors import InvalidRequestError
+from service.schemas import SEED_NEEDED
 from service.state import State, StateKeeper
 
 
@@ -78,9 +79,7 @@ class Course:
         """
         state = None if body.state is None else keeper.open(body.state, tenant)
         if body.resume_at and body.seed is None and state is None:
-            raise InvalidRequestError(
-                "resume_at: needs the seed of the stream that was cut, which its header x-seed told.", "resume_at"
-            )
+            raise InvalidRequestError(SEED_NEEDED, "resume_at")
         given = body.seed if body.seed is not None else state.seed if state else None
         seed = fresh_seed() if given is None else given
         choice = state.choice if state else 0

@@ -1,6 +1,6 @@
 """The endpoints for handwriting: check, write, follow."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import structlog
 from anyio import CapacityLimiter, to_thread
@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
 from service.catalogue import InkModel, fresh_seed
+from service.course import Course
 from service.description import HANDWRITING_EVENTS, PROBLEMS
 from service.engine.sequence import Delta, End, InkParams
 from service.errors import EngineFailureError, InvalidRequestError, QueueFullError
@@ -15,8 +16,8 @@ from service.ink import copybook, formats
 from service.ink.reply import FreeReply, TextReply
 from service.ink.schemas import HandwritingReply, HandwritingRequest, StyleList
 from service.ink.styles import all_styles
-from service.routes import SEED_HEADER, Here, Service
-from service.streaming import DONE, EVENT_STREAM, Choices, EventStream, WholeReply
+from service.routes import SEED_HEADER, Here, Service, tenant_of
+from service.streaming import DONE, EVENT_STREAM, Choices, EventIds, EventStream, WholeReply
 
 _log = structlog.get_logger(__name__)
 
@@ -45,14 +46,28 @@ router = APIRouter()
 )
 async def handwriting(body: HandwritingRequest, request: Request, here: Here) -> Response:
     """Write a text, or freely, point by point; each point says what it belongs to."""
+    return await follow_handwriting(body, request, here)
+
+
+async def follow_handwriting(
+    body: HandwritingRequest, request: Request, here: Service, ids: EventIds | None = None
+) -> Response:
+    """Return the response that writes what is asked for.
+
+    Args:
+        body: what is asked for.
+        request: that asks; its tenant owns the state tokens.
+        here: what there is to work with.
+        ids: of the events, if they have any.
+    """
     body.check(here.settings)
     if body.text is None:
-        return await _free(body, here)
+        return await _free(body, request, here, ids)
     if body.model not in {None, copybook.NAME}:
         here.catalogue.ink(body.model)
         message = f"text: this model writes freely, without a text; {copybook.NAME} writes texts."
         raise InvalidRequestError(message, "text")
-    return await _text(body, request, here)
+    return await _text(body, request, here, ids)
 
 
 @router.get("/v1/handwriting/styles", summary="The hands there are")
@@ -61,19 +76,20 @@ async def styles() -> StyleList:
     return await to_thread.run_sync(all_styles)
 
 
-async def _free(body: HandwritingRequest, here: Service) -> Response:
+async def _free(body: HandwritingRequest, request: Request, here: Service, ids: EventIds | None) -> Response:
     """Let an ink bundle write on its own."""
     if body.model == copybook.NAME:
         raise InvalidRequestError("text: the copybook needs one; ink bundles write freely.", "text")
     model: InkModel = here.catalogue.ink(body.model)
     prime = await to_thread.run_sync(body.read_first, model.codec, here.settings)
-    params = InkParams(fresh_seed() if body.seed is None else body.seed, body.max_points, body.bias)
-    reply = FreeReply(model, params, body)
-    sequence = model.sequence(params, whole=not body.stream, prime=prime)
+    course = Course.of(body, here.keeper(model), tenant_of(request))
+    params = InkParams(course.seed, body.max_points, body.bias)
+    reply = FreeReply(model, params, body, course)
+    sequence = model.sequence(params, whole=not body.stream, prime=prime, part=course.part)
     stream = Choices([here.engine.submit(model.lane, sequence)])
     headers = {SEED_HEADER: str(params.seed)}
     if body.stream:
-        return EventStream(stream, reply, here.settings.heartbeat_s, headers)
+        return EventStream(stream, reply, here.settings.heartbeat_s, headers, ids)
     return _DrawnReply(stream, reply, headers)
 
 
@@ -84,7 +100,7 @@ class _DrawnReply(WholeReply):
         return await to_thread.run_sync(self._reply.whole, delta, end)
 
 
-async def _text(body: HandwritingRequest, request: Request, here: Service) -> Response:
+async def _text(body: HandwritingRequest, request: Request, here: Service, ids: EventIds | None) -> Response:
     """Let the copybook write a text."""
     limiter = _limiter(request)
     if limiter.statistics().tasks_waiting >= here.settings.queue:
@@ -94,16 +110,18 @@ async def _text(body: HandwritingRequest, request: Request, here: Service) -> Re
     headers = {SEED_HEADER: str(seed), **reply.headers}
     if body.stream:
         no_store = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        return StreamingResponse(_frames(reply.events(), limiter), headers=headers | no_store, media_type=EVENT_STREAM)
+        return StreamingResponse(_frames(reply, limiter, ids), headers=headers | no_store, media_type=EVENT_STREAM)
     content = await to_thread.run_sync(reply.whole, limiter=limiter)
     return Response(content, headers=headers, media_type=reply.media_type)
 
 
-async def _frames(events: Iterator[bytes], limiter: CapacityLimiter) -> AsyncIterator[bytes]:
+async def _frames(reply: TextReply, limiter: CapacityLimiter, ids: EventIds | None) -> AsyncIterator[bytes]:
     """Frame events as they are written; an error is the last one, and [DONE] ends them all."""
+    events = reply.events()
     try:
         while (event := await to_thread.run_sync(next, events, None, limiter=limiter)) is not None:
-            yield b"data: " + event + b"\n\n"
+            label = ids.at(reply.position, has_ended=reply.has_ended) if ids else b""
+            yield label + b"data: " + event + b"\n\n"
     except Exception as error:  # noqa: BLE001 - the status is sent: whatever went wrong is told in the stream
         _log.error("unforeseen", exc_info=error)
         yield b"data: " + EngineFailureError("The service failed to write on.").body + b"\n\n"

@@ -33,6 +33,7 @@ MAX_LOGIT_BIAS = 100
 MAX_PENALTY = 2
 MAX_SEED = 2**63 - 1
 MAX_RESUME = 10_000_000
+SEED_NEEDED = "resume_at: needs the seed of the stream that was cut, which its header x-seed told."
 MAX_STATE_CHARS = 2**20
 
 

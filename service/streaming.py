@@ -22,6 +22,8 @@ from service.errors import CopyistError, EngineFailureError, ShuttingDownError
 EVENT_STREAM = "text/event-stream"
 PING = b": ping\n"
 DONE = b"data: [DONE]\n\n"
+END = "end"  # id of a stream's last event
+RETRY_MS = 1000
 
 
 class Reply(Protocol):
@@ -82,6 +84,28 @@ class Choices:
                 self._told.append(delta)
                 if delta.end:
                     self._open.remove(stream)
+
+
+class EventIds:
+    """Labels events with the position that they reach, and the last one as that.
+
+    Args:
+        position: characters or points told before.
+    """
+
+    def __init__(self, position: int) -> None:
+        self._position = position
+        self._hint = b"retry: %d\n" % RETRY_MS
+
+    def __call__(self, delta: Delta) -> bytes:
+        """Return the lines that go before the data of a delta's last event."""
+        return self.at(self._position + len(delta.news.items), has_ended=delta.end is not None)
+
+    def at(self, position: int, *, has_ended: bool) -> bytes:
+        """Return the lines that go before the data of an event that reaches a position."""
+        self._position = position
+        hint, self._hint = self._hint, b""
+        return hint + b"id: %s\n" % (END if has_ended else str(position)).encode()
 
 
 class EventStream(Response):

@@ -7,23 +7,24 @@ last one's is `end`, and a browser that comes back with that is told that there 
 """
 
 import zlib
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Header, Path, Query, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
+from service.catalogue import fresh_seed
 from service.course import Course
 from service.description import PROBLEMS
-from service.engine.sequence import Delta
 from service.errors import InvalidRequestError
+from service.handwriting import follow_handwriting
+from service.ink.schemas import HandwritingRequest
 from service.routes import Here, Service, follow_completion, tenant_of
 from service.schemas import MAX_RESUME, CompletionRequest, _Strict, check_limits
 from service.seal import Purpose, token_chars
+from service.streaming import END, EventIds
 
-END = "end"
-RETRY_MS = 1000
 MAX_TOKEN_BYTES = 4400  # its token has less than 6,000 characters, which every proxy takes in a URL
 
 EVENTS = {
@@ -40,7 +41,8 @@ router = APIRouter()
 class StreamRequest(_Strict):
     """A request whose reply is to be read as a stream at a URL of its own."""
 
-    completion: CompletionRequest = Field(description="As for /v1/completions, with one choice.")
+    completion: CompletionRequest | None = Field(None, description="As for /v1/completions, with one choice.")
+    handwriting: HandwritingRequest | None = Field(None, description="As for /v1/handwriting, with the format strokes.")
 
 
 class StreamReply(BaseModel):
@@ -51,42 +53,21 @@ class StreamReply(BaseModel):
     seed: int = Field(description="The seed that is used.")
 
 
-class EventIds:
-    """Labels events with the position that they reach.
-
-    Args:
-        position: characters or points told before.
-    """
-
-    def __init__(self, position: int) -> None:
-        self._position = position
-        self._hint = b"retry: %d\n" % RETRY_MS
-
-    def __call__(self, delta: Delta) -> bytes:
-        """Return the lines that go before the data of a delta's last event."""
-        self._position += len(delta.news.items)
-        name = END if delta.end else str(self._position)
-        hint, self._hint = self._hint, b""
-        return hint + b"id: %s\n" % name.encode()
-
-
 @router.post("/v1/streams", summary="Make a stream for a browser", responses=PROBLEMS)
 async def make_stream(body: StreamRequest, request: Request, here: Here) -> StreamReply:
     """Check a request and return a URL at which `EventSource` reads its reply; nothing is written until it is read."""
-    wish, tenant = body.completion, tenant_of(request)
-    model = here.catalogue.text(wish.model)
-    check_limits(wish, here.settings)
-    if wish.num_choices > 1:
-        raise InvalidRequestError("completion: a stream has one choice.", "completion")
-    for prompt in wish.prompt:
-        model.encode(prompt, "completion")
-    seed = Course.of(wish, here.keeper(model), tenant).seed
+    tenant = tenant_of(request)
+    wishes = {"completion": body.completion, "handwriting": body.handwriting}
+    given = {name: wish for name, wish in wishes.items() if wish is not None}
+    if len(given) != 1:
+        raise InvalidRequestError("completion: either this or handwriting is required, and not both.", "completion")
+    ((name, wish),) = given.items()
+    wish = wish.model_copy(update={"stream": True})
+    seed = _seed(here, wish, tenant)
     fixed = wish.model_dump(mode="json", exclude_unset=True) | {"seed": seed, "stream": True}
-    content = zlib.compress(orjson.dumps({"tenant": tenant, "completion": fixed}))
+    content = zlib.compress(orjson.dumps({"tenant": tenant, name: fixed}))
     if len(content) > MAX_TOKEN_BYTES:
-        raise InvalidRequestError(
-            "completion: too long for a URL; POST it to /v1/completions with stream instead.", "completion"
-        )
+        raise InvalidRequestError(f"{name}: too long for a URL; POST it with stream instead.", name)
     return StreamReply(object="stream", url=f"/v1/streams/{here.sealer.seal(Purpose.STREAM, content)}", seed=seed)
 
 
@@ -114,17 +95,41 @@ async def read_stream(
     position = int(last_event_id) if last_event_id else resume_at
     if position:
         wish = wish.model_copy(update={"resume_at": position})
-    check_limits(wish, here.settings)
     request.state.tenant = tenant  # EventSource cannot send a key: who made the stream asks for it
-    return await follow_completion(here, wish, request, EventIds(wish.resume_at))
+    ids = EventIds(wish.resume_at)
+    if isinstance(wish, HandwritingRequest):
+        return await follow_handwriting(wish, request, here, ids)
+    return await follow_completion(here, wish, request, ids)
 
 
-def _open(here: Service, token: str) -> tuple[str, CompletionRequest]:
+def _seed(here: Service, wish: CompletionRequest | HandwritingRequest, tenant: str) -> int:
+    """Check a request and return the seed that it is read with, every time.
+
+    Raises:
+        CopyistError: it could not be honoured.
+    """
+    if isinstance(wish, HandwritingRequest):
+        wish.check(here.settings)
+        if wish.text is not None:
+            return fresh_seed() if wish.seed is None else wish.seed
+        return Course.of(wish, here.keeper(here.catalogue.ink(wish.model)), tenant).seed
+    model = here.catalogue.text(wish.model)
+    check_limits(wish, here.settings)
+    if wish.num_choices > 1:
+        raise InvalidRequestError("completion: a stream has one choice.", "completion")
+    for prompt in wish.prompt:
+        model.encode(prompt, "completion")
+    return Course.of(wish, here.keeper(model), tenant).seed
+
+
+def _open(here: Service, token: str) -> tuple[str, CompletionRequest | HandwritingRequest]:
     """Whose request a token holds, and the request.
 
     Raises:
         InvalidTokenError: it is not a token for a stream.
     """
     content = here.sealer.open(Purpose.STREAM, token, MAX_TOKEN_BYTES, "token")
-    held = orjson.loads(zlib.decompress(content))
+    held: dict[str, Any] = orjson.loads(zlib.decompress(content))
+    if "handwriting" in held:
+        return held["tenant"], HandwritingRequest.model_validate(held["handwriting"])
     return held["tenant"], CompletionRequest.model_validate(held["completion"])

@@ -5,6 +5,8 @@ makes a lower-case letter about an x-height high for IAM-OnDB; a drawing of one 
 size. Such networks write no times: their points are told at the pace at which the hands of their data were looked at.
 """
 
+import struct
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +17,8 @@ from service.ink.layout import Layout
 SPREAD = 0.53
 POINT_S = 0.015
 LIFT_S = 0.18
+_NOTE = struct.Struct("<5dI?")
+NOTE_BYTES = _NOTE.size
 
 
 class Pen:
@@ -34,6 +38,15 @@ class Pen:
         self._origin = np.array(layout.origin(0))
         self._line = 0
         self._is_up = False
+
+    def note(self) -> bytes:
+        """Return where it stands, for `take_up`."""
+        return _NOTE.pack(*self._place, self._clock, *self._origin, self._line, self._is_up)
+
+    def take_up(self, note: bytes) -> None:
+        """Go on where another pen of the same layout stood."""
+        x, y, self._clock, left, top, self._line, self._is_up = _NOTE.unpack(note)
+        self._place, self._origin = np.array([x, y]), np.array([left, top])
 
     @property
     def num_lines(self) -> int:

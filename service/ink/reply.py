@@ -3,6 +3,7 @@
 A reply answered whole is the same bytes for the same request: nothing in it tells of time or place.
 """
 
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,19 +11,23 @@ import numpy as np
 import orjson
 
 from service.catalogue import VERSION, InkModel
+from service.course import Course
 from service.engine.sequence import Delta, End, InkParams
-from service.engine.trace import Hierarchy
+from service.engine.trace import MAX_LAYERS, Hierarchy
+from service.errors import InvalidTokenError
 from service.ink import copybook
 from service.ink.copybook import Copybook, Substitution
 from service.ink.document import Box, Document, Ink
 from service.ink.formats import MEDIA_TYPES, render
 from service.ink.layout import Layout, LayoutError, Row
-from service.ink.pen import Pen
+from service.ink.pen import NOTE_BYTES, Pen
 from service.ink.schemas import HandwritingRequest, refusal
 from service.replies import work
 
 WHOLE, CHUNK = "handwriting", "handwriting.chunk"
 EVENT_POINTS = 256
+_COLUMNS = struct.Struct(f"<II{MAX_LAYERS}I")
+_SHEET = struct.Struct("<4d?")
 
 
 class Columns:
@@ -39,14 +44,27 @@ class Columns:
         self.num_points = self.num_strokes = 0
         self._segments = [0] * (hierarchy.num_detectors if hierarchy else 0)
 
+    def note(self) -> bytes:
+        """Return how far it has come, for `take_up`."""
+        segments = (*self._segments, *[0] * (MAX_LAYERS - len(self._segments)))
+        return _COLUMNS.pack(self.num_points, self.num_strokes, *segments)
+
+    def take_up(self, note: bytes) -> None:
+        """Go on where others had come."""
+        self.num_points, self.num_strokes, *segments = _COLUMNS.unpack(note)
+        self._segments = segments[: len(self._segments)]
+
     def json(self, kind: str, ink: Ink, reason: str | None, tail: dict[str, Any]) -> bytes:
-        """Return the next piece.
+        """Return the next piece, with further members."""
+        return orjson.dumps(self.members(kind, ink, reason) | tail)
+
+    def members(self, kind: str, ink: Ink, reason: str | None) -> dict[str, Any]:
+        """Return the members of the next piece.
 
         Args:
             kind: of object.
             ink: that follows what was told before.
             reason: why it ended, or None while it goes on.
-            tail: further members.
         """
         body = {
             "object": kind,
@@ -60,11 +78,16 @@ class Columns:
             "line": ink.line.tolist(),
             **self._layers(ink.trace),
             "finish_reason": reason,
-            **tail,
         }
         self.num_points += len(ink)
         self.num_strokes += int(ink.pen.sum())
-        return orjson.dumps(body)
+        return body
+
+    def pass_over(self, ink: Ink) -> None:
+        """Count what was told before."""
+        self.num_points += len(ink)
+        self.num_strokes += int(ink.pen.sum())
+        self._layers(ink.trace)
 
     def _layers(self, trace: bytes) -> dict[str, Any]:
         """Boundaries, operations and segments; a segment ends with the point whose boundary is 1."""
@@ -86,9 +109,13 @@ class FreeReply:
         model: that draws it.
         params: it is drawn with.
         wish: the request.
+        course: of the stream.
+
+    Raises:
+        InvalidTokenError: the state it goes on from says nothing of its sheet.
     """
 
-    def __init__(self, model: InkModel, params: InkParams, wish: HandwritingRequest) -> None:
+    def __init__(self, model: InkModel, params: InkParams, wish: HandwritingRequest, course: Course) -> None:
         self.media_type = MEDIA_TYPES[wish.format]
         self._model, self._params, self._wish = model, params, wish
         self._layout = wish.layout()
@@ -97,12 +124,15 @@ class FreeReply:
         about = {"model": model.name, "system_fingerprint": model.fingerprint}
         self._columns = Columns(about, model.hierarchy, has_text=False)
         self._box: Box | None = None
+        self._seal = course.seal
+        if course.told:
+            self._take_up(course.told)
 
     def event(self, delta: Delta) -> list[bytes]:
         """Return the JSON of the event that tells a delta."""
-        return [self._json(CHUNK, self._draw(delta), delta.end)]
+        return [self._json(CHUNK, self._draw(delta), delta)]
 
-    def whole(self, delta: Delta, end: End) -> bytes:
+    def whole(self, delta: Delta, _: End) -> bytes:
         """Return a drawing told at once.
 
         Raises:
@@ -110,7 +140,7 @@ class FreeReply:
         """
         ink = self._draw(delta)
         if self._wish.format == "strokes":
-            return self._json(WHOLE, ink, end)
+            return self._json(WHOLE, ink, delta)
         title = f"{len(ink)} points written freely by {self._model.name}, seed {self._params.seed}"
         document = Document(ink, self._pages(ink), title, look=self._wish.look())
         try:
@@ -119,26 +149,59 @@ class FreeReply:
             raise refusal(error) from None
 
     def _draw(self, delta: Delta) -> Ink:
-        return self._pen.draw(np.array(delta.items, np.float32).reshape(-1, 3), delta.trace)
+        """The ink that is to be told; what was told before is drawn too, for what comes after it."""
+        ink = self._pen.draw(np.array(delta.items, np.float32).reshape(-1, 3), delta.trace)
+        if delta.skipped:
+            before, ink = ink[: delta.skipped], ink[delta.skipped :]
+            self._extend(before)
+            self._columns.pass_over(before)
+        return ink
+
+    def _extend(self, ink: Ink) -> None:
+        """Let the sheet hold this ink too."""
+        if len(ink):
+            box, self._is_down = Box.around(ink.xy), not ink.pen[-1]
+            self._box = self._box.with_(box) if self._box else box
+
+    def _note(self) -> bytes:
+        """What a reply that goes on needs to know."""
+        corners = self._box.corners.ravel() if self._box else np.full(4, np.nan)
+        return self._pen.note() + self._columns.note() + _SHEET.pack(*corners, self._is_down)
+
+    def _take_up(self, told: bytes) -> None:
+        """Go on with the sheet of an earlier reply.
+
+        Raises:
+            InvalidTokenError: it is of another kind.
+        """
+        if len(told) != NOTE_BYTES + _COLUMNS.size + _SHEET.size:
+            raise InvalidTokenError("broken", "state: what this token holds is not a state of this model.", "state")
+        pen, columns, sheet = told[:NOTE_BYTES], told[NOTE_BYTES : -_SHEET.size], told[-_SHEET.size :]
+        self._pen.take_up(pen)
+        self._columns.take_up(columns)
+        *corners, self._is_down = _SHEET.unpack(sheet)
+        self._box = None if np.isnan(corners).any() else Box(*corners)
 
     def _pages(self, ink: Ink) -> tuple[Box, ...]:
         return self._layout.pages(self._pen.num_lines, ink)
 
-    def _json(self, kind: str, ink: Ink, end: End | None) -> bytes:
-        if len(ink):
-            box, self._is_down = Box.around(ink.xy), not ink.pen[-1]
-            self._box = self._box.with_(box) if self._box else box
+    def _json(self, kind: str, ink: Ink, delta: Delta) -> bytes:
+        self._extend(ink)
+        end = delta.end
         if end is None:
             return self._columns.json(kind, ink, None, {})
+        members = self._columns.members(kind, ink, end.reason)
         corners = self._box.corners if self._box else np.zeros((1, 2))
         usage = {
-            "points": self._columns.num_points + len(ink),
-            "strokes": self._columns.num_strokes + int(ink.pen.sum()) + self._is_down,
+            "points": self._columns.num_points,
+            "strokes": self._columns.num_strokes + self._is_down,
             **work(self._model.hierarchy, end.trace),
         }
         pages = self._layout.pages_around(self._pen.num_lines, corners)
         tail = {"seed": self._params.seed, "pages": _pages_json(pages), "usage": usage}
-        return self._columns.json(kind, ink, end.reason, tail)
+        if end.snapshot:
+            tail["state"] = self._seal(end.snapshot, delta.choice, self._note())
+        return orjson.dumps(members | tail)
 
 
 class TextReply:
@@ -173,6 +236,7 @@ class TextReply:
         fingerprint = f"copyist-{VERSION}-{copybook.fingerprint()[:12]}"
         about = {"model": copybook.NAME, "system_fingerprint": fingerprint, "style": style.name}
         self._columns = Columns(about, None, has_text=True)
+        self.has_ended = False
 
     @property
     def headers(self) -> dict[str, str]:
@@ -185,12 +249,13 @@ class TextReply:
         corners: list[Any] = []
         for ink in self._layout.lines(self._rows, self._text, self._writer):
             corners += [ink.xy.min(axis=0), ink.xy.max(axis=0)]
-            at = 0
+            at = self._pass_over(ink)
             while at < len(ink):
                 is_first = self._columns.num_points == 0
                 count = int((ink.character == ink.character[0]).cumprod().sum()) if is_first else EVENT_POINTS
                 yield self._columns.json(CHUNK, ink[at : at + count], None, {})
                 at += count
+        self.has_ended = True
         yield self._end(
             CHUNK, Ink.empty(), self._layout.pages_around(len(self._rows), np.array(corners or [(0.0, 0.0)]))
         )
@@ -203,11 +268,22 @@ class TextReply:
         """
         document = self.document()
         if self._wish.format == "strokes":
-            return self._end(WHOLE, document.ink, document.pages)
+            return self._end(WHOLE, document.ink[self._pass_over(document.ink) :], document.pages)
         try:
             return render(document, self._wish.format, self._wish.making())
         except LayoutError as error:
             raise refusal(error) from None
+
+    @property
+    def position(self) -> int:
+        """Points written so far, those included that are not told again."""
+        return self._columns.num_points
+
+    def _pass_over(self, ink: Ink) -> int:
+        """Count those of the next points that were told before the request was repeated, and return how many."""
+        count = min(len(ink), max(0, self._wish.resume_at - self._columns.num_points))
+        self._columns.pass_over(ink[:count])
+        return count
 
     def document(self) -> Document:
         """Return the text written on its sheet."""

@@ -11,13 +11,14 @@ from service.ink import copybook, prime
 from service.ink.document import Look
 from service.ink.formats import Format, Making
 from service.ink.layout import PAPERS, Align, Layout, LayoutError
-from service.schemas import MAX_BIAS, Seed, Work, _Strict
+from service.schemas import MAX_BIAS, SEED_NEEDED, ResumeAt, ReturnState, Seed, StateToken, Work, _Strict
 from service.settings import Settings
 
 Paper = Literal["fit", "a4", "a5", "a6", "letter", "legal"]
 assert set(get_args(Paper)) == {"fit", *PAPERS}
 Side = Annotated[float, Field(ge=20, le=5000)]
 _FIT_MARGIN_MM, _PAPER_MARGIN_MM = 4.0, 20.0
+_PARTS = ("state", "return_state", "resume_at")
 _ONLY_WITH_TEXT = ("style", "unsupported", "align", "wobble")
 
 
@@ -66,6 +67,9 @@ class HandwritingRequest(_Strict):
     bias: float = Field(0.5, ge=0, le=MAX_BIAS, description="0 writes as learned, more writes neater.")
     seed: Seed | None = Field(None, description="The same seed gives the same drawing; without one, one is made up.")
     stream: bool = Field(False, description="Send events as points come; only with the format strokes.")
+    state: StateToken = None
+    return_state: ReturnState = False
+    resume_at: ResumeAt = 0
     format: Format = Field("strokes", description="JSON columns of points, a picture, or a file for a machine.")
     page: Paper | Annotated[list[Side], Field(min_length=2, max_length=2)] = Field(
         "fit", description="Paper, by name or as [width, height] in mm; fit is as much as the ink needs."
@@ -159,6 +163,7 @@ class HandwritingRequest(_Strict):
         """
         if self.stream and self.format != "strokes":
             raise InvalidRequestError("stream: a picture is sent whole; stream the format strokes.", "stream")
+        self._check_part()
         if self.text is None:
             if self.max_points > settings.max_points:
                 raise InvalidRequestError(f"max_points: at most {settings.max_points} are served here.", "max_points")
@@ -174,6 +179,22 @@ class HandwritingRequest(_Strict):
             if len(self.text) > limit:
                 hint = "" if self.stream else f", and {settings.max_streamed_text_chars} in a stream"
                 raise InvalidRequestError(f"text: at most {limit} characters are written here{hint}.", "text")
+
+    def _check_part(self) -> None:
+        """Check the part of a stream that is asked for.
+
+        Raises:
+            InvalidRequestError: a text has no state, and a picture has no parts.
+        """
+        asked = [field for field in _PARTS if getattr(self, field)]
+        if asked and self.format != "strokes":
+            raise InvalidRequestError(f"{asked[0]}: only with the format strokes.", asked[0])
+        if self.text is not None and asked and asked[0] != "resume_at":
+            raise InvalidRequestError(f"{asked[0]}: only for free writing; a text is written anew.", asked[0])
+        if asked and self.prime is not None and self.state is not None:
+            raise InvalidRequestError("prime: a state has read it already.", "prime")
+        if self.text is not None and self.resume_at and self.seed is None:
+            raise InvalidRequestError(SEED_NEEDED, "resume_at")
 
 
 def refusal(error: LayoutError) -> InvalidRequestError:
@@ -238,6 +259,7 @@ class HandwritingReply(BaseModel):
     z: list[list[int]] = Field(description="For each layer with a detector, from layer 1 up, 0 or 1 per point.")
     op: list[str] = Field(description="For each layer a string with a letter per point: U, C or F.")
     segment: list[list[int]] = Field(description="For each layer with a detector, the segment a point lies in.")
+    state: str | None = Field(None, description="With return_state: the token to go on with; in a stream, at the end.")
     finish_reason: Literal["stop", "length"] | None
     pages: list[PageBox] | None = Field(None, description="On the last event: pages of paper, or the box of the ink.")
     substituted: list[Substituted] | None = Field(None, description="On the last event of a text.")
