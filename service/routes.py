@@ -12,9 +12,9 @@ from starlette.responses import Response
 from service.catalogue import Catalogue, InkModel, Served, TextModel
 from service.course import Course
 from service.description import COMPLETION_EVENTS, PROBLEMS
-from service.engine.loop import Engine, Stream
+from service.engine.loop import Engine
 from service.engine.sequence import Delta, TextParams
-from service.errors import NotReadyError, OverloadedError
+from service.errors import NotReadyError
 from service.ink import copybook
 from service.ink.styles import card as copybook_card
 from service.replies import CompletionReply, SegmentReply
@@ -203,13 +203,11 @@ def _follow(
     label: Callable[[Delta], bytes] | None = None,
 ) -> Response:
     """Submit the sequences of a request, all or none, and return the response that follows them."""
-    streams: list[Stream] = []
-    try:
-        streams.extend(here.engine.submit(model.lane, sequence) for sequence in sequences)
-    except OverloadedError:
-        for stream in streams:
-            stream.cancel()
-        raise
+    # Nothing else is submitted meanwhile, so that a place for all is all that the first has to ask for.
+    streams = [
+        here.engine.submit(model.lane, sequence, followers)
+        for sequence, followers in zip(sequences, reversed(range(len(sequences))), strict=True)
+    ]
     headers, choices = {SEED_HEADER: str(sequences[0].params.seed)}, Choices(streams)
     if is_streamed:
         return EventStream(choices, reply, here.settings.heartbeat_s, headers, label)

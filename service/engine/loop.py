@@ -171,8 +171,13 @@ class Engine:
         """End all there is, running or waiting, with the reason `shutdown`."""
         self._orders.put(("end_all", None))
 
-    def submit(self, lane: Lane[Any], sequence: Sequence) -> Stream:
+    def submit(self, lane: Lane[Any], sequence: Sequence, followers: int = 0) -> Stream:
         """Hand a sequence to its lane.
+
+        Args:
+            lane: of its bundle.
+            sequence: that is to run.
+            followers: so many more are submitted right after it, and there must be a place for them too.
 
         Raises:
             QueueFullError: as many as may wait for this lane do so.
@@ -180,7 +185,7 @@ class Engine:
         """
         if self._is_draining or not self._thread.is_alive():
             raise ShuttingDownError("The service is shutting down and takes no new requests.")
-        if self._open[lane] >= lane.runner.capacity + self._max_waiting:
+        if self._open[lane] + followers >= lane.runner.capacity + self._max_waiting:
             raise QueueFullError(
                 f"{self._max_waiting} requests wait for this model already, as many as may.", self._retry_after_s(lane)
             )
