@@ -23,11 +23,13 @@ from model.data.errors import DataError
 from model.data.ink import InkCorpus
 from model.evaluate import evaluate as evaluate_network
 from model.evaluate import protocol_of, summarise
+from model.recognise_cli import recogniser_app
 from model.train import Interrupted, Trainer, TrainingError
 from model.window import WindowOptions
 from model.workers import Workers
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app.add_typer(recogniser_app, name="recognise")
 console = Console(stderr=True)
 INTERRUPTED = 130
 
