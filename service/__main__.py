@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from service import log
 from service.app import create_app
 from service.catalogue import CatalogueError
+from service.connections import bounded
 from service.settings import Settings
 
 _log = structlog.get_logger(__name__)
@@ -38,12 +39,13 @@ class Server(uvicorn.Server):
             app,
             host=settings.host,
             port=settings.port,
-            http="httptools",
+            http=bounded(settings, app.state.metrics.refused),
             ws="none",
             lifespan="on",
             log_config=None,
             access_log=False,
             server_header=False,
+            timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]  # a timer of asyncio takes it as it is
             timeout_graceful_shutdown=math.ceil(settings.drain_s) + GRACE_S,
         )
         super().__init__(config)

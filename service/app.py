@@ -4,16 +4,26 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import PlainTextResponse
 
-from service import errors, handwriting, streams
+from service import auth, errors, handwriting, streams
+from service.auth import Guard
 from service.catalogue import VERSION, Catalogue
 from service.description import ABOUT, describe
 from service.engine.loop import Engine, FlushPolicy
 from service.limits import BodyLimit
 from service.log import RequestLog
+from service.metrics import PATH as METRICS
+from service.metrics import Metrics
 from service.pages import Pages
+from service.rates import RateHeaders, Rates
 from service.routes import Service, router
 from service.settings import Settings
+
+_PROBES = ("/healthz", "/readyz")
+_MAY_SEND = ("authorization", "content-type", "last-event-id", "x-request-id")
+_MAY_READ = ("x-request-id", "x-seed", "retry-after", "x-should-retry", "ratelimit", "ratelimit-policy")
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -28,6 +38,7 @@ def create_app(settings: Settings) -> FastAPI:
     catalogue = Catalogue.open(settings.bundles, settings.rows)
     policy = FlushPolicy(settings.flush_chars, settings.flush_ms / 1000)
     engine = Engine(catalogue.lanes, policy, settings.queue, settings.stall_s)
+    rates = Rates(settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -37,23 +48,42 @@ def create_app(settings: Settings) -> FastAPI:
             yield
         finally:
             engine.stop()
+            await rates.close()
 
     # FastAPI's own documentation pages load scripts from elsewhere; the description itself does not.
     app = FastAPI(title="Copyist", version=VERSION, description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.state.service = Service(settings, catalogue, engine)
+    app.state.service = Service(settings, catalogue, engine, rates)
     app.include_router(router)
     app.include_router(handwriting.router)
     app.include_router(streams.router)
-    pages = Pages()
+    pages, metrics = Pages(), Metrics(catalogue, engine)
     for path in pages.paths:
         app.add_route(path, pages.serve, include_in_schema=False)
+    app.state.metrics = metrics
+    app.add_api_route(METRICS, metrics.scrape, response_class=PlainTextResponse, summary="What Prometheus is told")
     errors.install(app)
+    # The last is the first to see a request.
+    keys, open_paths = settings.keys, (*_PROBES, *pages.paths)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
-    app.add_middleware(RequestLog)
+    if settings.rate_limit:
+        app.add_middleware(RateHeaders)
+    app.add_middleware(Guard, keys=keys, open_paths=open_paths)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=_MAY_SEND,
+            expose_headers=_MAY_READ,
+        )
+    app.add_middleware(RequestLog, note=metrics.answered)
 
     def openapi() -> dict[str, object]:
         """Describe once, then remember."""
-        app.openapi_schema = app.openapi_schema or describe(app, settings)
+        if app.openapi_schema is None:
+            app.openapi_schema = describe(app, settings)
+            if keys:
+                auth.describe(app.openapi_schema, open_paths)
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -3,13 +3,18 @@
     CopyistError
     ├── InvalidRequestError     400  a field is missing, odd or beyond its limit; `param` names it
     │   └── InvalidTokenError   400  a state or stream token cannot be used here; `code` says why
+    ├── AuthenticationError     401  there is no key, or not one that is known
     ├── ModelNotFoundError      404  no bundle of that name is served
+    ├── HeadersTimeoutError     408  the head did not arrive in time
     ├── BodyTimeoutError        408  the body did not arrive in time
     ├── BodyTooLargeError       413  the body is larger than the limit
     ├── MediaTypeError          415  the body is not JSON by its own account
+    ├── HeadersTooLargeError    431  the request's head is larger than the limit
     ├── EngineFailureError      500  a step failed; the request cannot be continued
     └── OverloadedError              try again after `retry_after_s`
         ├── QueueFullError      429  as many requests wait as may
+        ├── RateLimitError      429  a key has used up its steps
+        ├── ConnectionsError    503  as many connections are open as may
         ├── ShuttingDownError   503  the service is about to stop
         └── NotReadyError       503  the engine does not move
 
@@ -26,6 +31,8 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import Message, Scope, Send
+from structlog.contextvars import bind_contextvars
 
 _log = structlog.get_logger(__name__)
 
@@ -79,12 +86,45 @@ class InvalidTokenError(InvalidRequestError):
         self.code = f"invalid_token_{why}"
 
 
+class AuthenticationError(CopyistError):
+    """The request has no key, or not one that is let in.
+
+    Args:
+        is_wrong: whether it has one.
+    """
+
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+
+    def __init__(self, *, is_wrong: bool) -> None:
+        super().__init__(
+            "The API key is not known here."
+            if is_wrong
+            else "An API key is needed; send it as Authorization: Bearer KEY."
+        )
+        self._is_wrong = is_wrong
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The challenge that belongs to a 401."""
+        return {"www-authenticate": 'Bearer realm="copyist"' + ', error="invalid_token"' * self._is_wrong}
+
+
 class ModelNotFoundError(CopyistError):
     """No bundle of the name asked for is served."""
 
     status = 404
     type = "invalid_request_error"
     code = "model_not_found"
+
+
+class HeadersTimeoutError(CopyistError):
+    """The request's head did not arrive within the time set for it."""
+
+    status = 408
+    type = "invalid_request_error"
+    code = "headers_timeout"
 
 
 class BodyTimeoutError(CopyistError):
@@ -109,6 +149,14 @@ class MediaTypeError(CopyistError):
     status = 415
     type = "invalid_request_error"
     code = "unsupported_media_type"
+
+
+class HeadersTooLargeError(CopyistError):
+    """The request's target and headers exceed the limit, by their bytes or by their number."""
+
+    status = 431
+    type = "invalid_request_error"
+    code = "headers_too_large"
 
 
 class EngineFailureError(CopyistError):
@@ -136,8 +184,8 @@ class OverloadedError(CopyistError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Retry-After, which every client obeys."""
-        return {"retry-after": str(self.retry_after_s)}
+        """Retry-After, which every client obeys, and what OpenAI's clients ask first."""
+        return {"retry-after": str(self.retry_after_s), "x-should-retry": "true"}
 
 
 class QueueFullError(OverloadedError):
@@ -146,6 +194,32 @@ class QueueFullError(OverloadedError):
     status = 429
     type = "rate_limit_error"
     code = "queue_full"
+
+
+class RateLimitError(OverloadedError):
+    """A key has used up its steps for now, or asks for more than it may have at once.
+
+    Args:
+        message: one sentence for the client.
+        retry_after_s: when to try again; 0 says that trying again never helps.
+    """
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limited"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """When to try again, if that can help."""
+        return super().headers if self.retry_after_s else {"x-should-retry": "false"}
+
+
+class ConnectionsError(OverloadedError):
+    """As many connections are open as may."""
+
+    status = 503
+    type = "unavailable_error"
+    code = "too_many_connections"
 
 
 class ShuttingDownError(OverloadedError):
@@ -178,8 +252,20 @@ def install(app: FastAPI) -> None:
 
 
 def response_of(error: CopyistError) -> Response:
-    """Return the response that carries an error."""
+    """Return the response that carries an error, and note its code for the log and the metrics."""
+    bind_contextvars(error=error.code or error.type)
     return Response(error.body, error.status, error.headers, "application/json")
+
+
+async def refuse(error: CopyistError, scope: Scope, send: Send) -> None:
+    """Answer with an error and hang up: the rest of the body, if there is one, is nobody's."""
+    response = response_of(error)
+    response.headers["connection"] = "close"
+    await response(scope, _nothing, send)
+
+
+async def _nothing() -> Message:
+    return {"type": "http.disconnect"}
 
 
 def describe(problem: Mapping[str, Any]) -> tuple[str, str | None]:

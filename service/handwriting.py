@@ -86,6 +86,7 @@ async def _free(body: HandwritingRequest, request: Request, here: Service, ids: 
     params = InkParams(course.seed, body.max_points, body.bias)
     reply = FreeReply(model, params, body, course)
     sequence = model.sequence(params, whole=not body.stream, prime=prime, part=course.part)
+    await here.rates.charge(request, params.max_points)
     stream = Choices([here.engine.submit(model.lane, sequence)])
     headers = {SEED_HEADER: str(params.seed)}
     if body.stream:
@@ -105,6 +106,7 @@ async def _text(body: HandwritingRequest, request: Request, here: Service, ids: 
     limiter = _limiter(request)
     if limiter.statistics().tasks_waiting >= here.settings.queue:
         raise QueueFullError(f"{here.settings.queue} requests wait for the copybook already, as many as may.")
+    await here.rates.charge(request, len(body.text or ""))
     seed = fresh_seed() if body.seed is None else body.seed
     reply = await to_thread.run_sync(TextReply, body, seed, here.settings.max_pages, limiter=limiter)
     headers = {SEED_HEADER: str(seed), **reply.headers}

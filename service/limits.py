@@ -5,7 +5,7 @@ from email.message import Message as Headers
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import BodyTimeoutError, BodyTooLargeError, CopyistError, MediaTypeError, response_of
+from service.errors import BodyTimeoutError, BodyTooLargeError, CopyistError, MediaTypeError, refuse
 
 _WITHOUT_BODY = ("GET", "HEAD", "OPTIONS", "DELETE")
 
@@ -32,9 +32,9 @@ class BodyLimit:
             async with asyncio.timeout(self._timeout_s):
                 body = await self._read(receive)
         except TimeoutError:
-            await _refuse(BodyTimeoutError(f"The body did not arrive within {self._timeout_s:g} seconds."), scope, send)
+            await refuse(BodyTimeoutError(f"The body did not arrive within {self._timeout_s:g} seconds."), scope, send)
         except CopyistError as error:
-            await _refuse(error, scope, send)
+            await refuse(error, scope, send)
         else:
             if body is not None:
                 await self._app(scope, _replay(body, receive), send)
@@ -81,14 +81,3 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return pending.pop() if pending else await receive()
 
     return replayed
-
-
-async def _refuse(error: CopyistError, scope: Scope, send: Send) -> None:
-    """Answer and hang up: the rest of the body, if there is one, is nobody's."""
-    response = response_of(error)
-    response.headers["connection"] = "close"
-    await response(scope, _nothing, send)
-
-
-async def _nothing() -> Message:
-    return {"type": "http.disconnect"}

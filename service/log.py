@@ -5,18 +5,19 @@ import re
 import secrets
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from structlog.contextvars import bind_contextvars, clear_contextvars, merge_contextvars
+from structlog.contextvars import bind_contextvars, clear_contextvars, get_contextvars, merge_contextvars
 
 from service.settings import Settings
 
 _log = structlog.get_logger(__name__)
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-_QUIET_ROUTES = ("/healthz", "/readyz")
+_QUIET_ROUTES = ("/healthz", "/readyz", "/metrics")
 
 
 def configure(settings: Settings) -> None:
@@ -55,10 +56,11 @@ class RequestLog:
 
     Args:
         app: what follows.
+        note: is told method, route, status, seconds and the error's code of each, for the metrics.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, note: Callable[[str, str | None, int, float, str | None], None]) -> None:
+        self._app, self._note = app, note
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on and log how it went."""
@@ -79,11 +81,16 @@ class RequestLog:
 
         try:
             await self._app(scope, receive, noting)
+        except Exception:
+            status = status or 500  # which the error handler around all of this will answer
+            raise
         finally:
             route = getattr(scope.get("route"), "path", None)
             level = logging.DEBUG if route in _QUIET_ROUTES else logging.INFO
-            took_ms = round(1000 * (time.perf_counter() - began), 2)
-            _log.log(level, "request", method=scope["method"], route=route, status=status, total_ms=took_ms)
+            took_s = time.perf_counter() - began
+            self._note(scope["method"], route, status, took_s, get_contextvars().get("error"))
+            total_ms = round(1000 * took_s, 2)
+            _log.log(level, "request", method=scope["method"], route=route, status=status, total_ms=total_ms)
 
 
 def _request_id(scope: Scope) -> str:

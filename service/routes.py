@@ -17,6 +17,7 @@ from service.engine.sequence import Delta, TextParams
 from service.errors import NotReadyError
 from service.ink import copybook
 from service.ink.styles import card as copybook_card
+from service.rates import Rates
 from service.replies import CompletionReply, SegmentReply
 from service.schemas import CompletionReply as CompletionSchema
 from service.schemas import (
@@ -50,13 +51,14 @@ class Service:
         settings: of the operator.
         catalogue: of bundles.
         engine: that steps them.
+        rates: what each key may ask of it; to be charged before it is asked.
 
     Attributes:
         sealer: of state and stream tokens.
     """
 
-    def __init__(self, settings: Settings, catalogue: Catalogue, engine: Engine) -> None:
-        self.settings, self.catalogue, self.engine = settings, catalogue, engine
+    def __init__(self, settings: Settings, catalogue: Catalogue, engine: Engine, rates: Rates) -> None:
+        self.settings, self.catalogue, self.engine, self.rates = settings, catalogue, engine, rates
         if not settings.state_secrets:
             _log.info("no state keys: state and stream tokens are good for this process only")
         self.sealer = Sealer(settings.state_secrets, settings.state_ttl_s)
@@ -119,17 +121,19 @@ async def follow_completion(
         include_usage=options is not None and options.include_usage,
         seal=course.seal,
     )
+    await here.rates.charge(request, sum(each.num_prompt for each in sequences) + params.max_tokens * len(sequences))
     return _follow(here, model, sequences, reply, is_streamed=is_streamed, label=label)
 
 
 @router.post("/v1/segment", summary="Find the boundaries of a text", response_model=SegmentSchema, responses=PROBLEMS)
-async def segment(body: SegmentRequest, here: Here) -> Response:
+async def segment(body: SegmentRequest, request: Request, here: Here) -> Response:
     """Read a text and tell what each layer did at each step, and the segments within segments that it found."""
     model = here.catalogue.text(body.model)
     check_limits(body, here.settings)
     params = TextParams(seed=0, max_tokens=0)
     text = body.text
     sequences = model.sequences([text], params, 1, boundaries=False, whole=True, param="text")
+    await here.rates.charge(request, sequences[0].num_prompt)
     return _follow(here, model, sequences, SegmentReply(model, text), is_streamed=False)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 
 from service.engine.lane import Lane
-from service.engine.sequence import Delta, Reason, Sequence
+from service.engine.sequence import Delta, End, Reason, Sequence
 from service.errors import QueueFullError, ShuttingDownError
 
 _log = structlog.get_logger(__name__)
@@ -105,6 +105,8 @@ class Gauges:
         cancelled: sequences that ended because their client left.
         cancel_steps_max: the most rounds that passed between an order to cancel and the row being free.
         failures: steps that raised.
+        told: times that a stream was told something.
+        busy_s: seconds in steps of networks.
     """
 
     steps: int = 0
@@ -113,6 +115,8 @@ class Gauges:
     cancelled: int = 0
     cancel_steps_max: int = 0
     failures: int = 0
+    told: int = 0
+    busy_s: float = 0.0
 
 
 class Engine:
@@ -124,6 +128,9 @@ class Engine:
         max_waiting: sequences of one lane that may wait beyond those that run.
         stall_s: work without a step for so long counts as stuck.
         clock: monotonic seconds.
+
+    Attributes:
+        on_end: called on the event loop with every stream that ends and how it did; must not raise.
     """
 
     def __init__(
@@ -135,6 +142,7 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.gauges = Gauges()
+        self.on_end: Callable[[Stream, End], None] = lambda *_: None
         self._lanes, self._policy, self._max_waiting, self._stall_s = tuple(lanes), policy, max_waiting, stall_s
         self._clock = clock
         self._orders: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
@@ -218,6 +226,11 @@ class Engine:
         """Sequences that wait for a row."""
         return self.num_open - self.num_running
 
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Return how many sequences of each lane run and wait, by its name."""
+        running = {lane: len(lane.scheduler.rows) for lane in self._lanes}
+        return {lane.name: (count, max(0, self._open[lane] - count)) for lane, count in running.items()}
+
     @property
     def is_alive(self) -> bool:
         """Whether the thread runs."""
@@ -251,6 +264,7 @@ class Engine:
                 if times.admitted is not None and times.finished is not None:
                     took = times.finished - times.admitted
                     self._service_s[stream.lane] += 0.1 * (took - self._service_s[stream.lane])
+                self.on_end(stream, delta.end)
             stream.put(delta)
 
     # The thread's side.
@@ -272,7 +286,8 @@ class Engine:
 
     def _step(self, lane: Lane[Any]) -> None:
         """Run one step of a lane and see who has something to tell."""
-        lane.admit(self._clock())
+        began = self._clock()
+        lane.admit(began)
         try:
             stepped = lane.step()
         except Exception:  # noqa: BLE001 - whatever a step raises ends its rows and nothing else
@@ -282,6 +297,7 @@ class Engine:
             self._tell_ended(lane, lane.end_all("error", waiting=False))
             return
         now = self._progress_at = self._clock()
+        self.gauges.busy_s += now - began
         self.gauges.row_steps += len(stepped)
         ended = [sequence for sequence in stepped if sequence.reason]
         for sequence in stepped:
@@ -321,6 +337,7 @@ class Engine:
     def _tell(self, sequence: Sequence) -> None:
         stream = self._streams[sequence]
         stream.is_hungry = False
+        self.gauges.told += 1
         self._told.append((stream, sequence.take()))
 
     def _wake(self) -> None:

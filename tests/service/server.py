@@ -143,7 +143,7 @@ def running(bundles: Path, **settings: Any) -> Iterator[Server]:
         yield server
     finally:
         server.kill()
-    assert not server.complaints()
+    assert server.complaints() == []
 
 
 def problem(response: httpx.Response) -> dict[str, Any]:

@@ -1,0 +1,166 @@
+"""Each key has so many steps in a while; what is left is told, and what was refused costs nothing."""
+
+import hashlib
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from service.settings import Settings
+from tests.service.server import PATIENCE_S, Server, problem, running
+
+KEYS = {"ann": "key-of-ann", "bob": "key-of-bob"}
+ENTRIES = ",".join(f"{name}:{hashlib.sha256(key.encode()).hexdigest()}" for name, key in KEYS.items())
+LIMIT = 100
+
+
+def complete(server: Server, steps: int, key: str = "none", **body: object) -> httpx.Response:
+    """Ask for a completion that may take so many steps: five for the prompt, the rest to write."""
+    request = {"model": "small-text", "prompt": "abcde", "max_tokens": steps - 5, **body}
+    return server.client.post("/v1/completions", json=request, headers={"authorization": f"Bearer {key}"})
+
+
+def left(response: httpx.Response) -> int:
+    """What the headers say is left."""
+    assert response.headers["ratelimit-policy"] == f'"steps";q={LIMIT};w=3600'
+    name, remaining, reset = response.headers["ratelimit"].split(";")
+    assert name == '"steps"'
+    assert 0 < int(reset.removeprefix("t=")) <= 3602
+    return int(remaining.removeprefix("r="))
+
+
+@pytest.fixture(scope="module")
+def limited(bundles: Path) -> Iterator[Server]:
+    """A server of 100 steps an hour for each of two keys, and of four for whoever has none of them."""
+    with running(bundles, rate_limit=f"{LIMIT}/hour", api_keys=ENTRIES) as started:
+        yield started
+
+
+def test_a_key_may_ask_for_so_many_steps(limited: Server) -> None:
+    """n steps are served in pieces, the next is 429 with what is left, and another key has all of its own."""
+    key = KEYS["ann"]
+    assert left(complete(limited, 60, key)) == 40
+    refused = complete(limited, 41, key)
+    assert refused.status_code == 429
+    assert problem(refused)["code"] == "rate_limited"
+    assert "40 steps are left" in problem(refused)["message"]
+    assert refused.headers["x-should-retry"] == "true"
+    assert 0 < int(refused.headers["retry-after"]) <= 3602
+    assert left(refused) == 40
+    assert left(complete(limited, 40, key)) == 0
+    ink = limited.client.post("/v1/handwriting", json={"max_points": 1}, headers={"authorization": f"Bearer {key}"})
+    assert ink.status_code == 429
+    assert left(complete(limited, 10, KEYS["bob"])) == 90
+
+
+def test_what_is_refused_costs_nothing(limited: Server) -> None:
+    """A bad request, an unknown model and one that can never be served leave what there was."""
+    key = KEYS["bob"]
+    before = left(complete(limited, 6, key))
+    assert complete(limited, 20, key, temperature=9).status_code == 400
+    assert complete(limited, 20, key, model="nobody").status_code == 404
+    never = complete(limited, LIMIT + 1, key)
+    assert (never.status_code, never.headers["x-should-retry"]) == (429, "false")
+    assert "retry-after" not in never.headers
+    assert f"{LIMIT} steps at most" in problem(never)["message"]
+    assert left(complete(limited, 6, key)) == before - 6
+
+
+def test_what_asks_for_nothing_is_not_counted(limited: Server) -> None:
+    """Models, metrics and probes have no price and no such headers."""
+    for path in ("/v1/models", "/metrics", "/healthz"):
+        response = limited.client.get(path, headers={"authorization": f"Bearer {KEYS['ann']}"})
+        assert response.status_code == 200
+        assert "ratelimit" not in response.headers
+
+
+def test_a_full_queue_gives_steps_back(bundles: Path) -> None:
+    """Who is refused because others wait is not charged for it."""
+    settings = {"rows": 1, "queue": 0, "max_tokens": 1_000_000, "rate_limit": f"{LIMIT * 10**6}/hour"}
+    endless = {"model": "small-text", "prompt": "a", "max_tokens": 1_000_000, "stream": True}
+    with (
+        running(bundles, **settings) as server,
+        server.client.stream("POST", "/v1/completions", json=endless) as response,
+    ):
+        rest = response.headers["ratelimit"].split(";")[1]
+        refused = server.post("/v1/completions", **endless)
+        assert problem(refused)["code"] == "queue_full"
+        assert refused.headers["ratelimit"].split(";")[1] == rest
+
+
+def test_after_retry_after_it_is_served(bundles: Path) -> None:
+    """A client that waits as long as it was told to is served, as OpenAI's does by itself."""
+    with running(bundles, rate_limit="20 per 1 second") as server:
+        for _ in range(2):
+            while (refused := complete(server, 20)).status_code == 200:
+                pass
+            time.sleep(int(refused.headers["retry-after"]))
+            assert complete(server, 20).status_code == 200
+        with openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=5) as client:
+            for _ in range(3):
+                assert client.completions.create(model="small-text", prompt="abcde", max_tokens=15).choices
+
+
+def test_without_a_limit_nothing_is_counted(server: Server) -> None:
+    """By default there are no rates and no headers of them."""
+    assert "ratelimit" not in server.post("/v1/completions", model="small-text", prompt="a").headers
+
+
+@pytest.mark.parametrize("rate", ["", "many", "10", "10/eon", "-5/minute"])
+def test_a_rate_that_is_none_is_refused(rate: str) -> None:
+    """A mistyped rate keeps the service from starting."""
+    with pytest.raises(ValidationError, match="a rate is like"):
+        Settings(rate_limit=rate)
+
+
+def test_a_store_that_is_not_known_is_refused() -> None:
+    """Only memory and Redis count; what the address may hold of a password is not repeated."""
+    with pytest.raises(ValidationError) as caught:
+        Settings(rate_store=SecretStr("mongodb://user:secret-word@host"))
+    assert "secret-word" not in str(caught.value)
+
+
+class TestRedis:
+    @pytest.fixture
+    def redis(self, tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+        """A real Redis on a socket of its own, as (its address, its process)."""
+        program = shutil.which("redis-server")
+        if program is None:
+            pytest.skip("no redis-server here (Debian package redis-server)")
+        path = tmp_path / "redis.sock"
+        options = ["--port", "0", "--unixsocket", str(path), "--save", "", "--dir", str(tmp_path)]
+        with subprocess.Popen([program, *options], stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert any(b"eady to accept connections" in line for line in process.stdout)
+            yield f"unix://{path}", process
+            process.kill()
+
+    def test_replicas_share_what_is_left(self, redis: tuple[str, subprocess.Popen[bytes]], bundles: Path) -> None:
+        """Steps taken on one replica are gone on the other; when the store dies both serve on and say so."""
+        settings = {"rate_limit": f"{LIMIT}/hour", "rate_store": redis[0], "api_keys": ENTRIES}
+        first, second = Server(bundles, **settings), Server(bundles, **settings)
+        try:
+            ann, bob = KEYS.values()
+            assert left(complete(first, 60, ann)) == 40
+            assert left(complete(second, 30, ann)) == 10
+            refused = complete(first, 11, ann)
+            assert (refused.status_code, left(refused)) == (429, 10)
+            assert left(complete(first, 50, bob)) == 50
+            redis[1].kill()
+            redis[1].wait(PATIENCE_S)
+            for server in (first, second):
+                response = complete(server, 60, ann)
+                assert response.status_code == 200
+                assert "ratelimit" not in response.headers
+                assert server.wait_for("rates are not counted")["level"] == "warning"
+        finally:
+            first.stop()
+            second.stop()
+        for server in (first, second):
+            assert {entry["event"] for entry in server.complaints()} == {"rates are not counted"}
