@@ -10,7 +10,6 @@ from service.errors import AuthenticationError, refuse
 from service.keys import Keys
 from service.schemas import ErrorReply
 
-
 STREAM_PATH = "/v1/streams/"
 
 

@@ -240,7 +240,7 @@ class Connection(HttpToolsProtocol):
             return
         self._note(error.code or error.type)
         _log.info("connection refused", error=error.code or error.type, status=error.status)
-        if self.cycle is None or self.cycle.response_complete:
+        if self.cycle is None or self.cycle.response_complete:  # type: ignore[redundant-expr]  # it is None at first
             self.transport.write(_response(error))
         self.transport.close()
 

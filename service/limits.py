@@ -5,7 +5,14 @@ from email.message import Message as Headers
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import BodyTimeoutError, BodyTooLargeError, CopyistError, MediaTypeError, refuse
+from service.errors import (
+    BodyTimeoutError,
+    BodyTooLargeError,
+    CopyistError,
+    InvalidRequestError,
+    MediaTypeError,
+    refuse,
+)
 
 _WITHOUT_BODY = ("GET", "HEAD", "OPTIONS", "DELETE")
 
@@ -23,7 +30,7 @@ class BodyLimit:
         self._app, self._max_bytes, self._timeout_s = app, max_bytes, timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer it with 408, 413 or 415."""
+        """Pass the request on, or answer it with 400, 408, 413 or 415."""
         if scope["type"] != "http" or scope["method"] in _WITHOUT_BODY:
             await self._app(scope, receive, send)
             return
@@ -59,10 +66,26 @@ class BodyLimit:
             if size > self._max_bytes:
                 raise self._too_large()
             if not message.get("more_body", False):
-                return b"".join(pieces)
+                return _text(b"".join(pieces))
 
     def _too_large(self) -> BodyTooLargeError:
         return BodyTooLargeError(f"The body may have {self._max_bytes} bytes at most.")
+
+
+def _text(body: bytes) -> bytes:
+    """Return a body that is UTF-8, as JSON is; Python's own reader would guess at others, and let half characters in.
+
+    Raises:
+        InvalidRequestError: it is something else.
+    """
+    is_text = b"\0" not in body
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        is_text = False
+    if not is_text:
+        raise InvalidRequestError("The body is not UTF-8.")
+    return body
 
 
 def _is_json(content_type: bytes) -> bool:

@@ -151,7 +151,7 @@ class Settings(BaseSettings):
     @property
     def keys(self) -> Keys:
         """The keys of `api_keys` and `api_keys_file` together."""
-        return Keys.of(self.api_keys and self.api_keys.get_secret_value(), self.api_keys_file)
+        return Keys.of(self.api_keys.get_secret_value() if self.api_keys else None, self.api_keys_file)
 
     @field_validator("state_keys")
     @classmethod

@@ -51,9 +51,9 @@ def service_inside() -> Iterator[httpx.HTTPTransport]:
 
 
 def _settings() -> Settings:
-    """The operator's settings, but only what goes wrong is logged: standard error is the user's."""
+    """The operator's settings, but nobody else can ask, and only what goes wrong is logged: stderr is the user's."""
     try:
-        return Settings(log_level="error")
+        return Settings(log_level="error", api_keys=None, api_keys_file=None, rate_limit=None)
     except ValidationError as error:
         problem = error.errors()[0]
         raise UsageError(f"COPYIST_{str(problem['loc'][0]).upper()}: {problem['msg']}.") from None

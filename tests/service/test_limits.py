@@ -103,6 +103,23 @@ def test_only_json_is_read(server: Server, content_type: str, status: int) -> No
         assert "application/json" in problem(response)["message"]
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        of_size(60).decode().encode("utf-16"),
+        of_size(60).decode().encode("utf-16-le"),
+        of_size(60).decode().encode("utf-32"),
+        b'{"model":"small-text","prompt":"\xed\xa0\x80","max_tokens":1}',
+        b'{"model":"small-text","prompt":"\xff","max_tokens":1}',
+    ],
+)
+def test_only_utf_8_is_read(server: Server, body: bytes) -> None:
+    """JSON travels as UTF-8: what is good in another encoding, or holds half a character, is refused."""
+    response = server.client.post("/v1/completions", content=body, headers={"content-type": "application/json"})
+    assert response.status_code == 400
+    assert problem(response)["message"] == "The body is not UTF-8."
+
+
 def test_a_client_that_leaves_in_its_body_leaves_nothing_behind(strict: Server) -> None:
     """A connection that ends before its body does is no request at all."""
     before = strict.gauges()["finished"]

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from collections.abc import Sequence as Seq
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from tests.service.server import ROOT, Server
 PAGE = ROOT / "docs" / "operating.md"
 
 
-def table(head: str, rows: list[tuple[str, ...]]) -> str:
+def table(head: str, rows: Seq[tuple[str, ...]]) -> str:
     """A table in Markdown."""
     names = head.split("|")
     return "\n".join("| " + " | ".join(row) + " |" for row in (names, ["---"] * len(names), *rows))
