@@ -143,7 +143,8 @@ def running(bundles: Path, **settings: Any) -> Iterator[Server]:
         yield server
     finally:
         server.kill()
-    assert server.complaints() == []
+    complaints = server.complaints()
+    assert not complaints, complaints
 
 
 def problem(response: httpx.Response) -> dict[str, Any]:
