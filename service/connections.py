@@ -113,6 +113,7 @@ class Connection(HttpToolsProtocol):
         self._bounds, self._note = bounds, note
         self._awaits_head, self._is_whole = True, True
         self._head_bytes = self._num_headers = self._raw_bytes = 0
+        self._answered: Any = None
         self._refusal: CopyistError | None = None
         self._is_refused = False
         self._head = _Deadline(self.loop, bounds.header_s, self._give_up_head)
@@ -130,6 +131,10 @@ class Connection(HttpToolsProtocol):
         """Forget the deadlines."""
         self._head.lift()
         self._reader.lift()
+        self.pipeline.clear()
+        if self._answered is not None:  # uvicorn tells the last of pipelined requests only
+            self._answered.disconnected = True
+            self._answered.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -178,6 +183,10 @@ class Connection(HttpToolsProtocol):
         self._awaits_head = self._is_whole = True
         self._head_bytes = self._num_headers = self._raw_bytes = 0
         super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
         """Hang up on a client that still sends what nobody reads any more."""
