@@ -31,7 +31,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 def _events(*examples: str) -> dict[str, Any]:
     """Document a stream by what it looks like."""
     text = "".join(f"data: {example}\n\n" for example in (*examples, "[DONE]"))
-    return {"text/event-stream": {"schema": {"type": "string"}, "example": text}}
+    return {"text/event-stream": {"example": text}}
 
 
 COMPLETION_EVENTS = _events(

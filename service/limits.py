@@ -14,7 +14,7 @@ from service.errors import (
     refuse,
 )
 
-_WITHOUT_BODY = ("GET", "HEAD", "OPTIONS", "DELETE")
+_WITHOUT_BODY = ("GET", "HEAD", "OPTIONS", "DELETE", "TRACE")
 
 
 class BodyLimit:

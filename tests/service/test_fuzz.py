@@ -20,7 +20,7 @@ COUNT = 3500
 @pytest.fixture(scope="module")
 def brief(bundles: Path) -> Iterator[Server]:
     """A server behind a key that writes little at a time, however much is asked for."""
-    limits = {"max_tokens": 4, "max_points": 4, "max_prompt_chars": 64}
+    limits = {"max_tokens": 4, "max_points": 4, "max_prompt_chars": 64, "max_header_bytes": 2**20}
     digest = hashlib.sha256(KEY.encode()).hexdigest()
     with running(bundles, api_keys=f"fuzzer:{digest}", **limits) as started:
         yield started
