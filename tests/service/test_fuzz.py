@@ -67,7 +67,8 @@ def test_the_judge_can_say_no(status: int, kind: str, body: bytes) -> None:
 def test_schemathesis_finds_nothing(brief: Server, tmp_path: Path) -> None:
     """An outside fuzzer over every route finds no 5xx, nothing that is not as described, and no ignored key.
 
-    Methods that are not there are tested beside this. That every request the schema allows is served is not asked: a model's name, or the symbols that a model
+    Methods that are not there are tested elsewhere.
+    That every request the schema allows is served is not asked: a model's name, or the symbols that a model
     knows, are no matter of the schema.
     """
     program = Path(sys.executable).parent / "schemathesis"
