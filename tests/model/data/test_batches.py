@@ -224,7 +224,7 @@ class TestShuffled:
 
 def _equal(one: InkWindow, other: InkWindow) -> bool:
     """Whether two windows agree in every number."""
-    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    return all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(one, other, strict=True))
 
 
 class Showing(NamedTuple):
