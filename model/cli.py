@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from model import checkpoint as checkpoints
 from model.budget import Budget
 from model.checkpoint import Checkpoint, CheckpointError
-from model.codec import HandwritingCodec
+from model.codec import HandwritingCodec, InkCodec
 from model.config import PRESETS, ConfigError, Preset
 from model.corpus import Corpus
 from model.data.errors import DataError
@@ -268,10 +268,14 @@ def boundaries(
     split: Annotated[str, typer.Option(help="valid or test.")] = "test",
     limit: Annotated[int | None, typer.Option(min=1, help="Steps at most, from the beginning.")] = None,
     control: Annotated[Path | None, typer.Option(help="Text: an LSTM whose states are read linearly beside.")] = None,
+    words: Annotated[
+        Path | None, typer.Option(help="Ink: sentences whose strokes have words (ImadocSen-OnDB).")
+    ] = None,
     run: Annotated[Path | None, typer.Option(help="A run record to write the scores into.")] = None,
 ) -> None:
     """Score boundaries against the ends of words, sentences and strokes, beside chance; prints one JSON object."""
-    from model.segments import find
+    from model.data.words import read_words
+    from model.segments import find, score_words
 
     if split not in ("valid", "test"):
         raise _fail(f"there is no split {split!r}; choose valid or test")
@@ -284,6 +288,10 @@ def boundaries(
             raise _fail(f"{control} was trained with another codec than {checkpoint}")
         corpus = Corpus.load(loaded.model.kind, data, loaded.codec)
         report = find(loaded.network(), corpus, split, limit, None if rival is None else rival.network())
+        if words is not None:
+            if not isinstance(loaded.codec, InkCodec):
+                raise _fail(f"{words} is ink that the network of {checkpoint} does not read")
+            report["words"] = score_words(loaded.network(), read_words(words, loaded.codec))
         if run is not None:
             from model.records import read_record, write_record
 

@@ -130,6 +130,12 @@ class Corpus:
             yield from _cut(Window(*(torch.from_numpy(part) for part in whole)), window)
 
 
+def line_windows(lines: list[np.ndarray[Any, np.dtype[np.float32]]], window: int) -> Iterator[Window]:
+    """Lines of ink (n, 3), shortest first, every one whole and once, cut into windows with carried state."""
+    for whole in evaluation_lines(lines, EVALUATION_STREAMS):
+        yield from _cut(Window(*(torch.from_numpy(part) for part in whole)), window)
+
+
 def _cut(whole: Window, steps: int) -> Iterator[Window]:
     for start in range(0, len(whole.weight), steps):
         part = slice(start, start + steps)

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from model.codec import TextCodec
-from model.corpus import Corpus, Window
+from model.corpus import Corpus, Window, line_windows
+from model.data.words import WordedLine
 from model.network import Network
 from model.window import WindowOptions
 
@@ -31,9 +32,11 @@ INK_EVENTS = {
     "word gap": "the pen is lifted and set down again further right than after four of five lifts in this ink",
     "slow point": "the point read is nearer to the one before than its two neighbours on either side, pen down",
 }
+WORD_EVENTS = {"word": "the last point of a word whose strokes were assigned to it by hand"}
 WORD_GAP_QUANTILE = 0.8  # of IAM-OnDB's lifts, about one in five ends a word
 TEXT_TOLERANCES, INK_TOLERANCES = (0,), (2, 5)
 WINDOW = 100
+DELAYS = range(11)  # points after a lift
 PROBE_STEPS = 64_000
 RIDGE = 1e-4  # beside the mean square of a state
 
@@ -177,6 +180,60 @@ def compare(
     return rows
 
 
+def compare_rules(
+    z: list[NDArray[np.bool_]], events: Mapping[str, list[Flags]], tolerances: Iterable[int]
+) -> list[dict[str, Any]]:
+    """Score what a rule without a network finds: a slow point, and a lift some points ago.
+
+    The delay of each layer is the one whose late lifts its boundaries resemble most, so that a detector that only
+    remembers the last lift has a rival that does just that; `resemblance` is the F1 of the two.
+    """
+    rules = {"slow point": events["slow point"]}
+    resemblance: dict[str, float] = {}
+    for layer in range(z[0].shape[1]):
+        fired = [stream[:, layer] for stream in z]
+        late = [[_later(flags, delay) for flags in events["pen-up"]] for delay in DELAYS]
+        likeness = [score(fired, flags).f1 for flags in late]
+        best = int(np.argmax(likeness))
+        name = f"pen-up {DELAYS[best]} points ago"
+        rules[name], resemblance[name] = late[best], round(likeness[best], 4)
+    return [
+        {"rule": rule, "event": name, "tolerance": tolerance, **score(flags, truth, tolerance).to_json()}
+        | ({"resemblance": resemblance[rule]} if rule in resemblance else {})
+        for rule, flags in rules.items()
+        for name, truth in events.items()
+        for tolerance in tolerances
+    ]
+
+
+def _later(flags: Flags, steps: int) -> Flags:
+    return np.append(np.zeros(min(steps, len(flags)), np.bool_), flags[: max(len(flags) - steps, 0)])
+
+
+def score_words(network: Network, lines: list[WordedLine]) -> dict[str, Any]:
+    """Score the boundaries of an ink network on words that were told apart by hand, beside rules and chance."""
+    lines = sorted(lines, key=lambda each: len(each.line))  # as they are read
+    inputs, z = read(network, line_windows([each.line for each in lines], WINDOW))
+    # The last point of a line is not read: nothing follows it that could be foretold.
+    truth = [each.word_end[: len(line)] for each, line in zip(lines, inputs, strict=True)]
+    gap = word_gap_of(inputs)
+    rules = [ink_events(line, gap) for line in inputs]
+    events = {"word": truth}
+    known = {name: [flags[name] for flags in rules] for name in INK_EVENTS}
+    ruled = compare_rules(z, known | events, INK_TOLERANCES)
+    ruled += [
+        {"rule": "word gap", "event": "word", "tolerance": at, **score(known["word gap"], truth, at).to_json()}
+        for at in INK_TOLERANCES
+    ]
+    return {
+        "lines": len(lines),
+        "steps": sum(map(len, inputs)),
+        "events": WORD_EVENTS,
+        "scores": compare(z, events, INK_TOLERANCES),
+        "rules": [row for row in ruled if row["event"] == "word"],
+    }
+
+
 def _rate(flags: list[Flags]) -> float:
     return round(float(np.concatenate(flags).mean()), 4)
 
@@ -202,6 +259,8 @@ def find(
         "events": TEXT_EVENTS if is_text else INK_EVENTS,
         "scores": compare(z, events, TEXT_TOLERANCES if is_text else INK_TOLERANCES),
     }
+    if not is_text:
+        report["rules"] = compare_rules(z, events, INK_TOLERANCES)
     if control is not None and is_text:
         report["probes"] = _probes(control, corpus, inputs)
     return report

@@ -15,11 +15,24 @@ from typer.testing import CliRunner
 from model import checkpoint as checkpoints
 from model.checkpoint import Checkpoint
 from model.cli import app
-from model.codec import TextCodec
+from model.codec import InkCodec, TextCodec
 from model.config import Kind, ModelConfig, TrainConfig
 from model.corpus import Corpus
+from model.data.errors import DataError
+from model.data.words import read_words
 from model.network import Network
-from model.segments import compare, find, ink_events, probe, read, score, text_events, word_gap_of
+from model.segments import (
+    compare,
+    compare_rules,
+    find,
+    ink_events,
+    probe,
+    read,
+    score,
+    score_words,
+    text_events,
+    word_gap_of,
+)
 from tests.model.corpora import PATHS, fixture
 
 TEXT = "Oh no. He 2d\nus?"
@@ -145,6 +158,57 @@ def test_the_command_scores_a_checkpoint_and_fills_a_record(kind: Kind, tmp_path
     assert json.loads(record.read_text()) == {"format": "copyist-run/1", "name": "mine", "boundaries": report}
     assert {row["layer"] for row in report["scores"]} == {1, 2}
     assert ("probes" in report) == (kind == "text")
+
+
+def test_a_rule_finds_what_it_is_made_of() -> None:
+    """A detector that fires two points after each lift is taken for that, and the rule of slow points finds itself."""
+    draw = np.random.default_rng(5)
+    lifts, slow, gaps = (draw.random(3000) < rate for rate in (0.05, 0.2, 0.01))
+    late = np.append([False, False], lifts[:-2])
+    rows = compare_rules([late[:, None]], {"pen-up": [lifts], "slow point": [slow], "word gap": [gaps]}, (0, 2))
+    by = {(row["rule"], row["event"], row["tolerance"]): row for row in rows}
+    assert {rule for rule, _, _ in by} == {"slow point", "pen-up 2 points ago"}
+    assert by["pen-up 2 points ago", "pen-up", 2]["f1"] > 0.99
+    assert by["pen-up 2 points ago", "pen-up", 0]["f1"] < 0.2
+    assert by["pen-up 2 points ago", "word gap", 0]["resemblance"] == 1
+    assert by["slow point", "slow point", 0]["f1"] == 1
+
+
+class TestWords:
+    """Sentences with words: cut into lines, thinned, scaled; scored like any other event."""
+
+    @staticmethod
+    def write(path: Path) -> None:
+        """Two sentences of two words and a return each, 12 points a word; only the second one is held out."""
+        dx = np.tile([0, *[30] * 11, 90, *[30] * 11, -2000, *[30] * 11], 2)
+        dy = np.tile([0, *[9, -9] * 5, 9, 0, *[9, -9] * 5, 9, 300, *[9, -9] * 5, 9], 2)
+        word = np.tile(np.repeat([0, 1, 2], 12), 2)
+        eos = np.tile(([0] * 11 + [1]) * 3, 2)
+        np.savez(path, dx=dx, dy=dy, eos=eos, word=word, offsets=[0, 36, 72], split=[0, 3])
+
+    def test_lines_words_and_scale(self, tmp_path: Path) -> None:
+        """The flight back begins a line, half the points stay, words keep their ends, dy spreads as the codec says."""
+        self.write(tmp_path / "w.npz")
+        codec = InkCodec((0.0, 0.0), (40.0, 20.0))
+        lines = read_words(tmp_path / "w.npz", codec)
+        assert [int(each.word_end.sum()) for each in lines] == [2, 1]
+        assert [len(each.line) for each in lines] == [14, 7]
+        assert all((each.word_end == (each.line[:, 2] > 0)).all() for each in lines)
+        moves = np.concatenate([each.line[1:, 1] for each in lines])
+        assert np.std(moves) == pytest.approx(1, rel=1e-5)
+        report = score_words(Network(ModelConfig("ink", embedding=8, hidden=(8, 8, 8), output=8, mixtures=2)), lines)
+        assert report["steps"] == 19
+        assert {row["event"] for row in report["scores"]} == {"word"}
+        # Every lift but a sentence's last ends a word here, and a detector that remembers lifts has that much to beat.
+        assert {row["rule"] for row in report["rules"]} >= {"slow point", "word gap"}
+
+    def test_what_has_no_words_is_refused(self, tmp_path: Path) -> None:
+        """An .npz without words, a file of another kind and a missing one are named."""
+        np.savez(tmp_path / "w.npz", dx=[1, 2])
+        (tmp_path / "text.npz").write_text("no")
+        for name in ("w.npz", "text.npz", "none.npz"):
+            with pytest.raises(DataError, match=name):
+                read_words(tmp_path / name, InkCodec((0.0, 0.0), (1.0, 1.0)))
 
 
 def test_an_lstm_has_no_boundaries(tmp_path: Path) -> None:

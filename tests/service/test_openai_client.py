@@ -236,7 +236,7 @@ def export_broken(source: Path, target: Path, letter: str) -> None:
 def test_models(client: openai.OpenAI) -> None:
     """Models are listed and found, with their facts."""
     models = {model.id: model for model in client.models.list()}
-    assert set(models) == {"small-text", "small-ink"}
+    assert set(models) == {"small-text", "small-ink", "copybook"}
     one = client.models.retrieve("small-text")
     assert one.model_extra is not None
     assert one.model_extra["data"]["licence"] == "CC0-1.0"
