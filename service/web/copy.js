@@ -5,8 +5,8 @@ const quoted = (word) => `'${word.replaceAll("'", "'\\''")}'`;
 
 /** Return a curl command that sends a body. */
 export function asCurl(path, body) {
-  const flag = body.stream ? "-N " : "";
-  return `curl ${flag}${quoted(location.origin + path)} -H 'content-type: application/json' -d ${quoted(JSON.stringify(body))}`;
+  const flags = body.stream ? "-sN" : "-s";
+  return `curl ${flags} ${quoted(location.origin + path)} -H 'content-type: application/json' -d ${quoted(JSON.stringify(body))}`;
 }
 
 /** Write a JSON value as Python; JSON's strings and numbers are Python's. */
@@ -43,6 +43,28 @@ export function asHttpx(path, body, file) {
     `reply = httpx.post(${JSON.stringify(location.origin + path)}, json=${literal(body)}, timeout=60)`,
     "reply.raise_for_status()",
     `open(${JSON.stringify(file)}, "wb").write(reply.content)`,
+    "",
+  ].join("\n");
+}
+
+/** Return a program that reads a text and prints its segments, one of layer 2 on each line. */
+export function asReader(body) {
+  return [
+    "import httpx",
+    "",
+    `text = ${literal(body.text)}`,
+    `reply = httpx.post(${JSON.stringify(`${location.origin}/v1/segment`)}, json={"model": ${literal(body.model)}, "text": text}, timeout=60)`,
+    "reply.raise_for_status()",
+    "",
+    "",
+    "def show(segment):",
+    "    inner = segment.get(\"segments\")",
+    "    if inner is None:",
+    "        return text[segment[\"start\"] : segment[\"end\"]]",
+    "    return (\"|\" if segment[\"layer\"] == 2 else \"\\n\").join(map(show, inner))",
+    "",
+    "",
+    "print(show(reply.json()[\"tree\"]))",
     "",
   ].join("\n");
 }

@@ -1,146 +1,147 @@
-// Ink on a canvas: points come in millimetres, are laid out in lines as wide as the sheet, and each is drawn once.
-// What is finished stays as it is; everything is drawn again only when the sheet changes (its size or its colours).
+// The handwriting desk: a text, or free writing, by pen.
 
-const MARGIN = 18;
-const LINE_HEIGHT = 92;
-const MIN_HEIGHT = 240;
-const ROOM = 60;
-const SCALE = 5.1; // pixels to a millimetre
-const PEN_WIDTH = 1.9;
-const DOT_RADIUS = 2.6;
-const POINTS_PER_SECOND = 320;
+import { post } from "./api.js";
+import { asCurl, asHttpx } from "./copy.js";
+import { $, Desk } from "./desk.js";
+import { read, readChanged } from "./form.js";
+import { Layers } from "./layers.js";
+import { Pad } from "./pad.js";
+import { Player } from "./player.js";
+import { Said } from "./said.js";
+import { Sheet } from "./sheet.js";
+import { follow, freshSeed } from "./stream.js";
+import { offerStyles } from "./styles.js";
 
-/** Place points on lines: after a lift of the pen beyond the right margin, the next stroke begins a new line. */
-export class Layout {
-  constructor(width) {
-    this.width = width;
-    this.line = 0;
-    this.left = null;
-    this.base = 0;
-    this.wrap = false;
+const PATH = "/v1/handwriting";
+const PX_PER_MM = 4.4;
+const MARGIN_MM = 4;
+const FILES = { strokes: "json", svg: "svg", "svg-animated": "animated.svg", png: "png", pdf: "pdf", inkml: "inkml", gcode: "gcode" };
+
+/** What each kind of writer takes; a text is written in a style, free writing goes on until it has enough points. */
+const FIELDS = { text: ["text", "bias", "seed"], free: ["max_points", "bias", "seed"] };
+const CHANGED = { text: ["page", "align", "x_height_mm", "line_spacing", "wobble", "pen_mm", "outline"], free: ["page", "x_height_mm", "line_spacing", "pen_mm", "outline"] };
+
+export class InkDesk extends Desk {
+  constructor() {
+    super("ink", "Writing …", (signal) => this.stream(signal));
+    this.sheet = new Sheet($("ink-sheet"));
+    this.pad = new Pad();
+    this.written = null;
+    const segments = $("ink-segments");
+    segments.addEventListener("change", () => { $("ink-sheet").setAttribute("class", segments.value); });
+    for (const button of this.element.querySelectorAll("[data-format]")) {
+      button.addEventListener("click", () => {
+        if (!this.running) this.run((signal) => this.save(button.dataset.format, signal));
+      });
+    }
+    const picture = () => ({ ...this.request(), format: "svg" });
+    this.offerCopies({
+      curl: () => `${asCurl(PATH, picture())} -o copyist.svg`,
+      python: () => asHttpx(PATH, picture(), "copyist.svg"),
+    });
   }
 
-  /** Return where a point of the stream lies on the sheet. */
-  place(x, y, lifts) {
-    if (this.left === null || this.wrap) {
-      if (this.left !== null) this.line += 1;
-      this.left = x;
-      this.base = y;
-      this.wrap = false;
+  /** Writers are all that make ink; one that has styles writes texts, the others write freely. */
+  open(models, styles) {
+    this.styles = styles;
+    const hasStyles = ({ id }) => styles.some(({ model }) => model === id);
+    const writers = models.filter(({ kind }) => kind === "ink").sort((one, other) => hasStyles(other) - hasStyles(one));
+    this.offer(writers, "Nothing that writes by hand is served here.", (writer) => this.showWriter(writer));
+  }
+
+  /** Show the fields that this writer takes. */
+  showWriter(writer) {
+    const styles = this.styles.filter(({ model }) => model === writer.id);
+    this.kind = styles.length ? "text" : "free";
+    this.isNetwork = writer.layers.length > 0;
+    for (const part of this.element.querySelectorAll("[data-for]")) {
+      const isShown = part.dataset.for === this.kind || (part.dataset.for === "network" && this.isNetwork);
+      part.hidden = !isShown;
+      for (const field of part.querySelectorAll("input, textarea")) field.disabled = !isShown;
     }
-    const placed = {
-      x: MARGIN + (x - this.left) * SCALE,
-      y: LINE_HEIGHT * (this.line + 0.6) + (y - this.base) * SCALE,
-    };
-    this.wrap = lifts && placed.x > this.width - 3 * MARGIN;
-    return placed;
+    offerStyles($("ink-styles"), styles);
+  }
+
+  request() {
+    const { form, kind } = this;
+    const style = kind === "text" ? { style: form.elements.style.value } : {};
+    const prime = this.isNetwork ? this.pad.prime : null;
+    const changed = readChanged(form, CHANGED[kind]);
+    const width = changed.page ? {} : { line_width_mm: this.lineWidthMm() };
+    return { ...read(form, ["model", ...FIELDS[kind]]), ...style, ...changed, ...width, ...(prime && { prime }) };
+  }
+
+  /** Lines as wide as the screen has room for. */
+  lineWidthMm() {
+    return Math.max(20, Math.round($("ink-paper").clientWidth / PX_PER_MM - 2 * MARGIN_MM));
+  }
+
+  /** A sheet for what will be written, before it is known how long it gets. */
+  blank({ line_width_mm: width, x_height_mm: xHeight = 2.5, pen_mm: penMm = 0.4 }) {
+    const { mm } = this.form.elements.page.selectedOptions[0].dataset;
+    const [right, bottom] = mm ? mm.split(" ").map(Number) : [width + MARGIN_MM, 10 * xHeight];
+    const [left, top] = mm ? [0, 0] : [-MARGIN_MM, -2.2 * xHeight - MARGIN_MM];
+    this.sheet.lay({ left, top, right, bottom }, penMm);
+    $("ink-paper").scrollTop = 0;
+  }
+
+  async stream(signal) {
+    const body = { seed: freshSeed(), ...this.request() };
+    const isText = this.kind === "text";
+    $("ink-hint").hidden = true;
+    this.written = body;
+    this.blank(body);
+    const said = new Said($("ink-said"), isText ? body.text : "");
+    const player = new Player((points) => this.draw(points, said), Number(this.form.elements.pace.value), signal);
+    const layers = new Layers($("ink-layers"));
+    this.element.querySelector(".files").hidden = true;
+    let end = null;
+    for await (const event of follow(PATH, body, signal, ({ x }) => x.length, (words) => this.say(words))) {
+      player.add(pointsOf(event));
+      layers.add(event.op);
+      this.say(this.verb);
+      end = event;
+    }
+    await player.finish();
+    said.finish();
+    this.element.querySelector(".files").hidden = false;
+    const { points, strokes } = end.usage;
+    $("ink-sheet").setAttribute("aria-label", `Handwriting of ${strokes} strokes${isText ? `: ${body.text}` : ""}`);
+    this.say(`${points.toLocaleString("en")} points in ${strokes.toLocaleString("en")} strokes; seed ${body.seed}.${replaced(end, body)}`);
+  }
+
+  /** Draw points, keep the pen in view of whoever has it in view, and point at its character. */
+  draw(points, said) {
+    const paper = $("ink-paper");
+    const place = () => this.sheet.pen.getBoundingClientRect().bottom - paper.getBoundingClientRect().bottom;
+    const wasInView = place() <= 0 || this.sheet.last === null;
+    for (const point of points) this.sheet.add(point);
+    if (wasInView && place() > 0) paper.scrollTop += place() + paper.clientHeight / 3;
+    said.show(points.at(-1).character);
+  }
+
+  /** Ask for the same ink as a file. */
+  async save(format, signal) {
+    this.say("Making the file …");
+    const file = await (await post(PATH, { ...this.written, format }, signal)).blob();
+    const url = URL.createObjectURL(file);
+    Object.assign(document.createElement("a"), { href: url, download: `copyist.${FILES[format]}` }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 60_000);
+    this.say(`Saved copyist.${FILES[format]}, ${Math.ceil(file.size / 1000).toLocaleString("en")} kB.`);
   }
 }
 
-/** A sheet of paper: takes points as they come, draws them at its own pace. */
-export class Sheet {
-  constructor(canvas) {
-    this.canvas = canvas;
-    this.context = canvas.getContext("2d");
-    this.showBoundaries = false;
-    this.isPaced = true;
-    this.onIdle = () => {};
-    this.clear();
-    new ResizeObserver(() => this.redraw()).observe(canvas);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.redraw());
-  }
+/** The columns of an event as points. */
+function pointsOf({ x, y, t, pen, character, segment }) {
+  return x.map((_, at) => ({
+    x: x[at], y: y[at], t: t[at], lifts: pen[at] === 1, character: character?.[at], segments: segment.map((layer) => layer[at]),
+  }));
+}
 
-  clear() {
-    this.points = [];
-    this.drawn = 0;
-    this.isComplete = false;
-    this.startedAt = null;
-    this.redraw();
-  }
-
-  /** Take the columns of one event. */
-  add({ x, y, pen, z }) {
-    for (let index = 0; index < x.length; index += 1) {
-      const level = z.reduce((sum, layer) => sum + layer[index], 0);
-      this.points.push({ x: x[index], y: y[index], lifts: pen[index] === 1, level });
-    }
-    if (this.startedAt === null) {
-      this.startedAt = performance.now();
-      requestAnimationFrame((now) => this.frame(now));
-    }
-  }
-
-  /** No more points will come. */
-  complete() {
-    this.isComplete = true;
-    if (this.startedAt === null) this.onIdle();
-  }
-
-  frame(now) {
-    const isInstant = !this.isPaced || matchMedia("(prefers-reduced-motion: reduce)").matches;
-    const due = isInstant ? Infinity : ((now - this.startedAt) * POINTS_PER_SECOND) / 1000;
-    while (this.drawn < this.points.length && this.drawn <= due) this.drawNext();
-    if (this.drawn < this.points.length || !this.isComplete) {
-      requestAnimationFrame((later) => this.frame(later));
-    } else {
-      this.startedAt = null;
-      this.onIdle();
-    }
-  }
-
-  /** Draw what has been drawn so far again, on a sheet of the right size. */
-  redraw() {
-    const upTo = this.drawn;
-    const ratio = devicePixelRatio || 1;
-    const width = this.canvas.clientWidth;
-    this.layout = new Layout(width);
-    let [top, bottom] = [MARGIN, MIN_HEIGHT - MARGIN];
-    for (const point of this.points.slice(0, upTo)) {
-      point.at = this.layout.place(point.x, point.y, point.lifts);
-      top = Math.min(top, point.at.y);
-      bottom = Math.max(bottom, point.at.y);
-    }
-    // A hand that drifts off the sheet gets a larger sheet, with room ahead so that this stays rare.
-    this.top = top < MARGIN ? top - ROOM : 0;
-    this.bottom = bottom > MIN_HEIGHT - MARGIN ? bottom + ROOM : MIN_HEIGHT;
-    const height = this.bottom - this.top;
-    this.canvas.style.height = `${height}px`;
-    this.canvas.width = Math.round(width * ratio);
-    this.canvas.height = Math.round(height * ratio);
-    this.context.setTransform(ratio, 0, 0, ratio, 0, -this.top * ratio);
-    const style = getComputedStyle(this.canvas);
-    this.colours = ["--ink", "--z1-dot", "--z2-dot"].map((name) => style.getPropertyValue(name).trim());
-    for (let index = 0; index < upTo; index += 1) this.stroke(index);
-  }
-
-  drawNext() {
-    const index = this.drawn;
-    const point = this.points[index];
-    point.at = this.layout.place(point.x, point.y, point.lifts);
-    this.drawn += 1;
-    if (point.at.y < this.top + PEN_WIDTH || point.at.y > this.bottom - PEN_WIDTH) this.redraw();
-    else this.stroke(index);
-  }
-
-  /** Draw the piece of a stroke that ends in a point. */
-  stroke(index) {
-    const { context } = this;
-    const point = this.points[index];
-    const before = this.points[index - 1];
-    const from = before && !before.lifts ? before.at : point.at;
-    context.strokeStyle = this.colours[0];
-    context.lineWidth = PEN_WIDTH;
-    context.lineCap = "round";
-    context.lineJoin = "round";
-    context.beginPath();
-    context.moveTo(from.x, from.y);
-    context.lineTo(point.at.x, point.at.y);
-    context.stroke();
-    if (this.showBoundaries && point.level) {
-      context.fillStyle = this.colours[Math.min(point.level, 2)];
-      context.beginPath();
-      context.arc(point.at.x, point.at.y, DOT_RADIUS + (point.level > 1 ? 0.8 : 0), 0, 2 * Math.PI);
-      context.fill();
-    }
-  }
+/** Words for characters that were drawn as others. */
+function replaced({ substituted }, { text }) {
+  if (!substituted?.length) return "";
+  const characters = [...text];
+  const words = substituted.slice(0, 5).map(({ index, drawn }) => `${characters[index]} as ${drawn || "nothing"}`);
+  return ` Written as others: ${words.join(", ")}${substituted.length > 5 ? " and more" : ""}.`;
 }
