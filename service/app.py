@@ -6,8 +6,9 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
-from service import auth, errors, handwriting, streams
+from service import auth, errors, handwriting, reading, streams
 from service.auth import Guard
 from service.catalogue import VERSION, Catalogue
 from service.description import ABOUT, describe
@@ -52,19 +53,22 @@ def create_app(settings: Settings) -> FastAPI:
 
     # FastAPI's own documentation pages load scripts from elsewhere; the description itself does not.
     app = FastAPI(title="Copyist", version=VERSION, description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.state.service = Service(settings, catalogue, engine, rates)
+    app.state.service = service = Service(settings, catalogue, engine, rates)
     app.include_router(router)
+    app.include_router(reading.router)
     app.include_router(handwriting.router)
     app.include_router(streams.router)
-    pages, metrics = Pages(), Metrics(catalogue, engine)
+    pages, metrics = Pages(), Metrics(catalogue, engine, service.sealer)
     for path in pages.paths:
         app.add_route(path, pages.serve, include_in_schema=False)
     app.state.metrics = metrics
     app.add_api_route(METRICS, metrics.scrape, response_class=PlainTextResponse, summary="What Prometheus is told")
     errors.install(app)
     # The last is the first to see a request.
-    keys, open_paths = settings.keys, (*_PROBES, *pages.paths)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
+    keys, open_paths = service.keys, (*_PROBES, *pages.paths)
+    routes = [*router.routes, *reading.router.routes, *handwriting.router.routes, *streams.router.routes]
+    bodies = [route.path for route in routes if isinstance(route, Route) and "POST" in (route.methods or ())]
+    app.add_middleware(BodyLimit, paths=bodies, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
     if settings.rate_limit:
         app.add_middleware(RateHeaders)
     app.add_middleware(Guard, keys=keys, open_paths=open_paths)
@@ -81,7 +85,7 @@ def create_app(settings: Settings) -> FastAPI:
     def openapi() -> dict[str, object]:
         """Describe once, then remember."""
         if app.openapi_schema is None:
-            app.openapi_schema = describe(app, settings)
+            app.openapi_schema = describe(app, settings, catalogue)
             if keys:
                 auth.describe(app.openapi_schema, open_paths)
         return app.openapi_schema

@@ -232,8 +232,8 @@ class Catalogue:
         """Return a text bundle by name, or the only one.
 
         Raises:
-            ModelNotFoundError: no bundle has the name, or none writes text.
-            InvalidRequestError: the bundle does not write text, or no name is given and several do.
+            ModelNotFoundError: no bundle of this name writes text.
+            InvalidRequestError: no name is given and several do.
         """
         if name is None:
             texts = [model for model in self if isinstance(model, TextModel)]
@@ -245,15 +245,14 @@ class Catalogue:
             return texts[0]
         model = self.find(name)
         if not isinstance(model, TextModel):
-            raise InvalidRequestError("model: this one writes ink; POST /v1/handwriting takes it.", "model")
+            raise ModelNotFoundError("model: this one writes ink; POST /v1/handwriting takes it.", "model")
         return model
 
     def ink(self, name: str | None) -> InkModel:
         """Return an ink bundle by name, or the first one.
 
         Raises:
-            ModelNotFoundError: no bundle has the name, or none writes ink.
-            InvalidRequestError: the bundle does not write ink.
+            ModelNotFoundError: no bundle of this name, or none at all, writes ink.
         """
         if name is None:
             for model in self:
@@ -262,7 +261,7 @@ class Catalogue:
             raise ModelNotFoundError("No model that writes ink is served.", "model")
         model = self.find(name)
         if not isinstance(model, InkModel):
-            raise InvalidRequestError("model: this one writes text; POST /v1/completions takes it.", "model")
+            raise ModelNotFoundError("model: this one writes text; POST /v1/completions takes it.", "model")
         return model
 
 

@@ -1,12 +1,14 @@
-"""What the OpenAPI description says beyond the types: problems, events by example, and the operator's limits."""
+"""What the OpenAPI description says beyond the types: problems, events by example, limits, and what is served."""
 
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from service.catalogue import Catalogue, TextModel
+from service.ink import copybook
 from service.ink.schemas import ink_limits
-from service.schemas import ErrorReply, configured_limits
+from service.schemas import SYMBOL_FORMAT, ErrorReply, configured_limits
 from service.settings import Settings
 
 ABOUT = """Copyist writes text and handwriting with a Hierarchical Multiscale LSTM and says, for every step, where the
@@ -26,6 +28,8 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     500: {"model": ErrorReply, "description": "A step of the engine failed."},
     503: {"model": ErrorReply, "description": "The service is shutting down or stuck; see Retry-After."},
 }
+
+_TEXT_REQUESTS = ("CompletionRequest", "TokenizeRequest", "DetokenizeRequest", "SegmentRequest")
 
 
 def _events(*examples: str) -> dict[str, Any]:
@@ -53,8 +57,8 @@ HANDWRITING_EVENTS = _events(
 )
 
 
-def describe(app: FastAPI, settings: Settings) -> dict[str, Any]:
-    """Return the OpenAPI description of an application under these settings."""
+def describe(app: FastAPI, settings: Settings, catalogue: Catalogue) -> dict[str, Any]:
+    """Return the OpenAPI description of an application under these settings and with these bundles."""
     description = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     schemas = description["components"]["schemas"]
     for unused in ("HTTPValidationError", "ValidationError"):
@@ -69,7 +73,50 @@ def describe(app: FastAPI, settings: Settings) -> dict[str, Any]:
             (schema if limits.keys() & schema.keys() or "anyOf" not in schema else schema["anyOf"][0]).update(limits)
     for name in [name for name in schemas if name.endswith("Request")] + ["StreamOptions"]:
         _allow_null(schemas[name])
+    _name_bundles(description, catalogue)
+    sizes = [model.codec.size for model in catalogue if isinstance(model, TextModel)]
+    if sizes:
+        _bound_symbols(schemas, max(sizes) - 1)
     return description
+
+
+def _name(example: dict[str, Any] | None, served: list[str]) -> None:
+    """Let an example ask for a bundle that is served, if there is one."""
+    if example and served and example.get("model", served[0]) not in served:
+        example["model"] = served[0]
+
+
+def _bound_symbols(schema: Any, last: int) -> None:
+    """Say of each id of a symbol, however deep, how large it may be."""
+    if isinstance(schema, list):
+        for each in schema:
+            _bound_symbols(each, last)
+    elif isinstance(schema, dict):
+        if schema.get("format") == SYMBOL_FORMAT:
+            schema["maximum"] = last
+        for each in schema.values():
+            _bound_symbols(each, last)
+
+
+def _name_bundles(description: dict[str, Any], catalogue: Catalogue) -> None:
+    """Name bundles that are served, and no others, wherever an example of one is given."""
+    schemas, kinds = description["components"]["schemas"], {True: list[str](), False: [copybook.NAME]}
+    for model in catalogue:
+        kinds[isinstance(model, TextModel)].append(model.name)
+    for name in _TEXT_REQUESTS:
+        schema = schemas[name]
+        schema["properties"]["model"]["examples"] = kinds[True]
+        for example in schema.get("examples", ()):
+            _name(example, kinds[True])
+    schemas["SegmentRequest"]["properties"]["model"]["examples"] = kinds[True] + kinds[False][1:]
+    for example in schemas["StreamRequest"]["examples"]:
+        _name(example.get("completion"), kinds[True])
+    schemas["HandwritingRequest"]["properties"]["model"]["examples"] = kinds[False]
+    for path in description["paths"].values():
+        for operation in path.values():
+            for given in operation.get("parameters", ()):
+                if given["name"] in {"name", "model"}:
+                    given["schema"]["examples"] = kinds[True] + kinds[False] * (given["name"] == "name")
 
 
 def _allow_null(schema: dict[str, Any]) -> None:

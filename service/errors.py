@@ -4,7 +4,8 @@
     ├── InvalidRequestError     400  a field is missing, odd or beyond its limit; `param` names it
     │   └── InvalidTokenError   400  a state or stream token cannot be used here; `code` says why
     ├── AuthenticationError     401  there is no key, or not one that is known
-    ├── ModelNotFoundError      404  no bundle of that name is served
+    ├── ModelNotFoundError      404  no bundle of that name is served, or none that does what was asked for
+    ├── StreamNotFoundError     404  there is no stream at that URL, or no longer; `code` says why
     ├── HeadersTimeoutError     408  the head did not arrive in time
     ├── BodyTimeoutError        408  the body did not arrive in time
     ├── BodyTooLargeError       413  the body is larger than the limit
@@ -112,11 +113,27 @@ class AuthenticationError(CopyistError):
 
 
 class ModelNotFoundError(CopyistError):
-    """No bundle of the name asked for is served."""
+    """No bundle of the name asked for is served, or it does not do what was asked for."""
 
     status = 404
     type = "invalid_request_error"
     code = "model_not_found"
+
+
+class StreamNotFoundError(CopyistError):
+    """The URL is not that of a stream, or no longer, or its key is not let in any more.
+
+    Args:
+        message: one sentence for the client.
+        code: that of the token's error.
+    """
+
+    status = 404
+    type = "invalid_request_error"
+
+    def __init__(self, message: str, code: str | None) -> None:
+        super().__init__(message, "token")
+        self.code = code
 
 
 class HeadersTimeoutError(CopyistError):

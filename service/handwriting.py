@@ -83,10 +83,10 @@ async def _free(body: HandwritingRequest, request: Request, here: Service, ids: 
     model: InkModel = here.catalogue.ink(body.model)
     prime = await to_thread.run_sync(body.read_first, model.codec, here.settings)
     course = Course.of(body, here.keeper(model), tenant_of(request))
-    params = InkParams(course.seed, body.max_points, body.bias)
+    params = InkParams(course.seed, body.most_points(here.settings), body.bias)
     reply = FreeReply(model, params, body, course)
     sequence = model.sequence(params, whole=not body.stream, prime=prime, part=course.part)
-    await here.rates.charge(request, params.max_points)
+    await here.rates.charge(request, len(prime) + params.max_points)
     stream = Choices([here.engine.submit(model.lane, sequence)])
     headers = {SEED_HEADER: str(params.seed)}
     if body.stream:

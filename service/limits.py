@@ -1,6 +1,7 @@
 """What a request may weigh and how long it may take to arrive, decided before anything parses it."""
 
 import asyncio
+from collections.abc import Collection
 from email.message import Message as Headers
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -14,24 +15,23 @@ from service.errors import (
     refuse,
 )
 
-_WITHOUT_BODY = ("GET", "HEAD", "OPTIONS", "DELETE", "TRACE")
-
 
 class BodyLimit:
     """ASGI middleware that reads the whole body, counted as it comes, and hands it on in one piece.
 
     Args:
         app: what follows.
+        paths: that take a body, by POST; one that comes with another request is nobody's.
         max_bytes: the largest body; a declared length is believed only when it is too large.
         timeout_s: time for the whole body, however slowly its pieces drip in.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float) -> None:
-        self._app, self._max_bytes, self._timeout_s = app, max_bytes, timeout_s
+    def __init__(self, app: ASGIApp, paths: Collection[str], max_bytes: int, timeout_s: float) -> None:
+        self._app, self._paths, self._max_bytes, self._timeout_s = app, frozenset(paths), max_bytes, timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer it with 400, 408, 413 or 415."""
-        if scope["type"] != "http" or scope["method"] in _WITHOUT_BODY:
+        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in self._paths:
             await self._app(scope, receive, send)
             return
         try:

@@ -18,6 +18,7 @@ from starlette.responses import Response
 from service.catalogue import VERSION, Catalogue, Served, TextModel
 from service.engine.loop import Engine, Stream
 from service.engine.sequence import End, Reason
+from service.seal import Sealer
 
 PATH = "/metrics"
 OPERATIONS = {"U": "UPDATE", "C": "COPY", "F": "FLUSH"}
@@ -37,18 +38,19 @@ class Metrics:
     Args:
         catalogue: of the bundles it serves.
         engine: that steps them; its ends are recorded from now on.
+        sealer: of state and stream tokens.
 
     Attributes:
         registry: what a scrape reads.
     """
 
-    def __init__(self, catalogue: Catalogue, engine: Engine) -> None:
+    def __init__(self, catalogue: Catalogue, engine: Engine, sealer: Sealer) -> None:
         # They double the number of series and say no more than when this process began.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._models: dict[str, Served] = {model.name: model for model in catalogue}
         self._finished = self._counter("requests_finished", "Sequences that ended, by how.", "model", "reason")
-        self._prompt = self._counter("prompt_tokens", "Symbols of prompts of sequences that ended.", "model")
+        self._prompt = self._counter("prompt_tokens", "Symbols of prompts, or points of given ink.", "model")
         self._tokens = self._counter("generation_tokens", "Symbols that were written.", "model")
         self._points = self._counter("stroke_points", "Points that were drawn.", "model")
         self._operations = self._counter(
@@ -77,7 +79,7 @@ class Metrics:
         for name in self._models:  # a rate can only be told from a series that began at 0
             for reason in get_args(Reason):
                 self._finished.labels(name, reason)
-        self.registry.register(_Now(self._models, engine))
+        self.registry.register(_Now(self._models, engine, sealer))
         ProcessCollector(registry=self.registry)
         engine.on_end = self.ended
 
@@ -86,11 +88,11 @@ class Metrics:
         model = self._models[stream.lane.name]
         name, times = model.name, end.times
         self._finished.labels(name, end.reason).inc()
+        self._prompt.labels(name).inc(end.num_prompt)
         if isinstance(model, TextModel):
-            self._prompt.labels(name).inc(end.num_prompt)
             self._tokens.labels(name).inc(end.num_drawn)
         else:
-            self._points.labels(name).inc(len(end.trace))
+            self._points.labels(name).inc(max(0, len(end.trace) - end.num_prompt))
         for layer, letters in enumerate(model.hierarchy.operations(end.trace), 1):
             for letter, operation in OPERATIONS.items():
                 self._operations.labels(name, str(layer), operation).inc(letters.count(letter))
@@ -143,8 +145,8 @@ class Metrics:
 class _Now(Collector):
     """What is read off the engine and the catalogue when it is asked for."""
 
-    def __init__(self, models: dict[str, Served], engine: Engine) -> None:
-        self._models, self._engine = models, engine
+    def __init__(self, models: dict[str, Served], engine: Engine, sealer: Sealer) -> None:
+        self._models, self._engine, self._sealer = models, engine, sealer
 
     def collect(self) -> Iterator[Any]:
         """Yield the families."""
@@ -173,6 +175,10 @@ class _Now(Collector):
             ),
         ):
             yield CounterMetricFamily(f"copyist_{name}", text, value)
+        sealed = CounterMetricFamily("copyist_sealed_tokens", "State and stream tokens handed out.", labels=["purpose"])
+        for purpose, count in self._sealer.sealed.items():
+            sealed.add_metric([purpose.name.lower()], count)
+        yield sealed
         yield InfoMetricFamily("copyist_build", "What runs.", {"version": VERSION})
         about = InfoMetricFamily("copyist_model", "The bundles that are served.", labels=["model"])
         for name, model in self._models.items():

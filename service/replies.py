@@ -4,15 +4,17 @@ What does not change within a stream is rendered once; an event is that, the new
 """
 
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as Seq
+from typing import Any, Self
 
 import orjson
 
-from service.catalogue import TextModel
+from service.catalogue import InkModel, Served, TextModel
 from service.engine.sequence import Delta, End, TextParams
 from service.engine.snapshot import Snapshot
 from service.engine.trace import Hierarchy
+from service.ink.prime import Reading
 from service.segments import Offsets, tree
 
 JSON = "application/json"
@@ -127,17 +129,32 @@ class CompletionReply:
 
 
 class SegmentReply:
-    """Renders the boundaries of a text that was read.
+    """Renders the boundaries of what was read.
 
     Args:
         model: that read it.
-        text: that it read.
+        columns: further ones, with an entry per step.
+        places: where one is after each number of steps, for the tree of segments.
     """
 
     media_type = JSON
 
-    def __init__(self, model: TextModel, text: str) -> None:
-        self._model, self._text = model, text
+    def __init__(self, model: Served, columns: Mapping[str, Seq[Any]], places: Mapping[str, Seq[int]]) -> None:
+        self._model, self._columns, self._places = model, columns, places
+
+    @classmethod
+    def of_text(cls, model: TextModel, text: str) -> Self:
+        """Return the reply for a text."""
+        offsets = Offsets.of(text, model.codec)
+        return cls(model, {"char": offsets.characters[:-1]}, offsets.places)
+
+    @classmethod
+    def of_ink(cls, model: InkModel, ink: Reading) -> Self:
+        """Return the reply for ink."""
+        given = ink.given.tolist()
+        x, y = ink.xy.T.tolist()
+        columns = {"point": [count - 1 for count in given], "x": x, "y": y, "pen": ink.pen.tolist()}
+        return cls(model, columns, {"": [0, *given], "step_": range(len(given) + 1)})
 
     def event(self, delta: Delta) -> list[bytes]:
         """Segments are told as a whole only."""
@@ -145,14 +162,14 @@ class SegmentReply:
 
     def whole(self, _: Delta, end: End) -> bytes:
         """Return the JSON of columns and tree."""
-        hierarchy, offsets = self._model.hierarchy, Offsets.of(self._text, self._model.codec)
+        hierarchy = self._model.hierarchy
         about = {"object": "segmentation", "model": self._model.name, "system_fingerprint": self._model.fingerprint}
         rest = {
-            "tree": tree(hierarchy.boundaries(end.trace), offsets),
+            "tree": tree(hierarchy.boundaries(end.trace), self._places),
             "usage": work(hierarchy, end.trace),
         }
         members = (
-            orjson.dumps(about | {"char": offsets.characters[:-1]})[:-1],
+            orjson.dumps({**about, **self._columns})[:-1],
             hierarchy.columns(end.trace).encode(),
             orjson.dumps(rest)[1:],
         )

@@ -18,7 +18,7 @@ from service.errors import NotReadyError
 from service.ink import copybook
 from service.ink.styles import card as copybook_card
 from service.rates import Rates
-from service.replies import CompletionReply, SegmentReply
+from service.replies import CompletionReply
 from service.schemas import CompletionReply as CompletionSchema
 from service.schemas import (
     CompletionRequest,
@@ -26,14 +26,12 @@ from service.schemas import (
     Health,
     ModelCard,
     ModelList,
-    SegmentRequest,
     Text,
     TokenizeRequest,
     TokenizerInfo,
     Tokens,
     check_limits,
 )
-from service.schemas import SegmentReply as SegmentSchema
 from service.seal import Sealer
 from service.settings import Settings
 from service.state import StateKeeper
@@ -54,11 +52,13 @@ class Service:
         rates: what each key may ask of it; to be charged before it is asked.
 
     Attributes:
+        keys: that are let in.
         sealer: of state and stream tokens.
     """
 
     def __init__(self, settings: Settings, catalogue: Catalogue, engine: Engine, rates: Rates) -> None:
         self.settings, self.catalogue, self.engine, self.rates = settings, catalogue, engine, rates
+        self.keys = settings.keys
         if not settings.state_secrets:
             _log.info("no state keys: state and stream tokens are good for this process only")
         self.sealer = Sealer(settings.state_secrets, settings.state_ttl_s)
@@ -105,7 +105,7 @@ async def follow_completion(
     model = here.catalogue.text(body.model)
     check_limits(body, here.settings)
     course = Course.of(body, here.keeper(model), tenant_of(request))
-    params = _text_params(body, course.seed)
+    params = _text_params(body, course.seed, body.most_tokens(here.settings))
     boundaries, is_streamed = body.boundaries, body.stream
     sequences = model.sequences(
         body.prompt, params, body.n, boundaries=boundaries, whole=not is_streamed, part=course.part
@@ -121,20 +121,9 @@ async def follow_completion(
         include_usage=options is not None and options.include_usage,
         seal=course.seal,
     )
-    await here.rates.charge(request, sum(each.num_prompt for each in sequences) + params.max_tokens * len(sequences))
-    return _follow(here, model, sequences, reply, is_streamed=is_streamed, label=label)
-
-
-@router.post("/v1/segment", summary="Find the boundaries of a text", response_model=SegmentSchema, responses=PROBLEMS)
-async def segment(body: SegmentRequest, request: Request, here: Here) -> Response:
-    """Read a text and tell what each layer did at each step, and the segments within segments that it found."""
-    model = here.catalogue.text(body.model)
-    check_limits(body, here.settings)
-    params = TextParams(seed=0, max_tokens=0)
-    text = body.text
-    sequences = model.sequences([text], params, 1, boundaries=False, whole=True, param="text")
-    await here.rates.charge(request, sequences[0].num_prompt)
-    return _follow(here, model, sequences, SegmentReply(model, text), is_streamed=False)
+    readers = sequences if body.echo else sequences[:: body.n]  # the other choices go on from what these have read
+    await here.rates.charge(request, sum(each.num_prompt for each in readers) + params.max_tokens * len(sequences))
+    return follow(here, model, sequences, reply, is_streamed=is_streamed, label=label)
 
 
 @router.post("/tokenize", summary="Turn text into ids", responses=_REFUSALS)
@@ -197,7 +186,7 @@ async def readyz(here: Here) -> Health:
     return _health(here.engine, "ready")
 
 
-def _follow(
+def follow(
     here: Service,
     model: Served,
     sequences: Seq[Any],
@@ -224,11 +213,11 @@ def tenant_of(request: Request) -> str:
     return name
 
 
-def _text_params(body: CompletionRequest, seed: int) -> TextParams:
+def _text_params(body: CompletionRequest, seed: int, max_tokens: int) -> TextParams:
     """A completion's parameters."""
     return TextParams(
         seed=seed,
-        max_tokens=body.max_tokens,
+        max_tokens=max_tokens,
         temperature=body.temperature,
         top_p=body.top_p,
         top_k=body.top_k,

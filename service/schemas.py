@@ -62,6 +62,14 @@ def _json(value: Any) -> str:
     return orjson.dumps(value).decode()
 
 
+def _whole(value: Any) -> Any:
+    """In JSON 1.0 is the same number as 1; everything else is left to be judged as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE = BeforeValidator(_whole)  # after the bounds, which otherwise do not reach the JSON schema
+
+
 def _listed(value: Any) -> Any:
     """One stop string is a list of one."""
     return [value] if isinstance(value, str) else value
@@ -76,26 +84,33 @@ Stop = Annotated[
 ]
 
 
+SYMBOL_FORMAT = "symbol-id"  # so that a description can say how many symbols the bundles know
+_SYMBOL = {"type": "integer", "minimum": 0, "format": SYMBOL_FORMAT}
+
+
 def _prompts(value: Any) -> list[Any]:
     """One prompt, a text or a list of ids, is a list of one."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, list) and value:
-        if _are_ids(value):
-            return [value]
-        if all(isinstance(each, str) for each in value) or all(_are_ids(each) for each in value):
+        if all(isinstance(each, str) for each in value):
             return value
+        several = [_ids(value)] if _ids(value) else [_ids(each) for each in value]
+        if all(several):
+            return several
     raise ValueError("must be a text, a list of texts, a list of symbol ids or a list of such lists, and no empty list")
 
 
-def _are_ids(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(type(each) is int for each in value)
+def _ids(value: Any) -> list[int] | None:
+    """A list of ids, if that is what it is."""
+    ids = [_whole(each) for each in value] if isinstance(value, list) else []
+    return ids if ids and all(type(each) is int for each in ids) else None
 
 
 def _prompt_schema(max_chars: int | None = None, max_choices: int | None = None) -> dict[str, Any]:
     """JSON schema of a prompt, with the operator's limits once they are known."""
     text: dict[str, Any] = {"type": "string"} | _bound("maxLength", max_chars)
-    ids = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1} | _bound("maxItems", max_chars)
+    ids = {"type": "array", "items": {**_SYMBOL}, "minItems": 1} | _bound("maxItems", max_chars)
     several = {"type": "array", "minItems": 1} | _bound("maxItems", max_choices)
     return {"anyOf": [text, ids, several | {"items": text}, several | {"items": ids}]}
 
@@ -140,8 +155,9 @@ ResumeAt = Annotated[
         description="Repeat a request whose reply was cut, with its seed and the number of characters (code points) or "
         "points that came: they are not told again.",
     ),
+    WHOLE,
 ]
-Seed = Annotated[int, Field(ge=-MAX_SEED - 1, le=MAX_SEED)]
+Seed = Annotated[int, Field(ge=-MAX_SEED - 1, le=MAX_SEED), WHOLE]
 
 
 class _Strict(BaseModel):
@@ -187,16 +203,22 @@ class CompletionRequest(_Strict):
         description="Text to continue, or its symbols' ids, or a list of either; an empty text is continued as a new "
         "line would be. With a state it comes after what was written, and may be left out."
     )
-    max_tokens: int = Field(16, ge=0, description="Symbols to write at most, for each choice; 0 only with echo.")
+    max_tokens: Annotated[int, WHOLE] = Field(
+        16, ge=0, description="Symbols to write at most, for each choice; 0 only with echo."
+    )
     temperature: float = Field(1.0, ge=0, le=2, description="0 takes the likeliest symbol always.")
     top_p: float = Field(1.0, ge=0, le=1, description="Draw from the smallest set that holds this share.")
-    top_k: int = Field(0, ge=0, le=65_536, description="Draw from so many likeliest symbols; 0 is all.")
+    top_k: Annotated[int, WHOLE] = Field(
+        0, ge=0, le=65_536, description="Draw from so many likeliest symbols; 0 is all."
+    )
     seed: Seed | None = Field(None, description="The same seed gives the same text; without one, one is made up.")
-    n: int = Field(1, ge=1, description="Choices of each prompt; those of the second follow those of the first.")
-    best_of: Annotated[int, Field(ge=1)] | None = Field(None, description="Accepted at the value of n.")
+    n: Annotated[int, WHOLE] = Field(
+        1, ge=1, description="Choices of each prompt; those of the second follow those of the first."
+    )
+    best_of: Annotated[int, Field(ge=1), WHOLE] | None = Field(None, description="Accepted at the value of n.")
     stop: Stop = Field([], description="Up to four strings that end the text and are left out of it.")
     echo: bool = Field(False, description="Tell the prompt before the text, as the network reads it.")
-    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = Field(
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS), WHOLE] | None = Field(
         None,
         description="Tell how likely each symbol was, and so many of the likeliest: natural logarithms of what the "
         "network itself expects, before bias, penalties and temperature.",
@@ -227,6 +249,10 @@ class CompletionRequest(_Strict):
             return values | {"prompt": ""}
         return values
 
+    def most_tokens(self, settings: Settings) -> int:
+        """Return max_tokens; where it was not given, no more than the operator serves."""
+        return min(self.max_tokens, settings.max_tokens)
+
     @property
     def num_choices(self) -> int:
         """Choices of all prompts together."""
@@ -252,56 +278,41 @@ class DetokenizeRequest(_Strict):
     model_config = ConfigDict(json_schema_extra={"examples": [{"model": "prose", "tokens": [3, 1, 4, 1, 5]}]})
 
     model: Annotated[str, Field(max_length=64)] | None = Field(None, description=_ONLY_ONE)
-    tokens: list[int] = Field(description="The ids, as many as a body may hold.")
-
-
-class SegmentRequest(_Strict):
-    """Text to read and cut into segments."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"model": "prose", "text": "It was a dark and stormy night."}]}
+    tokens: list[Annotated[int, WHOLE, WithJsonSchema(_SYMBOL)]] = Field(
+        description="The ids, as many as a body may hold."
     )
 
-    model: Annotated[str, Field(max_length=64)] | None = Field(None, description=_ONLY_ONE)
-    text: str = Field(
-        description="The text, in any script; it is read from a fresh state.", json_schema_extra={"minLength": 1}
-    )
 
-    @field_validator("text")
-    @classmethod
-    def _is_not_empty(cls, text: str) -> str:
-        """Checked here, as pydantic's own check refuses half a character, which is read as an unknown one."""
-        if not text:
-            raise ValueError("must have at least 1 character")
-        return text
-
-
-def check_limits(request: CompletionRequest | SegmentRequest, settings: Settings) -> None:
+def check_limits(request: CompletionRequest, settings: Settings) -> None:
     """Check what depends on the operator's settings, or on two fields at once.
 
     Raises:
         InvalidRequestError: names the field and the limit.
     """
-    if isinstance(request, CompletionRequest):
-        _at_most("prompt", sum(map(len, request.prompt)), settings.max_prompt_chars, " characters")
-        _at_most("max_tokens", request.max_tokens, settings.max_tokens)
-        blamed = "n" if request.n > 1 else "prompt"
-        _at_most(blamed, request.num_choices, _max_choices(settings), " choices, prompts times n,")
-        most = max(settings.max_total_tokens, settings.max_tokens)
-        _at_most("max_tokens", request.num_choices * request.max_tokens, most, " symbols, choices times max_tokens,")
-        if request.best_of not in (None, request.n):
-            raise InvalidRequestError("best_of: only the value of n is supported.", "best_of")
-        if not request.max_tokens and not request.echo:
-            raise InvalidRequestError("max_tokens: 0 is only allowed with echo.", "max_tokens")
-        if request.resume_at and request.num_choices > 1:
-            raise InvalidRequestError("resume_at: only for one choice.", "resume_at")
-        if request.stream_options and not request.stream:
-            raise InvalidRequestError("stream_options: only allowed when stream is true.", "stream_options")
-    else:
-        _at_most("text", len(request.text), settings.max_prompt_chars, " characters")
+    at_most("prompt", sum(map(len, request.prompt)), settings.max_prompt_chars, " characters")
+    if "max_tokens" in request.model_fields_set:
+        at_most("max_tokens", request.max_tokens, settings.max_tokens)
+    max_tokens = request.most_tokens(settings)
+    blamed = "n" if request.n > 1 else "prompt"
+    at_most(blamed, request.num_choices, _max_choices(settings), " choices, prompts times n,")
+    most = max(settings.max_total_tokens, settings.max_tokens)
+    at_most("max_tokens", request.num_choices * max_tokens, most, " symbols, choices times max_tokens,")
+    if request.best_of not in (None, request.n):
+        raise InvalidRequestError("best_of: only the value of n is supported.", "best_of")
+    if not request.max_tokens and not request.echo:
+        raise InvalidRequestError("max_tokens: 0 is only allowed with echo.", "max_tokens")
+    if request.resume_at and request.num_choices > 1:
+        raise InvalidRequestError("resume_at: only for one choice.", "resume_at")
+    if request.stream_options and not request.stream:
+        raise InvalidRequestError("stream_options: only allowed when stream is true.", "stream_options")
 
 
-def _at_most(field: str, value: int, limit: int, unit: str = "") -> None:
+def at_most(field: str, value: int, limit: int, unit: str = "") -> None:
+    """Refuse a value that is beyond a limit.
+
+    Raises:
+        InvalidRequestError: names the field and the limit.
+    """
     if value > limit:
         raise InvalidRequestError(f"{field}: at most {limit}{unit} are served here.", field)
 
@@ -317,12 +328,18 @@ def configured_limits(settings: Settings) -> Mapping[str, Mapping[str, Mapping[s
     return {
         "CompletionRequest": {
             "prompt": _prompt_schema(settings.max_prompt_chars, max_choices["maximum"]),
-            "max_tokens": {"maximum": settings.max_tokens},
+            "max_tokens": lowered(CompletionRequest, "max_tokens", settings.max_tokens),
             "n": max_choices,
             "best_of": max_choices,
         },
         "SegmentRequest": {"text": {"maxLength": settings.max_prompt_chars}},
     }
+
+
+def lowered(request: type[BaseModel], field: str, limit: int) -> dict[str, Any]:
+    """Return what a limit adds to the JSON schema of a field: itself, and the default where that would exceed it."""
+    default = request.model_fields[field].default
+    return {"maximum": limit} | ({"default": limit} if default > limit else {})
 
 
 class ErrorBody(BaseModel):
@@ -437,29 +454,60 @@ class TokenizerInfo(BaseModel):
     vocabulary: list[str] = Field(description="Each symbol at the index that is its id.")
 
 
-class Segment(BaseModel):
-    """A stretch of text that ends where its layer fired; end is the first place after it."""
+class _Segment(BaseModel):
+    """A stretch that ends where its layer fired; end is the first place after it."""
 
     layer: int = Field(description="The layer that fires at its end, from 1; the top one never does.")
+
+
+class TextSegment(_Segment):
+    """A stretch of text that ends where its layer fired; end is the first place after it."""
+
     start: int = Field(description="In characters (code points); one that a boundary cuts belongs to what follows.")
     end: int
     utf8_start: int = Field(description="In bytes of the text's UTF-8.")
     utf8_end: int
     complete: bool = Field(description="Whether its layer has fired; only what the text ends in may lack that.")
-    segments: "list[Segment] | None" = Field(None, description="Those of the layer below, if that is one.")
+    segments: "list[TextSegment] | None" = Field(None, description="Those of the layer below, if that is one.")
 
 
-class SegmentReply(BaseModel):
-    """The boundaries of a text, as columns with one entry per step, and as a tree."""
+class InkSegment(_Segment):
+    """A stretch of ink that ends where its layer fired; end is the first place after it."""
+
+    start: int = Field(description="In the points that were given.")
+    end: int
+    step_start: int = Field(description="In steps, which read a point of the columns each.")
+    step_end: int
+    complete: bool = Field(description="Whether its layer has fired; only what the ink ends in may lack that.")
+    segments: "list[InkSegment] | None" = Field(None, description="Those of the layer below, if that is one.")
+
+
+class _Segmentation(BaseModel):
+    """The boundaries of what was read, as columns with one entry per step, and as a tree."""
 
     object: Literal["segmentation"]
     model: str
     system_fingerprint: str
-    char: list[int] = Field(description="Index of the character that a step reads; one of several bytes has several.")
     z: list[list[int]] = Field(description="For each layer but the top, from layer 1 up, 0 or 1 per step.")
     op: list[str] = Field(description="For each layer a string with a letter per step: U, C or F.")
-    tree: Segment = Field(description="The whole text, as the one segment of the top layer.")
     usage: Work
+
+
+class TextSegmentation(_Segmentation):
+    """The boundaries of a text, as columns with one entry per step, and as a tree."""
+
+    char: list[int] = Field(description="Index of the character that a step reads; one of several bytes has several.")
+    tree: TextSegment = Field(description="The whole text, as the one segment of the top layer.")
+
+
+class InkSegmentation(_Segmentation):
+    """The boundaries of ink, as columns with one entry per step, and as a tree."""
+
+    point: list[int] = Field(description="Index of the given point that a step has come to.")
+    x: list[float] = Field(description="The points that the network reads, in the unit of the ink: evenly spaced.")
+    y: list[float]
+    pen: list[int] = Field(description="1 where the pen lifts after the point.")
+    tree: InkSegment = Field(description="All of the ink, as the one segment of the top layer.")
 
 
 class ModelCard(BaseModel):

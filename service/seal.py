@@ -46,6 +46,9 @@ class Sealer:
         secrets: of the operator, too long to be guessed; without any, one is made up that ends with the process.
         lifetime_s: how long a token is good for.
         clock: unix seconds, as all replicas must agree on them.
+
+    Attributes:
+        sealed: how many tokens were made, by their purpose.
     """
 
     def __init__(self, secrets: Seq[str], lifetime_s: float, clock: Callable[[], float] = time.time) -> None:
@@ -53,9 +56,11 @@ class Sealer:
         self._ciphers = {name: AESGCM(key) for name, key in keys}
         self._first = keys[0][0]
         self._lifetime_s, self._clock = lifetime_s, clock
+        self.sealed = dict.fromkeys(Purpose, 0)
 
     def seal(self, purpose: Purpose, content: bytes) -> str:
         """Return a token that holds content."""
+        self.sealed[purpose] += 1
         head = _HEAD.pack(VERSION, purpose.value, self._first)
         nonce = os.urandom(_NONCE_BYTES)
         plain = _EXPIRY.pack(int(self._clock() + self._lifetime_s)) + content

@@ -1,11 +1,12 @@
-"""From the boundaries of a text's steps to the tree of its segments.
+"""From the boundaries of the steps that read a text, or ink, to the tree of its segments.
 
 A segment of layer l ends with the step at which that layer fires, so it is what layer l + 1 reads as one piece. The
-layer on top never fires: the whole text is its one segment and the root of the tree. Segments lie within each other;
+layer on top never fires: the whole is its one segment and the root of the tree. Segments lie within each other;
 where a network would let a layer fire although the one below does not, the one below ends there too.
 """
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from itertools import pairwise
@@ -26,6 +27,11 @@ class Offsets:
     characters: list[int]
     utf8: list[int]
 
+    @property
+    def places(self) -> dict[str, list[int]]:
+        """As `tree` takes them."""
+        return {"": self.characters, "utf8_": self.utf8}
+
     @classmethod
     def of(cls, text: str, codec: TextCodec) -> "Offsets":
         """Return the offsets in a text that a codec turns into steps: a symbol each, or a byte each."""
@@ -41,12 +47,13 @@ class Offsets:
         return cls(characters, utf8)
 
 
-def tree(boundaries: Seq[str], offsets: Offsets) -> dict[str, Any]:
-    """Return the segments of a text as JSON values, the whole text at the root.
+def tree(boundaries: Seq[str], places: Mapping[str, Seq[int]]) -> dict[str, Any]:
+    """Return the segments as JSON values, all that was read at the root.
 
     Args:
         boundaries: for each layer with a detector, from layer 1 up, a digit 0 or 1 per step.
-        offsets: of the steps.
+        places: where one is after each number of steps, from 0 on, in each way in which that is to be told: a segment
+            says from where to where as `start` and `end` after the name of the way.
     """
     cuts: list[list[int]] = []
     above: set[int] = set()
@@ -55,14 +62,10 @@ def tree(boundaries: Seq[str], offsets: Offsets) -> dict[str, Any]:
         cuts.insert(0, sorted(above))
 
     def grow(layer: int, start: int, end: int, *, is_complete: bool) -> dict[str, Any]:
-        node: dict[str, Any] = {
-            "layer": layer,
-            "start": offsets.characters[start],
-            "end": offsets.characters[end],
-            "utf8_start": offsets.utf8[start],
-            "utf8_end": offsets.utf8[end],
-            "complete": is_complete,
-        }
+        node: dict[str, Any] = {"layer": layer}
+        for name, place in places.items():
+            node |= {f"{name}start": place[start], f"{name}end": place[end]}
+        node["complete"] = is_complete
         if layer > 1 and boundaries:
             below = cuts[layer - 2]
             first, last = bisect_right(below, start), bisect_left(below, end)
@@ -73,4 +76,5 @@ def tree(boundaries: Seq[str], offsets: Offsets) -> dict[str, Any]:
             ]
         return node
 
-    return grow(len(boundaries) + 1, 0, len(offsets.utf8) - 1, is_complete=False)
+    num_steps = min(map(len, places.values())) - 1
+    return grow(len(boundaries) + 1, 0, num_steps, is_complete=False)

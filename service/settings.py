@@ -45,7 +45,7 @@ class Settings(BaseSettings):
     max_points: int = Field(4096, ge=1, le=1_000_000, description="Largest max_points of a handwriting request.")
     max_text_chars: int = Field(2000, ge=1, le=1_000_000, description="Longest text to write by hand in one reply.")
     max_streamed_text_chars: int = Field(10_000, ge=1, le=1_000_000, description="... and in a stream.")
-    max_prime_points: int = Field(4000, ge=1, le=1_000_000, description="Most points of ink to go on from.")
+    max_prime_points: int = Field(4000, ge=1, le=1_000_000, description="Most points of ink to read.")
     max_pages: int = Field(50, ge=1, le=10_000, description="Most pages that such a text may fill.")
     max_prompt_chars: int = Field(
         8192, ge=1, le=10_000_000, description="Longest prompt, or list of prompts, in characters."

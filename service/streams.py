@@ -11,13 +11,14 @@ from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Header, Path, Query, Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
+from structlog.contextvars import bind_contextvars
 
 from service.catalogue import fresh_seed
 from service.course import Course
 from service.description import PROBLEMS
-from service.errors import InvalidRequestError
+from service.errors import InvalidRequestError, InvalidTokenError, StreamNotFoundError
 from service.handwriting import follow_handwriting
 from service.ink.schemas import HandwritingRequest
 from service.routes import Here, Service, follow_completion, tenant_of
@@ -40,6 +41,18 @@ router = APIRouter()
 
 class StreamRequest(_Strict):
     """A request whose reply is to be read as a stream at a URL of its own."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": [name], "properties": {name: {"type": "object"}}} for name in ("completion", "handwriting")
+            ],
+            "examples": [
+                {"completion": {"model": "prose", "prompt": "It was a dark ", "max_tokens": 80}},
+                {"handwriting": {"text": "Dear Ada, it works."}},
+            ],
+        }
+    )
 
     completion: CompletionRequest | None = Field(None, description="As for /v1/completions, with one choice.")
     handwriting: HandwritingRequest | None = Field(None, description="As for /v1/handwriting, with the format strokes.")
@@ -79,23 +92,26 @@ async def make_stream(body: StreamRequest, request: Request, here: Here) -> Stre
         200: {"description": "Events with ids.", "content": EVENTS},
         204: {"description": "All was told before."},
         **PROBLEMS,
+        404: {**PROBLEMS[404], "description": "There is no such stream, or no longer; the code says why."},
     },
 )
 async def read_stream(
     token: Annotated[str, Path(max_length=token_chars(MAX_TOKEN_BYTES))],
     request: Request,
     here: Here,
-    last_event_id: Annotated[str | None, Header(pattern=rf"^([0-9]{{1,8}}|{END})$")] = None,
+    last_event_id: Annotated[str, Header(pattern=rf"^([0-9]{{1,8}}|{END})$")] = "0",
     resume_at: Annotated[int, Query(ge=0, le=MAX_RESUME)] = 0,
 ) -> Response:
     """Write the reply that the token asks for, from the position at which it was cut on."""
     tenant, wish = _open(here, token)
     if last_event_id == END:
         return Response(status_code=204)
-    position = int(last_event_id) if last_event_id else resume_at
+    position = int(last_event_id) or resume_at
     if position:
         wish = wish.model_copy(update={"resume_at": position})
-    request.state.tenant = tenant  # EventSource cannot send a key: who made the stream asks for it
+    request.state.tenant = tenant  # EventSource cannot send a key: who made the stream asks for it, and pays
+    if tenant:
+        bind_contextvars(key=tenant)
     ids = EventIds(wish.resume_at)
     if isinstance(wish, HandwritingRequest):
         return await follow_handwriting(wish, request, here, ids)
@@ -126,10 +142,17 @@ def _open(here: Service, token: str) -> tuple[str, CompletionRequest | Handwriti
     """Whose request a token holds, and the request.
 
     Raises:
-        InvalidTokenError: it is not a token for a stream.
+        StreamNotFoundError: it is not a token for a stream, or its client is not let in any more.
     """
-    content = here.sealer.open(Purpose.STREAM, token, MAX_TOKEN_BYTES, "token")
-    held: dict[str, Any] = orjson.loads(zlib.decompress(content))
-    if "handwriting" in held:
-        return held["tenant"], HandwritingRequest.model_validate(held["handwriting"])
-    return held["tenant"], CompletionRequest.model_validate(held["completion"])
+    try:
+        content = here.sealer.open(Purpose.STREAM, token, MAX_TOKEN_BYTES, "token")
+        held: dict[str, Any] = orjson.loads(zlib.decompress(content))
+        kind = HandwritingRequest if "handwriting" in held else CompletionRequest
+        wish = kind.model_validate(held["handwriting" if kind is HandwritingRequest else "completion"])
+    except InvalidTokenError as error:
+        raise StreamNotFoundError(error.message, error.code) from None
+    except ValidationError:  # sealed by a version that took what this one does not
+        raise StreamNotFoundError("token: made by another version of the service.", "invalid_token_version") from None
+    if here.keys and held["tenant"] not in here.keys.names:
+        raise StreamNotFoundError("token: its client is not let in any more.", "invalid_token_tenant")
+    return held["tenant"], wish

@@ -69,7 +69,7 @@ class InkParams:
 
     Attributes:
         seed: with the position it settles every draw.
-        max_points: points of the drawing, its fixed first one included, at least 1.
+        max_points: points of the drawing, its fixed first one included; 0 reads a prime and no more.
         bias: 0 draws as learned, more draws neater.
     """
 

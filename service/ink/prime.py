@@ -1,4 +1,4 @@
-"""A user's own ink, made into what a network for free writing reads before it goes on in that hand.
+"""A user's own ink, made into what a network for free writing reads: to go on in that hand, or to find its segments.
 
 Ink comes in units, sizes and densities of all kinds. What the network has learned is lines of one size, looked at at
 the steady rate of one pen. So ink is brought to that size by how far it scatters about its line, and to that density
@@ -6,6 +6,7 @@ by even steps along each stroke; both figures are those of IAM-OnDB, in units of
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from xml.etree.ElementTree import Element, ParseError
 
 import numpy as np
@@ -87,8 +88,28 @@ def _points(number: int, text: str, columns: tuple[int, int]) -> Stroke:
     return np.array(points, np.float64).reshape(-1, 2)
 
 
-def offsets(strokes: list[Stroke], codec: InkCodec, max_points: int) -> NDArray[np.float32]:
-    """Return what a network reads: standardised offsets (n, 3) [dx, dy, pen_up], the first one at rest.
+@dataclass(frozen=True)
+class Reading:
+    """Ink as a network reads it, point by point.
+
+    Attributes:
+        offsets: (n, 3) standardised [dx, dy, pen_up], the first one at rest.
+        xy: (n, 2) where its points are, in the unit of the ink.
+        given: (n,) how many of the given points have been passed with each of them; never falls, ends with all.
+    """
+
+    offsets: NDArray[np.float32]
+    xy: Floats
+    given: NDArray[np.int64]
+
+    @property
+    def pen(self) -> NDArray[np.int64]:
+        """(n,) 1 where the pen lifts after the point."""
+        return (self.offsets[:, 2] > 0.5).astype(np.int64)
+
+
+def read(strokes: list[Stroke], codec: InkCodec, max_points: int) -> Reading:
+    """Return what a network reads of ink.
 
     Args:
         strokes: in any unit.
@@ -111,7 +132,7 @@ def offsets(strokes: list[Stroke], codec: InkCodec, max_points: int) -> NDArray[
     if scatter <= 1e-9 * max(1.0, float(np.abs(points).max())):
         raise PrimeError("it has no height: all points lie on one line")
     scale = _SCATTER * spread / scatter
-    even = [_evenly(stroke * scale, _STEP * spread) for stroke in strokes]
+    even, passed = zip(*(_evenly(stroke * scale, _STEP * spread) for stroke in strokes), strict=True)
     count = sum(map(len, even))
     if count > max_points:
         raise PrimeError(f"it is {count} points long at the network's density; at most {max_points} are read")
@@ -119,11 +140,13 @@ def offsets(strokes: list[Stroke], codec: InkCodec, max_points: int) -> NDArray[
     raw = np.zeros((count, 3))
     raw[1:, :2] = np.diff(path, axis=0)
     raw[np.cumsum([len(stroke) for stroke in even]) - 1, 2] = 1
-    read = codec.encode(raw)
-    far = np.flatnonzero(np.abs(read[:, :2]).max(axis=1) > _FARTHEST)
+    offsets = codec.encode(raw)
+    far = np.flatnonzero(np.abs(offsets[:, :2]).max(axis=1) > _FARTHEST)
     if len(far):
         raise PrimeError(f"it is no line of writing: between two strokes it jumps {_FARTHEST:g} letters or more")
-    return read
+    before = np.cumsum([0, *map(len, strokes[:-1])])
+    given = np.concatenate([start + counts for start, counts in zip(before, passed, strict=True)])
+    return Reading(offsets, path / scale, given)
 
 
 def _scatter(points: Floats) -> float:
@@ -136,11 +159,15 @@ def _scatter(points: Floats) -> float:
     return float((y - slope * x).std())
 
 
-def _evenly(stroke: Stroke, step: float) -> Stroke:
-    """Return a stroke as points one step apart, its ends kept; a dot stays one point."""
+def _evenly(stroke: Stroke, step: float) -> tuple[Stroke, NDArray[np.int64]]:
+    """Return a stroke as points one step apart, its ends kept, and how many of its own points each has come past.
+
+    A dot stays one point.
+    """
     way = np.concatenate([[0.0], np.hypot(*np.diff(stroke, axis=0).T).cumsum()]) if len(stroke) > 1 else np.zeros(1)
     if way[-1] <= step / 4:
-        return stroke[:1]
+        return stroke[:1], np.array([len(stroke)])
     count = min(1 + max(1, round(float(way[-1]) / step)), 1_000_000)
     along = np.linspace(0.0, way[-1], count)
-    return np.column_stack([np.interp(along, way, stroke[:, axis]) for axis in (0, 1)])
+    even = np.column_stack([np.interp(along, way, stroke[:, axis]) for axis in (0, 1)])
+    return even, np.searchsorted(way, along, side="right")

@@ -1,6 +1,6 @@
 """What a request for handwriting may wish for, and what its replies hold."""
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -11,7 +11,18 @@ from service.ink import copybook, prime
 from service.ink.document import Look
 from service.ink.formats import Format, Making
 from service.ink.layout import PAPERS, Align, Layout, LayoutError
-from service.schemas import MAX_BIAS, SEED_NEEDED, ResumeAt, ReturnState, Seed, StateToken, Work, _Strict
+from service.schemas import (
+    MAX_BIAS,
+    SEED_NEEDED,
+    WHOLE,
+    ResumeAt,
+    ReturnState,
+    Seed,
+    StateToken,
+    Work,
+    _Strict,
+    lowered,
+)
 from service.settings import Settings
 
 Paper = Literal["fit", "a4", "a5", "a6", "letter", "legal"]
@@ -27,7 +38,28 @@ class PrimeColumns(_Strict):
 
     x: list[float]
     y: list[float]
-    pen: list[Annotated[int, Field(ge=0, le=1)]] = Field(description="1 where the pen lifts after the point.")
+    pen: list[Annotated[int, Field(ge=0, le=1), WHOLE]] = Field(description="1 where the pen lifts after the point.")
+
+
+GivenInk = PrimeColumns | str
+
+
+def read_ink(ink: GivenInk, field: str, codec: InkCodec, settings: Settings) -> prime.Reading:
+    """Return what a network reads of a client's ink, as columns or as InkML.
+
+    Raises:
+        InvalidRequestError: it is no ink that can be read; names the field that it came in.
+    """
+    try:
+        strokes = prime.from_inkml(ink) if isinstance(ink, str) else prime.from_columns(ink.x, ink.y, ink.pen)
+        return prime.read(strokes, codec, settings.max_prime_points)
+    except prime.PrimeError as error:
+        raise InvalidRequestError(f"{field}: {error}.", field) from None
+
+
+def offsets_of(reading: prime.Reading) -> list[Offset]:
+    """Return a reading as the engine takes it."""
+    return [(dx, dy, pen_up) for dx, dy, pen_up in reading.offsets.tolist()]
 
 
 class HandwritingRequest(_Strict):
@@ -58,8 +90,8 @@ class HandwritingRequest(_Strict):
     unsupported: Literal["substitute", "skip", "error"] = Field(
         "substitute", description="What to do with characters that cannot be drawn; the reply lists them in any case."
     )
-    max_points: int = Field(600, ge=1, description="Points of free writing, about 22 to a letter.")
-    prime: PrimeColumns | str | None = Field(
+    max_points: Annotated[int, WHOLE] = Field(600, ge=1, description="Points of free writing, about 22 to a letter.")
+    prime: GivenInk | None = Field(
         None,
         description="Ink of your own, as columns or as InkML: in free writing the network reads it first and goes on "
         "in that hand. It leans towards it; it does not copy it.",
@@ -91,8 +123,14 @@ class HandwritingRequest(_Strict):
     outline: bool = Field(
         False, description="Draw strokes as outlines that are broad where the pen is slow: svg, png and pdf."
     )
-    dpi: int = Field(150, ge=30, le=1200, description="Pixels to an inch of a png.")
-    feed_mm_min: int = Field(1500, ge=10, le=30_000, description="Feed of the lowered pen in gcode, in mm a minute.")
+    dpi: Annotated[int, WHOLE] = Field(150, ge=30, le=1200, description="Pixels to an inch of a png.")
+    feed_mm_min: Annotated[int, WHOLE] = Field(
+        1500, ge=10, le=30_000, description="Feed of the lowered pen in gcode, in mm a minute."
+    )
+
+    def most_points(self, settings: Settings) -> int:
+        """Return max_points; where it was not given, no more than the operator serves."""
+        return min(self.max_points, settings.max_points)
 
     def layout(self) -> Layout:
         """Return how lines are put on paper.
@@ -143,17 +181,7 @@ class HandwritingRequest(_Strict):
         Raises:
             InvalidRequestError: it is no ink that can be read.
         """
-        if self.prime is None:
-            return []
-        try:
-            if isinstance(self.prime, str):
-                strokes = prime.from_inkml(self.prime)
-            else:
-                strokes = prime.from_columns(self.prime.x, self.prime.y, self.prime.pen)
-            read = prime.offsets(strokes, codec, settings.max_prime_points)
-        except prime.PrimeError as error:
-            raise InvalidRequestError(f"prime: {error}.", "prime") from None
-        return [(dx, dy, pen_up) for dx, dy, pen_up in read.tolist()]
+        return [] if self.prime is None else offsets_of(read_ink(self.prime, "prime", codec, settings))
 
     def check(self, settings: Settings) -> None:
         """Check what depends on the operator's settings, or on two fields at once.
@@ -165,20 +193,24 @@ class HandwritingRequest(_Strict):
             raise InvalidRequestError("stream: a picture is sent whole; stream the format strokes.", "stream")
         self._check_part()
         if self.text is None:
-            if self.max_points > settings.max_points:
+            if "max_points" in self.model_fields_set and self.max_points > settings.max_points:
                 raise InvalidRequestError(f"max_points: at most {settings.max_points} are served here.", "max_points")
             for field in _ONLY_WITH_TEXT:
-                if field in self.model_fields_set:
+                if self._asks_for(field):
                     raise InvalidRequestError(f"{field}: only with text.", field)
         else:
             if self.prime is not None:
                 raise InvalidRequestError("prime: only for free writing; the copybook has hands of its own.", "prime")
-            if "max_points" in self.model_fields_set:
+            if self._asks_for("max_points"):
                 raise InvalidRequestError("max_points: only for free writing; a text ends by itself.", "max_points")
             limit = settings.max_streamed_text_chars if self.stream else settings.max_text_chars
             if len(self.text) > limit:
                 hint = "" if self.stream else f", and {settings.max_streamed_text_chars} in a stream"
                 raise InvalidRequestError(f"text: at most {limit} characters are written here{hint}.", "text")
+
+    def _asks_for(self, field: str) -> bool:
+        """Whether a field is given at another value than its default, which changes nothing."""
+        return bool(getattr(self, field) != type(self).model_fields[field].default)
 
     def _check_part(self) -> None:
         """Check the part of a stream that is asked for.
@@ -202,11 +234,14 @@ def refusal(error: LayoutError) -> InvalidRequestError:
     return InvalidRequestError(f"{error.field}: {error}.", error.field)
 
 
-def ink_limits(settings: Settings) -> dict[str, dict[str, dict[str, int]]]:
+def ink_limits(settings: Settings) -> dict[str, dict[str, dict[str, Any]]]:
     """Return the operator's limits as additions to the JSON schemas: schema name, field, keyword."""
     longest = max(settings.max_text_chars, settings.max_streamed_text_chars)
     return {
-        "HandwritingRequest": {"max_points": {"maximum": settings.max_points}, "text": {"maxLength": longest}},
+        "HandwritingRequest": {
+            "max_points": lowered(HandwritingRequest, "max_points", settings.max_points),
+            "text": {"maxLength": longest},
+        },
     }
 
 

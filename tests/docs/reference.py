@@ -79,9 +79,11 @@ def _replies(responses: Schema, description: Schema) -> list[str]:
     for kind, content in responses.get("200", {}).get("content", {}).items():
         example = content.get("example")
         if kind == "application/json" and content.get("schema"):
-            lines += ["", f"{TITLES[kind]} (`{kind}`):", "", "| field | type | |", "|---|---|---|"]
-            schema = _resolved(content["schema"], description)
-            lines += [_row(name, field, description) for name, field in _fields(schema, description)]
+            for way in _ways(content["schema"]):
+                schema = _resolved(way, description)
+                about = f": {schema['description']}" if len(_ways(content["schema"])) > 1 else ":"
+                lines += ["", f"{TITLES[kind]} (`{kind}`){about}", "", "| field | type | |", "|---|---|---|"]
+                lines += [_row(name, field, description) for name, field in _fields(schema, description)]
         elif isinstance(example, str):
             title = TITLES.get(kind, "Reply")
             lines += ["", f"{title} (`{kind}`):", "", "```text", *example.strip().splitlines(), "```"]
@@ -105,6 +107,8 @@ def _inner(field: Schema, description: Schema) -> tuple[Schema | None, str]:
     """The object that a field holds, or that its list holds, if it is one."""
     for way in _ways(field):
         found = _resolved(way, description)
+        if found.get("title", "").endswith("Request"):
+            continue  # it has a place of its own
         if found.get("properties"):
             return found, ""
         items = _resolved(found.get("items") or {}, description)
@@ -133,14 +137,16 @@ def _type(field: Schema, description: Schema) -> str:
 
 def _ways(field: Schema) -> list[Schema]:
     """What a field may be, null aside: that means absent."""
-    ways = field.get("anyOf") or field.get("oneOf") or [field]
-    return [way for way in ways if way.get("type") != "null"]
+    ways = field.get("anyOf") or field.get("oneOf")
+    if not ways:
+        return [] if field.get("type") == "null" else [field]
+    return [inner for way in ways for inner in _ways(way)]
 
 
 def _one_type(schema: Schema, description: Schema) -> str:
     if "enum" in schema or "const" in schema:
         return ", ".join(f"`{json.dumps(value)}`" for value in schema.get("enum", [schema.get("const")]))
-    kind = schema.get("type", "")
+    kind = schema.get("format", schema.get("type", ""))
     low, high = schema.get("minimum"), schema.get("maximum")
     if kind in ("integer", "number"):
         is_long = kind == "integer" and high is not None and high > LONG
@@ -153,7 +159,7 @@ def _one_type(schema: Schema, description: Schema) -> str:
         return f"list{_range(schema.get('minItems'), schema.get('maxItems'))} of {inner}"
     if "anyOf" in schema:
         return _type(schema, description)
-    return str(kind)
+    return str(kind).replace("-", " ")
 
 
 def _range(low: float | None, high: float | None, unit: str = "") -> str:

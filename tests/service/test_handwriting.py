@@ -214,11 +214,10 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"format": "svg", "stream": True}, "stream", "whole"),
     ({"text": ""}, "text", "at least 1"),
     ({"text": "a", "model": "small-ink"}, "text", "copybook"),
-    ({"text": "a", "model": "small-text"}, "model", "/v1/completions"),
     ({"model": "copybook"}, "text", "needs one"),
     ({"text": "a", "max_points": 5}, "max_points", "free writing"),
     ({"style": "plain"}, "style", "only with text"),
-    ({"align": "left"}, "align", "only with text"),
+    ({"align": "right"}, "align", "only with text"),
     ({"text": "a", "style": "nobody"}, "style", "plain, draft"),
     ({"text": "a", "page": "a99"}, "page", "a4"),
     ({"text": "a", "page": [100]}, "page", ""),
@@ -242,6 +241,13 @@ def test_impossible_wishes_are_refused_by_name(server: Server, body: dict[str, A
     assert response.status_code == 400
     assert problem(response)["param"] == field
     assert words in problem(response)["message"]
+
+
+def test_defaults_may_be_said(server: Server) -> None:
+    """A client that sends every field, at the value it would have anyway, asks for nothing that cannot be."""
+    said = {"align": "left", "wobble": 1, "unsupported": "substitute", "style": None, "text": None, "max_points": 9}
+    assert server.draw(**said, seed=1) == server.draw(max_points=9, seed=1)
+    assert server.draw(text="a", seed=1, max_points=600) == server.draw(text="a", seed=1)
 
 
 @pytest.mark.parametrize(

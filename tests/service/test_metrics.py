@@ -46,9 +46,9 @@ class Difference:
         self._before, self._after = before, after
 
     def __call__(self, name: str, **labels: str) -> float:
-        """By how much a sample grew."""
+        """By how much a sample grew; one that is not there has not."""
         key = f"copyist_{name}", frozenset(labels.items())
-        return self._after[key] - self._before.get(key, 0)
+        return self._after.get(key, 0) - self._before.get(key, 0)
 
 
 def test_a_completion_is_counted_once(counted: Server) -> None:
@@ -124,6 +124,35 @@ def test_refusals_are_counted_by_their_code(counted: Server) -> None:
         assert grew("http_requests_total", method="POST", route=route, status=status) == 1
     assert grew("refusals_total", code="model_not_found") == 1
     assert grew("refusals_total", code="unsupported_media_type") == 1
+
+
+def test_given_ink_is_no_drawn_ink(counted: Server) -> None:
+    """Points that were read are counted apart from those that were drawn, also where none is drawn."""
+    prime = {"x": list(range(60)), "y": [index % 5 for index in range(60)], "pen": [0] * 59 + [1]}
+    before = values(counted)
+    read = counted.post("/v1/segment", ink=prime).json()["usage"]["steps"]
+    counted.draw(max_points=3, prime=prime)
+    grew = Difference(before, values(counted))
+    assert grew("stroke_points_total", model="small-ink") == 3
+    assert grew("prompt_tokens_total", model="small-ink") == 2 * read > 20
+    assert grew("requests_finished_total", model="small-ink", reason="length") == 2
+
+
+def test_tokens_are_counted(counted: Server) -> None:
+    """Those that were handed out by their purpose, those that were refused by the reason."""
+    before = values(counted)
+    body = {"model": "small-text", "prompt": "a", "max_tokens": 2}
+    token = counted.complete(**body, n=2, return_state=True)["choices"][1]["state"]
+    counted.complete(**body, state=token)
+    url = counted.post("/v1/streams", completion=body).json()["url"]
+    counted.complete(**body, state=token[:-1] + ("A" if token[-1] != "A" else "E"))
+    counted.client.get(f"/v1/streams/{token[:2000]}")
+    counted.complete(**body, state=url.rpartition("/")[2])
+    grew = Difference(before, values(counted))
+    assert grew("sealed_tokens_total", purpose="state") == 2
+    assert grew("sealed_tokens_total", purpose="stream") == 1
+    assert grew("refusals_total", code="invalid_token_purpose") == 2
+    assert sum(grew("refusals_total", code=f"invalid_token_{why}") for why in ("damaged", "malformed")) == 1
 
 
 def test_no_client_makes_it_grow(counted: Server) -> None:

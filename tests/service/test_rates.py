@@ -80,6 +80,40 @@ def test_what_asks_for_nothing_is_not_counted(limited: Server) -> None:
         assert "ratelimit" not in response.headers
 
 
+def test_everything_that_steps_the_network_is_charged(bundles: Path) -> None:
+    """Ink that is read costs its points, branches cost their prompt once, and a browser's stream its maker's steps."""
+    ink = {"x": list(range(60)), "y": [index % 5 for index in range(60)], "pen": [0] * 59 + [1]}
+    ann = {"authorization": f"Bearer {KEYS['ann']}"}
+    with running(bundles, rate_limit=f"{LIMIT * 1000}/hour", api_keys=ENTRIES) as server:
+        rest = LIMIT * 1000
+
+        def cost(response: httpx.Response) -> int:
+            nonlocal rest
+            assert response.status_code == 200, response.text
+            before, rest = rest, int(response.headers["ratelimit"].split(";")[1].removeprefix("r="))
+            return before - rest
+
+        def post(path: str, body: dict[str, object]) -> httpx.Response:
+            return server.client.post(path, json=body, headers=ann)
+
+        body = {"model": "small-text", "prompt": "abcde", "max_tokens": 7}
+        assert cost(post("/v1/completions", {**body, "n": 3})) == 5 + 3 * 7
+        assert cost(post("/v1/completions", {**body, "n": 3, "echo": True})) == 3 * 5 + 3 * 7
+        assert cost(post("/v1/completions", {**body, "prompt": ["ab", "c"], "n": 2})) == 2 + 1 + 4 * 7
+        read = post("/v1/segment", {"ink": ink})
+        assert cost(read) == read.json()["usage"]["steps"] > 10
+        primed = post("/v1/handwriting", {"prime": ink, "max_points": 4})
+        assert cost(primed) == primed.json()["usage"]["steps"] > 10
+        made = post("/v1/streams", {"completion": body})
+        assert "ratelimit" not in made.headers, "nothing is written before it is read"
+        for _ in range(2):
+            assert cost(server.client.get(made.json()["url"])) == 5 + 7
+        bob = server.client.post(
+            "/v1/completions", json={**body, "max_tokens": 1}, headers={"authorization": f"Bearer {KEYS['bob']}"}
+        )
+        assert f"r={LIMIT * 1000 - 6};" in bob.headers["ratelimit"]
+
+
 def test_a_full_queue_gives_steps_back(bundles: Path) -> None:
     """Who is refused because others wait is not charged for it."""
     settings = {"rows": 1, "queue": 0, "max_tokens": 1_000_000, "rate_limit": f"{LIMIT * 10**6}/hour"}

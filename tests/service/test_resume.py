@@ -245,7 +245,7 @@ def test_a_seed_is_settled_when_the_stream_is_made(here: Server) -> None:
 
 
 def test_streams_that_cannot_be_are_refused(here: Server) -> None:
-    """When it is made, or when its URL is odd: a clear 400, and never an event."""
+    """When it is made, a clear 400; a URL that is not of a stream is a 404 that says why; and never an event."""
     for wish, param in (
         ({"prompt": "a", "n": 2}, "completion"),
         ({"prompt": "".join(map(chr, range(0x4E00, 0x4E00 + 8000)))}, "completion"),
@@ -257,10 +257,10 @@ def test_streams_that_cannot_be_are_refused(here: Server) -> None:
         assert problem(response)["param"] == param
     assert here.post("/v1/streams", completion={"model": "none", "prompt": ""}).status_code == 404
     state = choice_of(here, **TEXT, max_tokens=3, return_state=True)["state"]
-    assert code(here.client.get("/v1/streams/nothing")) == "invalid_token_malformed"
-    assert code(here.client.get(f"/v1/streams/{state[:4000]}")) == "invalid_token_purpose"
+    assert code(here.client.get("/v1/streams/nothing"), 404) == "invalid_token_malformed"
+    assert code(here.client.get(f"/v1/streams/{state[:4000]}"), 404) == "invalid_token_purpose"
     url = here.post("/v1/streams", completion=TEXT).json()["url"]
-    assert code(here.client.get(url[:-1] + ("A" if url[-1] != "A" else "E"))).startswith("invalid_token_")
+    assert code(here.client.get(url[:-1] + ("A" if url[-1] != "A" else "E")), 404).startswith("invalid_token_")
     for odd in ("x", "-1", "1.5", "9" * 9, "End", ""):
         response = here.client.get(url, headers={"last-event-id": odd})
         assert (response.status_code, problem(response)["param"]) == (400, "last-event-id")
@@ -268,9 +268,9 @@ def test_streams_that_cannot_be_are_refused(here: Server) -> None:
     assert problem(here.client.get("/v1/streams/" + "A" * 6000))["param"] == "token"
 
 
-def code(response: httpx.Response) -> str:
-    """Code of a 400."""
-    assert response.status_code == 400
+def code(response: httpx.Response, status: int = 400) -> str:
+    """Code of an error."""
+    assert response.status_code == status
     return str(problem(response)["code"])
 
 

@@ -40,7 +40,7 @@ def test_segments_nest_and_cover_the_text(text: str, detectors: int, data: st.Da
     z = [data.draw(bits) for _ in range(detectors)]
     for layer in range(1, detectors):  # as the network does: no boundary without one below
         z[layer] = [upper and lower for upper, lower in zip(z[layer], z[layer - 1], strict=True)]
-    root = tree(["".join("01"[bit] for bit in row) for row in z], offsets)
+    root = tree(["".join("01"[bit] for bit in row) for row in z], offsets.places)
     found = all_of(root)
     assert (root["layer"], root["start"], root["end"], root["complete"]) == (detectors + 1, 0, len(text), False)
     for layer in range(1, detectors + 1):
@@ -63,7 +63,7 @@ def test_segments_nest_and_cover_the_text(text: str, detectors: int, data: st.Da
 
 def test_a_layer_ends_where_the_one_above_does() -> None:
     """Should an upper layer fire alone, the segments below end there as well, so that they still nest."""
-    root = tree(["00010", "01000"], Offsets.of("abaab", LETTERS))
+    root = tree(["00010", "01000"], Offsets.of("abaab", LETTERS).places)
     assert [(node["layer"], node["start"], node["end"]) for node in all_of(root)] == [
         *[(3, 0, 5), (2, 0, 2), (1, 0, 2), (2, 2, 5), (1, 2, 4), (1, 4, 5)],
     ]
@@ -72,7 +72,7 @@ def test_a_layer_ends_where_the_one_above_does() -> None:
 def test_a_boundary_within_a_character_is_exact_in_bytes() -> None:
     """A byte's boundary may cut a character: bytes tell where, characters give the one that is cut."""
     text = "a日b"
-    root = tree(["01000"], Offsets.of(text, MIXED))
+    root = tree(["01000"], Offsets.of(text, MIXED).places)
     first, second = root["segments"]
     assert (first["start"], first["end"], first["utf8_end"]) == (0, 1, 2)
     assert (second["start"], second["end"], second["utf8_start"], second["utf8_end"]) == (1, 3, 2, 5)

@@ -1,13 +1,15 @@
 """What is wrong with a request is told in OpenAI's error object, by field and limit, without a word of the input."""
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.service.server import Server, problem
+from tests.service.server import Server, problem, running
 
 SECRET = "hunter2-do-not-repeat"  # noqa: S105 - it is what must not come back
 COMPLETION = {"model": "small-text", "prompt": "a", "max_tokens": 2}
@@ -74,19 +76,19 @@ WRONG_TYPES: list[tuple[str, Any]] = [
     ("prompt", [[1], []]),
     ("prompt", [SECRET, 5]),
     ("prompt", [5, SECRET]),
-    ("prompt", [1, 2.0]),
+    ("prompt", [1, 2.5]),
     ("prompt", [True]),
     ("prompt", [[1], "a"]),
     ("prompt", [[[1]]]),
     ("prompt", {"text": SECRET}),
     ("prompt", None),
     ("n", True),
-    ("n", 1.0),
+    ("n", 1.5),
     ("n", "2"),
     ("echo", 0),
     ("logprobs", True),
     ("logprobs", False),
-    ("logprobs", 1.0),
+    ("logprobs", "1"),
     ("logit_bias", [1]),
     ("logit_bias", {"1": "1"}),
     ("logit_bias", {"1": True}),
@@ -101,7 +103,7 @@ WRONG_TYPES: list[tuple[str, Any]] = [
     ("temperature", "1"),
     ("temperature", False),
     ("top_p", [1]),
-    ("seed", 1.0),
+    ("seed", 1e300),
     ("seed", SECRET),
     ("stop", 5),
     ("stop", [SECRET, 5]),
@@ -163,6 +165,27 @@ def test_types_are_strict(server: Server, field: str, value: Any) -> None:
     assert SECRET not in problem(response)["message"] or field == "stream_options"
 
 
+def test_a_whole_number_may_have_a_point(server: Server) -> None:
+    """JSON does not tell 1.0 from 1, and some languages write it so."""
+    fields = {"n": 2, "seed": 1, "max_tokens": 3, "logprobs": 1, "top_k": 5, "prompt": [1, 2]}
+    raw = json.dumps({"model": "small-text", **fields})
+    pointed = re.sub(r"\b(\d+)\b(?=[,\]}])", r"\1.0", raw)
+    assert pointed.count(".0") == 7
+    response = server.client.post("/v1/completions", content=pointed, headers={"content-type": "application/json"})
+    assert response.json()["choices"] == server.complete(**fields)["choices"]
+
+
+def test_the_default_is_never_beyond_the_limit(bundles: Path) -> None:
+    """Where fewer are served than a request asks for by default, one that does not say gets as many as there are."""
+    with running(bundles, max_tokens=3, max_points=4) as server:
+        assert server.complete()["usage"]["completion_tokens"] == 3
+        assert server.draw()["usage"]["points"] == 4
+        schemas = server.client.get("/openapi.json").json()["components"]["schemas"]
+        assert schemas["CompletionRequest"]["properties"]["max_tokens"]["default"] == 3
+        assert schemas["HandwritingRequest"]["properties"]["max_points"]["default"] == 4
+        assert server.complete(max_tokens=4)["error"]["param"] == "max_tokens"
+
+
 def test_many_lists_of_stop_strings_are_none(server: Server) -> None:
     """An empty list of stop strings, which some clients send, is no stop string."""
     assert server.complete(stop=[], seed=1)["choices"] == server.complete(seed=1)["choices"]
@@ -217,9 +240,9 @@ def test_stream_options_need_a_stream(server: Server) -> None:
         ("completions", "nobody", 404, "small-text"),
         ("completions", "../small-text", 404, "small-text"),
         ("completions", "", 404, "small-text"),
-        ("completions", "small-ink", 400, "/v1/handwriting"),
+        ("completions", "small-ink", 404, "/v1/handwriting"),
         ("handwriting", "nobody", 404, "small-ink"),
-        ("handwriting", "small-text", 400, "/v1/completions"),
+        ("handwriting", "small-text", 404, "/v1/completions"),
         ("completions", "x" * 65, 400, "at most 64"),
     ],
 )

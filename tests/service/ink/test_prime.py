@@ -10,7 +10,7 @@ from service.ink import inkml
 from service.ink.copybook import STYLES, Copybook
 from service.ink.document import Document, Ink
 from service.ink.layout import Layout
-from service.ink.prime import PrimeError, from_columns, from_inkml, offsets
+from service.ink.prime import PrimeError, from_columns, from_inkml, read
 
 CODEC = InkCodec((8.2, 0.1), (42.0, 37.0))
 TEXT = "Dear Sir or Madam"
@@ -38,26 +38,44 @@ def denser(stroke: np.ndarray, times: int) -> np.ndarray:
 @settings(max_examples=20)
 def test_units_place_and_density_do_not_matter(scale: float, shift: float, times: int) -> None:
     """The same ink in other units, elsewhere, or looked at more often is read as the same."""
-    plain = offsets(strokes(), CODEC, 5000)
+    plain = read(strokes(), CODEC, 5000).offsets
     moved = [stroke * scale + shift for stroke in strokes()]
     dense = [denser(stroke, times) for stroke in moved]
-    other = offsets(dense, CODEC, 50_000)
+    other = read(dense, CODEC, 50_000).offsets
     assert abs(len(other) - len(plain)) <= 0.1 * len(plain)
     assert other[:, 2].sum() == plain[:, 2].sum() == len(strokes())
-    same = offsets(moved, CODEC, 5000)
+    same = read(moved, CODEC, 5000).offsets
     assert len(same) == len(plain)
     assert np.allclose(same, plain, atol=1e-3)
 
 
 def test_it_is_of_the_datas_size_and_density() -> None:
     """Standardised, a letter's steps are about half a deviation and the first point is at rest."""
-    read = offsets(strokes(), CODEC, 5000)
-    raw = CODEC.decode(read)
+    offsets = read(strokes(), CODEC, 5000).offsets
+    raw = CODEC.decode(offsets)
     assert np.allclose(raw[0], [0, 0, raw[0, 2]], atol=1e-4)
-    in_stroke = np.concatenate([[False], read[:-1, 2] == 0])
+    in_stroke = np.concatenate([[False], offsets[:-1, 2] == 0])
     assert 0.4 < np.hypot(*raw[in_stroke, :2].T).mean() / np.sqrt(42 * 37) < 0.6
-    per_letter = len(read) / len(TEXT.replace(" ", ""))
+    per_letter = len(offsets) / len(TEXT.replace(" ", ""))
     assert 12 < per_letter < 50, "a hand of the data makes about 22 points a letter"
+
+
+@given(st.floats(1e-3, 1e3), st.integers(1, 6))
+@settings(max_examples=20)
+def test_what_is_read_lies_on_what_was_given(scale: float, times: int) -> None:
+    """Points read lie on the ink, in its own unit; each says how many given ones it has come past, in the end all."""
+    ink = [denser(stroke * scale, times) for stroke in strokes()]
+    ink += [np.repeat([[0.0, 50.0 * scale]], 3, axis=0)]  # a dot of three points
+    reading = read(ink, CODEC, 50_000)
+    points = np.concatenate(ink)
+    assert len(reading.xy) == len(reading.given) == len(reading.offsets) == len(reading.pen)
+    assert (np.diff(reading.given) >= 0).all()
+    assert reading.given[reading.pen == 1].tolist() == np.cumsum([len(stroke) for stroke in ink]).tolist()
+    assert np.allclose(reading.xy[reading.pen == 1][:-1], [stroke[-1] for stroke in ink[:-1]], atol=1e-6 * scale)
+    step = np.hypot(*np.diff(reading.xy, axis=0).T)[reading.pen[:-1] == 0].max()
+    behind = np.hypot(*(reading.xy - points[reading.given - 1]).T)
+    ahead = np.hypot(*np.diff(points, axis=0).T).max()
+    assert behind.max() <= max(step, ahead) + 1e-6 * scale
 
 
 def test_columns_and_inkml_say_the_same() -> None:
@@ -111,7 +129,7 @@ def test_inkml_that_cannot_be_read_is_refused(text: str, words: str) -> None:
 def test_what_is_no_writing_is_refused(made: list[np.ndarray], words: str) -> None:
     """Too little, too much, flat, far off or torn apart: each in a sentence."""
     with pytest.raises(PrimeError, match=words):
-        offsets(made, CODEC, 300)
+        read(made, CODEC, 300)
 
 
 def test_columns_of_different_lengths_are_refused() -> None:
