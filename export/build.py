@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from export import bundle, onnx_graph, parity, trace
+from export import bundle, onnx_graph, onnx_window, parity, trace
 from export.graph import script
-from export.runtime import OnnxStep
+from export.runtime import OnnxStep, Reader
 from export.weights import (
     ExportError,
     Precision,
@@ -23,7 +23,8 @@ from export.weights import (
     round_weights,
     state_specs,
 )
-from model.codec import InkCodec, TextCodec
+from model.codec import HandwritingCodec
+from model.corpus import Codec
 from model.network import Network
 
 TRACE_ROWS = 4
@@ -70,6 +71,7 @@ class Compiled:
         graph: the ONNX file for any number of rows.
         single: the ONNX file for one row.
         script: the TorchScript file.
+        reader: the ONNX file that reads a text, where one is written.
     """
 
     network: Network
@@ -77,6 +79,7 @@ class Compiled:
     graph: bytes
     single: bytes
     script: bytes
+    reader: bytes | None = None
 
     def step(self) -> OnnxStep:
         """Return the ONNX file, running."""
@@ -93,12 +96,13 @@ def compile_network(network: Network, precision: Precision = "float32") -> Compi
     rounded = round_weights(network, precision)
     weights = StepWeights.of(rounded, precision)
     single = onnx_graph.build(weights, single=True)
-    return Compiled(rounded, precision, onnx_graph.build(weights), single, script(weights))
+    reader = onnx_window.reader(weights) if network.config.writes_text else None
+    return Compiled(rounded, precision, onnx_graph.build(weights), single, script(weights), reader)
 
 
 def build(
     network: Network,
-    codec: TextCodec | InkCodec,
+    codec: Codec,
     folder: Path,
     name: str,
     facts: Facts | None = None,
@@ -123,14 +127,21 @@ def build(
         BundleError: the facts do not make a bundle.
     """
     compiled = compile_network(network, precision)
-    return ship(
-        compiled, codec, folder, name, facts or Facts(), trace.sampled(compiled.step(), rows, steps, TRACE_SEED)
-    )
+    steps_taken = sampled(compiled, codec, rows, steps)
+    return ship(compiled, codec, folder, name, facts or Facts(), steps_taken)
+
+
+def sampled(compiled: Compiled, codec: Codec, rows: int, steps: int) -> trace.Trace:
+    """Return a trace of what the network writes for itself; where it writes a text, a random one in each row."""
+    lines = None
+    if compiled.reader is not None and isinstance(codec, HandwritingCodec):
+        lines = trace.random_lines(Reader(compiled.reader), codec, rows, TRACE_SEED)
+    return trace.sampled(compiled.step(), rows, steps, TRACE_SEED, lines)
 
 
 def ship(
     compiled: Compiled,
-    codec: TextCodec | InkCodec,
+    codec: Codec,
     folder: Path,
     name: str,
     facts: Facts,
@@ -151,12 +162,14 @@ def ship(
         bundle.SCRIPT_FILE: compiled.script,
         bundle.PARITY_FILE: (json.dumps(report, indent=1, allow_nan=False) + "\n").encode("utf-8"),
     }
+    if compiled.reader is not None:
+        files[bundle.READER_FILE] = compiled.reader
     if facts.licence:
         files[bundle.LICENCE_FILE] = facts.licence.encode("utf-8")
     return bundle.write(folder, _manifest(compiled, codec, name, facts), files)
 
 
-def _manifest(compiled: Compiled, codec: TextCodec | InkCodec, name: str, facts: Facts) -> dict[str, Any]:
+def _manifest(compiled: Compiled, codec: Codec, name: str, facts: Facts) -> dict[str, Any]:
     config = compiled.network.config
     return {
         "name": name,
@@ -176,6 +189,7 @@ def _manifest(compiled: Compiled, codec: TextCodec | InkCodec, name: str, facts:
             "drawn": _tensor(drawn_spec(config)),
             "output": _tensor(output_spec(config)),
             "state": [{**_tensor(spec), "next": spec.next} for spec in state_specs(config)],
+            **({} if compiled.reader is None else {"reader": bundle.READER_FILE}),
         },
         "data": dict(facts.data),
         "training": dict(facts.training),

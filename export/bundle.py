@@ -29,6 +29,8 @@ MANIFEST_FILE = "bundle.json"
 GRAPH_FILE = "step.onnx"
 SINGLE_FILE = "single.onnx"
 SCRIPT_FILE = "step.pt"
+READER_FILE = "read.onnx"
+RECOGNISER_FILE = "recogniser.onnx"
 PARITY_FILE = "parity.json"
 LICENCE_FILE = "LICENSE-DATA.txt"
 MAX_MANIFEST_BYTES = 4 * 2**20
@@ -121,7 +123,7 @@ class Bundle:
 
     @property
     def input(self) -> TensorSpec:
-        """The graph's only input beside the state: `token` (batch,) int64 or `offset` (batch, 3) float32."""
+        """The graph's only input beside state and wishes: `token` (batch,) int64 or `offset` (batch, 3) float32."""
         return _tensor(self.manifest["graph"]["input"])
 
     @property
@@ -131,12 +133,12 @@ class Bundle:
 
     @property
     def draws(self) -> tuple[TensorSpec, ...]:
-        """The inputs that say how to draw from the output, in the order of the graph's inputs."""
+        """The inputs that say how to draw from the output, and what to write, in the order of the graph's inputs."""
         return tuple(_tensor(one) for one in self.manifest["graph"]["draw"])
 
     @property
     def drawn(self) -> TensorSpec:
-        """What the graph draws from its output, in the form of its input."""
+        """What the graph draws from its output, in the form of its input; where a text is written, two facts more."""
         return _tensor(self.manifest["graph"]["drawn"])
 
     @property
@@ -156,6 +158,23 @@ class Bundle:
     def single(self) -> bytes:
         """The verified ONNX file for one row; it gives that row the very bits that `graph` gives it."""
         return self.files[self.manifest["graph"]["single"]]
+
+    @property
+    def reader(self) -> bytes | None:
+        """The verified ONNX file that reads a text before it is written, where the bundle writes texts."""
+        name = self.manifest["graph"].get("reader")
+        return None if name is None else self.files[name]
+
+    @property
+    def writing(self) -> Mapping[str, Any]:
+        """The named hands and the recogniser of a bundle that writes texts; empty where it names none."""
+        return dict(self.manifest.get("writing", {}))
+
+    @property
+    def recogniser(self) -> bytes | None:
+        """The verified ONNX file that reads ink, where the bundle has one."""
+        found = self.writing.get("recogniser")
+        return None if found is None else self.files[found["file"]]
 
 
 def load(path: Path | str) -> Bundle:

@@ -12,17 +12,17 @@ import typer
 from rich.console import Console
 
 from export import bundle, trace
-from export.build import TRACE_ROWS, TRACE_SEED, TRACE_STEPS, Compiled, Facts, compile_network, ship
+from export.build import TRACE_ROWS, TRACE_STEPS, Compiled, Facts, compile_network, sampled, ship
 from export.bundle import BundleError
 from export.measure import measure as measure_step
-from export.runtime import OnnxStep
+from export.runtime import OnnxStep, Reader
 from export.verify import VerifyError, config_of
 from export.verify import verify as verify_bundle
 from export.weights import ExportError
 from model import checkpoint as checkpoints
 from model.checkpoint import Checkpoint, CheckpointError
-from model.codec import HandwritingCodec, InkCodec, TextCodec, codec_from_json
-from model.corpus import Corpus
+from model.codec import codec_from_json
+from model.corpus import Codec, Corpus
 from model.data.errors import DataError
 from model.data.ink import InkCorpus
 
@@ -69,14 +69,15 @@ def build(
 ) -> None:
     """Export a checkpoint: round, write both graphs, measure, prove, and only then write the bundle."""
     try:
-        loaded, codec = _load(checkpoint)
+        loaded = checkpoints.load(checkpoint)
+        codec = loaded.codec
         corpus = Corpus.load(loaded.model.kind, data, codec) if data else None
         compiled = compile_network(loaded.network(), precision.value)
         figures = _read_metrics(metrics) | _measured(loaded, compiled, corpus, compare=compare)
         stated = {"name": data_name, "licence": data_licence, "use": use}
         facts = _facts(loaded, description, {key: value for key, value in stated.items() if value}, figures)
         console.print(f"proving {TRACE_ROWS} rows of {TRACE_STEPS} steps", highlight=False)
-        made = ship(compiled, codec, folder, name or folder.resolve().name, facts, _trace(compiled, corpus))
+        made = ship(compiled, codec, folder, name or folder.resolve().name, facts, _trace(compiled, codec, corpus))
     except (BundleError, CheckpointError, DataError, ExportError, trace.TraceError) as error:
         raise _fail(error) from error
     size = sum(len(content) for content in made.files.values())
@@ -111,15 +112,8 @@ def measure(
         corpus = Corpus.load(config.kind, data, codec_from_json(dict(loaded.codec)))
     except (BundleError, VerifyError, DataError) as error:
         raise _fail(error) from error
-    typer.echo(json.dumps(measure_step(OnnxStep.of(loaded), config, corpus, split), indent=2))
-
-
-def _load(path: Path) -> tuple[Checkpoint, TextCodec | InkCodec]:
-    """A checkpoint that can be exported, and its codec."""
-    loaded = checkpoints.load(path)
-    if isinstance(loaded.codec, HandwritingCodec):
-        raise ExportError(f"{path}: writes a given text, and the exported graphs have no place for one yet")
-    return loaded, loaded.codec
+    reader = None if loaded.reader is None else Reader(loaded.reader)
+    typer.echo(json.dumps(measure_step(OnnxStep.of(loaded), config, corpus, split, reader), indent=2))
 
 
 def _measured(loaded: Checkpoint, compiled: Compiled, corpus: Corpus | None, *, compare: bool) -> dict[str, Any]:
@@ -127,19 +121,24 @@ def _measured(loaded: Checkpoint, compiled: Compiled, corpus: Corpus | None, *, 
     if corpus is None:
         return {}
     console.print("measuring on the whole test split", highlight=False)
-    figures = measure_step(compiled.step(), compiled.network.config, corpus)
+    reader = None if compiled.reader is None else Reader(compiled.reader)
+    figures = measure_step(compiled.step(), compiled.network.config, corpus, reader=reader)
     if compare and compiled.precision != "float32":
         twin = compile_network(loaded.network(), "float32")
-        exact = measure_step(twin.step(), twin.network.config, corpus)
+        reader = None if twin.reader is None else Reader(twin.reader)
+        exact = measure_step(twin.step(), twin.network.config, corpus, reader=reader)
         key = "test_bpc" if loaded.model.kind == "text" else "test_nats_per_line"
         figures |= {f"float32_{key}": exact[key]}
     return figures
 
 
-def _trace(compiled: Compiled, corpus: Corpus | None) -> trace.Trace:
-    """Return a trace of real data where there is some, else of what the network writes."""
-    if corpus is None:
-        return trace.sampled(compiled.step(), TRACE_ROWS, TRACE_STEPS, TRACE_SEED)
+def _trace(compiled: Compiled, codec: Codec, corpus: Corpus | None) -> trace.Trace:
+    """Return a trace of real data where there is some, else of what the network writes.
+
+    A network that writes texts writes long ones itself: a real line is over long before the trace is.
+    """
+    if corpus is None or compiled.reader is not None:
+        return sampled(compiled, codec, TRACE_ROWS, TRACE_STEPS)
     name = f"the test split of {corpus.facts.get('name')}"
     if isinstance(corpus.data, InkCorpus):
         return trace.ink_rows(corpus.data.test, TRACE_ROWS, TRACE_STEPS, name)

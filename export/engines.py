@@ -12,10 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from export.graph import load_script
+from export.runtime import Lines
 from export.weights import Precision, distance_to_tie, round_hidden, state_specs
+from model.attention import NOTHING
 from model.heads import CORRELATION_LIMIT, LOG_SCALE_CEILING, LOG_SCALE_FLOOR
-from model.network import Network
-from model.reference import Reference, RowState, RowStep
+from model.network import Condition, Network
+from model.reference import Reference, RowState, RowStep, TextRead
 from model.state import NetworkState
 
 Array = NDArray[Any]
@@ -30,8 +32,8 @@ class Engine(Protocol):
     def zeros(self, batch: int) -> State:
         """Return the state before the first step."""
 
-    def step(self, x: Array, state: Mapping[str, Array]) -> tuple[Array, State]:
-        """Return the output and the next state."""
+    def step(self, x: Array, state: Mapping[str, Array], lines: Lines | None = None) -> tuple[Array, State]:
+        """Return the output and the next state of rows that write these lines, if any."""
 
 
 class TorchStep:
@@ -46,12 +48,15 @@ class TorchStep:
         return {name: tensor.numpy() for name, tensor in self._network.zeros(batch).named() if name in carried}
 
     @torch.no_grad()
-    def step(self, x: Array, state: Mapping[str, Array]) -> tuple[Array, State]:
+    def step(self, x: Array, state: Mapping[str, Array], lines: Lines | None = None) -> tuple[Array, State]:
         """Return the output and the next state."""
-        tensors = {name: torch.tensor(values) for name, values in state.items() if name[0] in "hcz"}
+        tensors = {name: torch.tensor(values) for name, values in state.items() if name[0] in "hczw"}
         for number in range(1, self._network.config.num_layers + 1):  # the bundle leaves out z that is always 0
             tensors.setdefault(f"z{number}", torch.zeros_like(tensors["h1"][:, 0]))
-        output, following = self._network.step(torch.tensor(x), NetworkState.from_named(tensors))
+        reading = None
+        if lines is not None:
+            reading = self._network.read(Condition(torch.tensor(lines.ids), torch.tensor(lines.writer)))
+        output, following = self._network.step(torch.tensor(x), NetworkState.from_named(tensors), reading=reading)
         return output.numpy(), {name: tensor.numpy() for name, tensor in following.named() if name in state}
 
 
@@ -66,10 +71,13 @@ class ScriptStep:
         return {name: tensor.numpy() for name, tensor in self._module.zeros(batch).items()}
 
     @torch.no_grad()
-    def step(self, x: Array, state: Mapping[str, Array]) -> tuple[Array, State]:
+    def step(self, x: Array, state: Mapping[str, Array], lines: Lines | None = None) -> tuple[Array, State]:
         """Return the output and the next state."""
-        output, following = self._module(torch.tensor(x), {name: torch.tensor(v) for name, v in state.items()})
-        return output.numpy(), {name: tensor.numpy() for name, tensor in following.items()}
+        given = {name: torch.tensor(v) for name, v in state.items()}
+        if lines is not None:
+            given |= self._module.read(torch.tensor(lines.ids), torch.tensor(lines.writer))
+        output, following = self._module(torch.tensor(x), given)
+        return output.numpy(), {name: tensor.numpy() for name, tensor in following.items() if name in state}
 
 
 @dataclass(frozen=True)
@@ -99,30 +107,43 @@ class Judge:
         network: with the weights that are in the files.
         rows: B.
         precision: of the files; in int8 products read rounded h.
+        lines: what the rows write, where they write a text.
     """
 
-    def __init__(self, network: Network, rows: int, precision: Precision = "float32") -> None:
+    def __init__(
+        self, network: Network, rows: int, precision: Precision = "float32", lines: Lines | None = None
+    ) -> None:
         reference: Reference = network.reference()
         self._reference = replace(reference, read=self._read) if precision == "int8" else reference
         self._nearest_tie = np.inf
         self._text = network.config.kind == "text"
         self._gated = network.config.cell == "hmlstm"
-        widths = np.cumsum(network.config.hidden)[:-1]
+        widths = np.cumsum(network.config.output_sources)[:-1]
+        self._num_layers = network.config.num_layers
+        self._writer = [] if lines is None else lines.writer.tolist()
+        self._texts = [] if lines is None else [row[row != NOTHING].tolist() for row in lines.ids]
+        self._places: list[TextRead | None] = [None] * rows
+        if network.config.writes_text:
+            place = (network.config.window_mixtures, network.config.character_width)
+            self._start = TextRead(*(np.zeros(width) for width in place), np.zeros(0))
         self._out = np.split(np.concatenate([self._reference.gate, self._reference.project], 1), widths)
         self._rows: list[list[RowState]] = [self._reference.zeros() for _ in range(rows)]
 
     def state(self) -> State:
         """Return the state of all rows by name, with `e` worked out from h."""
         named: State = {}
-        for layer in range(len(self._out)):
+        for layer in range(self._num_layers):
             number = layer + 1
             h = np.stack([row[layer].h for row in self._rows])
             named[f"h{number}"] = h
             named[f"c{number}"] = np.stack([row[layer].c for row in self._rows])
-            if self._gated and number < len(self._out):
+            if self._gated and number < self._num_layers:
                 named[f"z{number}"] = np.array([row[layer].z for row in self._rows])
             if self._gated and layer:
                 named[f"e{number}"] = self._reference.read(h) @ self._out[layer]
+        if self._texts:
+            named["window_position"] = np.stack([(place or self._start).position for place in self._places])
+            named["window_vector"] = np.stack([(place or self._start).vector for place in self._places])
         return named
 
     def step(self, x: Array) -> Judgement:
@@ -132,7 +153,7 @@ class Judge:
         tied = np.zeros(len(self._rows), bool)
         for row, states in enumerate(self._rows):
             self._nearest_tie = np.inf
-            output, steps = self._reference.step(int(x[row]) if self._text else x[row].astype(np.float64), states)
+            output, steps = self._take(int(x[row]) if self._text else x[row].astype(np.float64), row, states)
             outputs.append(output if self._text else pack(output))
             done.append(steps)
             tied[row] = self._nearest_tie < TIE
@@ -145,6 +166,16 @@ class Judge:
             tied=tied,
         )
 
+    def _take(self, x: int | Array, row: int, states: list[RowState]) -> tuple[Array, list[RowStep]]:
+        """One step of one row."""
+        if not self._texts:
+            return self._reference.step(x, states)
+        assert not isinstance(x, int), "texts are written with a pen"
+        output, steps, self._places[row] = self._reference.write(
+            x, states, self._texts[row], self._writer[row], self._places[row]
+        )
+        return output, steps
+
     def _read(self, h: Array) -> Array:
         """Round h for a product and note how close a call that was."""
         self._nearest_tie = min(self._nearest_tie, distance_to_tie(h))
@@ -152,7 +183,10 @@ class Judge:
 
 
 def pack(raw: Array) -> Array:
-    """Bring one row of raw outputs (6M + 1,) into mixture parameters, literally (Graves 2013, Eqs. 18-22)."""
+    """Bring one row of raw outputs (6M + 1,) into mixture parameters, literally (Graves 2013, Eqs. 18-22).
+
+    A stop's logit after them stays as it is.
+    """
     count = (len(raw) - 1) // 6
     weight, means, scales, correlation, pen_up = np.split(raw, np.cumsum([count, 2 * count, 2 * count, count]))
     log_weight = weight - weight.max() - np.log(np.exp(weight - weight.max()).sum())

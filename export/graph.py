@@ -23,11 +23,13 @@ from export.weights import (
     LayerWeights,
     Precision,
     StepWeights,
+    WindowWeights,
     hidden_step,
     product_scale,
     quantise,
     state_specs,
 )
+from model.attention import NOTHING, STRIDE
 from model.heads import CORRELATION_LIMIT, LOG_SCALE_CEILING, LOG_SCALE_FLOOR
 
 
@@ -181,12 +183,77 @@ class GatedLayer(nn.Module):
         return normal, logit
 
 
+class Window(nn.Module):
+    """The window over a text that is written, as `model/attention.py` has it; empty where none is."""
+
+    mixtures: Final[int]
+    stride: Final[float]
+    nothing: Final[int]
+    is_half: Final[bool]
+    embedding: Tensor
+    neighbours: Tensor
+    weight: Tensor
+    bias: Tensor
+    into: Tensor
+    out: Tensor
+    hands: Tensor
+
+    def __init__(self, weights: WindowWeights | None, half: bool) -> None:
+        super().__init__()
+        self.mixtures = 0 if weights is None else weights.mixtures
+        self.stride, self.nothing, self.is_half = STRIDE, NOTHING, half
+        for name in ("embedding", "neighbours", "weight", "bias", "into", "out", "hands"):
+            self.register_buffer(name, _tensor(None if weights is None else getattr(weights, name)))
+
+    def forward(self, h: Tensor, position: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the new position (B, K) and the vector read (B, E).
+
+        Args:
+            h: of layer 1 at this step. position: of the step before. text: as `read` gave it.
+        """
+        raw = torch.mm(h, self.weight) + self.bias
+        sharpness = nn.functional.softplus(raw[:, self.mixtures : 2 * self.mixtures])
+        moved = position + nn.functional.softplus(raw[:, 2 * self.mixtures :]) / self.stride
+        edges = torch.arange(text.size(1), dtype=text.dtype, device=text.device) + 0.5
+        beyond = torch.sigmoid(sharpness.unsqueeze(2) * (edges - moved.unsqueeze(2)))
+        passed = torch.bmm(torch.softmax(raw[:, : self.mixtures], 1).unsqueeze(1), beyond)
+        return moved, torch.bmm(passed, text).squeeze(1)
+
+    @torch.jit.export
+    def read(self, ids: Tensor) -> Tensor:
+        """Return the characters' vectors, each less the next one (B, U, E), of ids (B, U) with 0 after the end."""
+        there = (ids != self.nothing).unsqueeze(2).to(self.neighbours.dtype)
+        own = self.embedding[ids]
+        nobody = torch.zeros_like(own[:, :1])
+        beside = torch.cat([torch.cat([nobody, own[:, :-1]], 1), own, torch.cat([own[:, 1:], nobody], 1)], 2)
+        vectors = (own + torch.matmul(beside, self.neighbours)) * there
+        return vectors - torch.cat([vectors[:, 1:], nobody], 1)
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[list[Tensor], bool]:
+        """What the file keeps."""
+        kept = [self.embedding, self.neighbours, self.weight, self.bias, self.into, self.out, self.hands]
+        if self.is_half:
+            kept = [values.half() if values.dim() == 2 else values for values in kept]
+        return kept, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[list[Tensor], bool]) -> None:
+        """Unpack what the file kept."""
+        self.embedding, self.neighbours = state[0][0].float(), state[0][1].float()
+        self.weight, self.bias = state[0][2].float(), state[0][3].float()
+        self.into, self.out, self.hands = state[0][4].float(), state[0][5].float(), state[0][6].float()
+        self.training = state[1]
+
+
 class GatedStep(nn.Module):
     """The whole network, one step: state goes in and comes out by name (`h1` ... `e3`)."""
 
     text: Final[bool]
     gated: Final[bool]
     num_layers: Final[int]
+    num_sources: Final[int]
+    writes: Final[bool]
     mixtures: Final[int]
     floor: Final[float]
     ceiling: Final[float]
@@ -199,6 +266,7 @@ class GatedStep(nn.Module):
         config = weights.config
         self.text, self.gated = config.kind == "text", config.cell == "hmlstm"
         self.num_layers, self.mixtures = config.num_layers, config.mixtures
+        self.num_sources, self.writes = len(config.output_sources), config.writes_text
         self.floor, self.ceiling, self.limit = LOG_SCALE_FLOOR, LOG_SCALE_CEILING, CORRELATION_LIMIT
         self.widths = {
             spec.name: (spec.shape[1] if len(spec.shape) == 2 and isinstance(spec.shape[1], int) else 0)
@@ -210,6 +278,18 @@ class GatedStep(nn.Module):
         self.layers = nn.ModuleList(GatedLayer(layer, weights.precision) for layer in weights.layers)
         self.head = Product(weights.head, "float16" if half else "float32")
         self.register_buffer("head_bias", torch.from_numpy(weights.head_bias))
+        self.window = Window(weights.window, half)
+
+    @torch.jit.export
+    def read(self, ids: Tensor, writer: Tensor) -> dict[str, Tensor]:
+        """Return `hand` and `text`, to be put into the state of rows that are to write a text.
+
+        Args:
+            ids: of the sentinels and characters of each line (B, U) int64, 0 after its end.
+            writer: number of each hand (B,) int64, 0 for nobody's.
+        """
+        hand = torch.mm(self.window.hands[writer], self.embedding.right) + self.embedding_bias
+        return {"hand": hand, "text": self.window.read(ids)}
 
     @torch.jit.export
     def zeros(self, batch: int) -> dict[str, Tensor]:
@@ -223,12 +303,17 @@ class GatedStep(nn.Module):
     def forward(self, x: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return logits (B, V) or mixture parameters (B, 6M + 1), and the next state.
 
+        Where a text is written, the logit of the line being over comes after the mixture.
+
         Args:
             x: symbols (B,) int64, or standardised offsets (B, 3) float32 [dx, dy, pen_up].
-            state: as from `zeros` or from the step before.
+            state: as from `zeros` or from the step before; what `read` gave is in it too, and is handed on.
         """
         if self.text:
             source = self.embedding().index_select(0, x)
+        elif self.writes:
+            read = torch.mm(state["window_vector"], self.window.into)
+            source = torch.mm(x, self.embedding()) + read + state["hand"]
         else:
             source = torch.mm(x, self.embedding()) + self.embedding_bias
         following: dict[str, Tensor] = {}
@@ -265,22 +350,27 @@ class GatedStep(nn.Module):
                 following["e" + number] = e
             sent.append(e)
             below, z_below = h, z
+        if self.writes:
+            position, vector = self.window(following["h1"], state["window_position"], state["text"])
+            following["window_position"], following["window_vector"] = position, vector
+            following["hand"], following["text"] = state["hand"], state["text"]
+            sent.append(torch.mm(vector, self.window.out))
         return self.output(sent), following
 
     def output(self, sent: list[Tensor]) -> Tensor:
         """Combine what the layers send (Eqs. 11-12) and apply the head."""
-        total = sent[0][:, : self.num_layers]
+        total = sent[0][:, : self.num_sources]
         for part in sent[1:]:
-            total = total + part[:, : self.num_layers]
+            total = total + part[:, : self.num_sources]
         gates = torch.sigmoid(total)
-        summed = gates[:, 0:1] * sent[0][:, self.num_layers :]
-        for index in range(1, self.num_layers):
-            summed = summed + gates[:, index : index + 1] * sent[index][:, self.num_layers :]
+        summed = gates[:, 0:1] * sent[0][:, self.num_sources :]
+        for index in range(1, self.num_sources):
+            summed = summed + gates[:, index : index + 1] * sent[index][:, self.num_sources :]
         raw = self.head(torch.relu(summed)) + self.head_bias
         return raw if self.text else self.mixture(raw)
 
     def mixture(self, raw: Tensor) -> Tensor:
-        """Bring raw outputs (B, 6M + 1) into the form of `model.heads.pack`."""
+        """Bring raw outputs (B, 6M + 1) into the form of `model.heads.pack`; what comes after them stays as it is."""
         m = self.mixtures
         return torch.cat(
             [

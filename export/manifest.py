@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from model.codec import TextCodec, codec_from_json
+from model.codec import HandwritingCodec, TextCodec, codec_from_json
 
 FORMAT = "copyist-bundle/2"
 KINDS = ("text", "ink")
@@ -71,17 +71,19 @@ def check(manifest: Mapping[str, Any]) -> None:
             f"bundle.json: format is {found!r}, but this version of Copyist reads {FORMAT!r}; "
             "export the checkpoint again to get one"
         )
-    _record(manifest, "bundle.json", required=(*_TOP_KEYS, "files", "fingerprint"))
+    _record(manifest, "bundle.json", required=(*_TOP_KEYS, "files", "fingerprint"), optional=("writing",))
     _matching(manifest["name"], "name", _BUNDLE_NAME)
     kind = _one_of(manifest["kind"], "kind", KINDS)
     _text(manifest["description"], "description", longest=2_000)
     _check_model(manifest["model"], kind)
-    _check_codec(manifest["codec"], kind, manifest["model"]["vocabulary"])
-    _check_graph(manifest["graph"], manifest["model"])
+    _check_codec(manifest["codec"], kind, manifest["model"])
+    _check_graph(manifest["graph"], manifest["model"], writes_text=manifest["codec"]["kind"] == "handwriting")
     _check_data(manifest["data"])
     _check_facts(_record(manifest["training"], "training", required=(), optional=None), "training")
     _check_metrics(manifest["metrics"])
     _check_files(manifest["files"], manifest["graph"])
+    if "writing" in manifest:
+        _check_writing(manifest["writing"], manifest["codec"], manifest["files"])
     _matching(manifest["fingerprint"], "fingerprint", _SHA256)
 
 
@@ -134,41 +136,67 @@ def _check_model(model: Any, kind: str) -> None:
     _check_facts({key: value for key, value in model.items() if key not in needed}, where)
 
 
-def _check_codec(codec: Any, kind: str, vocabulary: int) -> None:
+def _check_codec(codec: Any, kind: str, model: Mapping[str, Any]) -> None:
     """Check that the codec is one, and of this network: its own class reads it."""
     _check_facts(_record(codec, "codec", required=("kind",), optional=None), "codec")
     try:
         read = codec_from_json(dict(codec))
     except ValueError as error:
         raise BundleError(f"bundle.json: codec is not one: {error}") from None
-    if codec["kind"] != kind:
+    if codec["kind"] not in ((kind, "handwriting") if kind == "ink" else (kind,)):
         raise BundleError(f"bundle.json: codec.kind is {codec['kind']!r} but kind is {kind!r}")
+    vocabulary = model["vocabulary"]
+    if isinstance(read, HandwritingCodec) and (read.num_characters, read.num_hands) != (
+        model.get("characters"),
+        model.get("writers"),
+    ):
+        raise BundleError(
+            f"bundle.json: the codec has {read.num_characters} characters and {read.num_hands} hands, "
+            "but model.characters and model.writers say otherwise"
+        )
     if isinstance(read, TextCodec) and read.size != vocabulary:
         raise BundleError(f"bundle.json: the codec has {read.size} symbols but model.vocabulary is {vocabulary}")
 
 
-def _check_graph(graph: Any, model: Mapping[str, Any]) -> None:
+def _check_graph(graph: Any, model: Mapping[str, Any], *, writes_text: bool) -> None:
     """Check names, types and shapes of the step graph against the network's sizes."""
-    _record(graph, "graph", required=("file", "single", "input", "draw", "drawn", "output", "state"))
-    for key in ("file", "single"):
+    needed = ("file", "single", "input", "draw", "drawn", "output", "state", *(["reader"] if writes_text else []))
+    _record(graph, "graph", required=needed)
+    files = [key for key in ("file", "single", "reader") if key in graph]
+    for key in files:
         if not _matching(graph[key], f"graph.{key}", _FILE_NAME).endswith(".onnx"):
             raise BundleError(f"bundle.json: graph.{key} is {graph[key]!r} but must end in .onnx")
-    if graph["file"] == graph["single"]:
-        raise BundleError(f"bundle.json: graph.file and graph.single are both {graph['file']!r}")
+    for key in files[1:]:
+        if graph["file"] == graph[key]:
+            raise BundleError(f"bundle.json: graph.file and graph.{key} are both {graph['file']!r}")
     is_text = model["kind"] == "text"
-    width = model["vocabulary"] if is_text else 6 * model["mixtures"] + 1
+    width = model["vocabulary"] if is_text else 6 * model["mixtures"] + 1 + writes_text
     given = _tensor("token", "int64") if is_text else _tensor("offset", "float32", 3)
     _check_tensor(graph["input"], "graph.input", given)
-    _check_tensor(graph["drawn"], "graph.drawn", {**given, "name": "drawn"})
+    drawn = _tensor("drawn", "float32", 5) if writes_text else {**given, "name": "drawn"}
+    _check_tensor(graph["drawn"], "graph.drawn", drawn)
     _check_tensor(
         graph["output"],
         "graph.output",
         _tensor("logits" if is_text else "mixture", "float32", width),
     )
     wishes = _text_wishes(width) if is_text else (_tensor("bias", "float32"), _tensor("noise", "float64", 4))
+    wishes += _line_wishes(graph, model) if writes_text else ()
     for index, wish in enumerate(_list(graph["draw"], "graph.draw", len(wishes), len(wishes))):
         _check_tensor(wish, f"graph.draw[{index}]", wishes[index])
-    _check_states(_list(graph["state"], "graph.state", 1, 8 * MAX_LAYERS), model)
+    _check_states(_list(graph["state"], "graph.state", 1, 8 * MAX_LAYERS), model, writes_text=writes_text)
+
+
+def _line_wishes(graph: Any, model: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+    """What says what is written, and in whose hand; how many characters there is room for, the graph says itself."""
+    for key in ("characters", "writers", "character_width", "window_mixtures"):
+        _integer(model.get(key), f"model.{key}", 1, MAX_WIDTH)
+    detects = model["cell"] == "hmlstm" and len(model["hidden"]) > 1
+    draw = _list(graph["draw"], "graph.draw", 4, 4)
+    text = _record(draw[-1], "graph.draw[3]", required=("name", "dtype", "shape"))
+    slots = _integer(_list(text["shape"], "graph.draw[3].shape", 3, 3)[1], "graph.draw[3].shape[1]", 3, MAX_WIDTH)
+    hand = _tensor("hand", "float32", 4 * model["hidden"][0] + detects)
+    return hand, _tensor("text", "float32", slots, model["character_width"])
 
 
 def _text_wishes(width: int) -> tuple[dict[str, Any], ...]:
@@ -186,14 +214,16 @@ def _tensor(name: str, dtype: str, *sizes: int) -> dict[str, Any]:
     return {"name": name, "dtype": dtype, "shape": ["batch", *sizes]}
 
 
-def _check_states(states: list[Any], model: Mapping[str, Any]) -> None:
+def _check_states(states: list[Any], model: Mapping[str, Any], *, writes_text: bool) -> None:
     """Check that h, c of every layer and z of all but the top are there; further carried tensors are allowed.
+
+    A network that writes a text also carries its place in it.
 
     The LSTM control has no boundaries and so no z.
     """
     widths: dict[str, tuple[int, ...]] = {}
     names = ["token", "offset", "logits", "mixture", "drawn", "bias", "noise"]
-    names += ["temperature", "top_p", "top_k", "logit_bias"]
+    names += ["temperature", "top_p", "top_k", "logit_bias", "hand", "text"]
     for index, state in enumerate(states):
         where = f"graph.state[{index}]"
         _record(state, where, required=("name", "next", "dtype", "shape"))
@@ -210,6 +240,8 @@ def _check_states(states: list[Any], model: Mapping[str, Any]) -> None:
         needed |= {f"h{layer}": (units,), f"c{layer}": (units,)}
         if layer < len(hidden) and model["cell"] == "hmlstm":
             needed[f"z{layer}"] = ()
+    if writes_text:
+        needed |= {"window_position": (model["window_mixtures"],), "window_vector": (model["character_width"],)}
     for name, expected in needed.items():
         if name not in widths:
             raise BundleError(f"bundle.json: graph.state lacks {name!r}, which a {len(hidden)}-layer network carries")
@@ -249,7 +281,8 @@ def _check_metrics(metrics: Any) -> None:
 
 def _check_files(files: Any, graph: Mapping[str, Any]) -> None:
     """Check names and digests; names are bare, so that no path can lead out of the folder."""
-    _record(files, "files", required=(graph["file"], graph["single"], "parity.json"), optional=None)
+    needed = (graph[key] for key in ("file", "single", "reader") if key in graph)
+    _record(files, "files", required=(*needed, "parity.json"), optional=None)
     for name, digest in files.items():
         _matching(name, "files", _FILE_NAME)
         if name == "bundle.json":
@@ -257,6 +290,43 @@ def _check_files(files: Any, graph: Mapping[str, Any]) -> None:
         if not name.endswith(SUFFIXES):
             raise BundleError(f"bundle.json: files lists {name!r}, but a bundle holds only {', '.join(SUFFIXES)}")
         _matching(digest, f"files.{name}", _SHA256)
+
+
+def _check_writing(writing: Any, codec: Any, files: Mapping[str, Any]) -> None:
+    """Check the hands of a bundle that writes texts, and what reads its ink."""
+    _record(writing, "writing", required=("hands", "recogniser"))
+    if codec["kind"] != "handwriting":
+        raise BundleError("bundle.json: writing is only for a codec of the kind handwriting")
+    names = []
+    for index, hand in enumerate(_list(writing["hands"], "writing.hands", 1, 1_000)):
+        where = f"writing.hands[{index}]"
+        _record(hand, where, required=("name", "writer", "description", "scale", "advance"))
+        names.append(_matching(hand["name"], f"{where}.name", _BUNDLE_NAME))
+        _integer(hand["writer"], f"{where}.writer", 0, len(codec["writers"]))
+        _text(hand["description"], f"{where}.description", longest=200)
+        for key in ("scale", "advance"):
+            _number(hand[key], f"{where}.{key}")
+            if not 0.05 <= hand[key] <= 20:
+                raise BundleError(f"bundle.json: {where}.{key} is {hand[key]!r} but must be from 0.05 to 20")
+    if len(set(names)) != len(names):
+        raise BundleError("bundle.json: writing.hands has two hands of one name")
+    if writing["recogniser"] is not None:
+        _check_recogniser(writing["recogniser"], files)
+
+
+def _check_recogniser(recogniser: Any, files: Mapping[str, Any]) -> None:
+    _record(recogniser, "writing.recogniser", required=("file", "codec", "facts"))
+    name = _matching(recogniser["file"], "writing.recogniser.file", _FILE_NAME)
+    if name not in files or not name.endswith(".onnx"):
+        raise BundleError(f"bundle.json: writing.recogniser.file is {name!r}, which is no graph of this bundle")
+    _check_facts(_record(recogniser["facts"], "writing.recogniser.facts", required=(), optional=None), "facts")
+    _check_facts(_record(recogniser["codec"], "writing.recogniser.codec", required=("kind",), optional=None), "codec")
+    try:
+        read = codec_from_json(dict(recogniser["codec"]))
+    except ValueError as error:
+        raise BundleError(f"bundle.json: writing.recogniser.codec is not one: {error}") from None
+    if not isinstance(read, HandwritingCodec):
+        raise BundleError("bundle.json: writing.recogniser.codec must be of the kind handwriting")
 
 
 def _check_facts(value: Any, where: str, depth: int = 0) -> None:

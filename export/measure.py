@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from export.runtime import OnnxStep
+from export.runtime import Lines, OnnxStep, Reader
 from export.skipping import COPY, operations
 from model.config import ModelConfig
 from model.corpus import Corpus, Window
@@ -21,7 +21,9 @@ STREAMS = 64
 WINDOW = 100
 
 
-def measure(step: OnnxStep, config: ModelConfig, corpus: Corpus, split: str = "test") -> dict[str, Any]:
+def measure(
+    step: OnnxStep, config: ModelConfig, corpus: Corpus, split: str = "test", reader: Reader | None = None
+) -> dict[str, Any]:
     """Return a split's figures under the names of a bundle's `metrics`, prefixed by the split.
 
     Args:
@@ -29,11 +31,13 @@ def measure(step: OnnxStep, config: ModelConfig, corpus: Corpus, split: str = "t
         config: of the network in it.
         corpus: in the numbers of the bundle's own codec.
         split: "train", "valid" or "test".
+        reader: of the texts, where they are written.
 
     Returns:
         Text: `test_bpc`. Ink: `test_nats_per_line`, `test_nats_per_step` in standardised units (higher is better),
-        `test_nats_per_step_raw_units`, `test_lines`. Both: `test_steps`, `data_version`, and for an HM-LSTM `z_rates`
-        and `cell_work_share`.
+        `test_nats_per_step_raw_units`, `test_log_scale` (by what these two differ), `test_lines`. Where a text is
+        written, `test_missed_stops` and `test_early_stops`, as `model.evaluate.evaluate` counts them. All:
+        `test_steps`, `data_version`, and for an HM-LSTM `z_rates` and `cell_work_share`.
     """
     counts = _Counts(np.zeros(config.num_layers), np.zeros(config.num_layers))
     nats, steps = 0.0, 0
@@ -42,11 +46,13 @@ def measure(step: OnnxStep, config: ModelConfig, corpus: Corpus, split: str = "t
         if not state or len(state["h1"]) != len(window.fresh) or bool(window.fresh.all()):
             state = step.zeros(len(window.fresh))
         state = _keep(state, ~window.fresh.numpy())
-        outputs, state = _run(step, config, window, state, counts)
+        outputs, state = _run(step, config, window, state, counts, reader)
         nats += _nats(torch.from_numpy(outputs).double(), window, text=config.kind == "text")
         steps += int(window.weight.sum())
     figures = summarise(corpus, split, {"steps": steps, "nats": nats, "nats_per_step": nats / max(1, steps)})
-    named = {f"{split}_{key}": value for key, value in figures.items() if key != "log_scale"}
+    if config.writes_text:
+        figures |= {"missed_stops": counts.missed, "early_stops": counts.early}
+    named = {f"{split}_{key}": value for key, value in figures.items()}
     if config.cell == "hmlstm":
         named["z_rates"] = (counts.fired[:-1] / max(1, steps)).tolist()
         active = (counts.active[1:] / max(1, steps)).tolist()
@@ -56,21 +62,33 @@ def measure(step: OnnxStep, config: ModelConfig, corpus: Corpus, split: str = "t
 
 @dataclass
 class _Counts:
-    """Weighted counts per layer over all real steps: boundaries, and steps that were computed."""
+    """Weighted counts per layer over all real steps: boundaries, and steps that were computed; stops gone wrong."""
 
     fired: Array
     active: Array = field(repr=False)
+    missed: int = 0
+    early: int = 0
 
 
 def _run(
-    step: OnnxStep, config: ModelConfig, window: Window, state: dict[str, Array], counts: _Counts
+    step: OnnxStep,
+    config: ModelConfig,
+    window: Window,
+    state: dict[str, Array],
+    counts: _Counts,
+    reader: Reader | None,
 ) -> tuple[Array, dict[str, Array]]:
     """Step through a window; return outputs (T, B, outputs) and the state after it."""
     outputs = []
-    for x, weight in zip(window.inputs.numpy(), window.weight.numpy(), strict=True):
+    lines = None if reader is None else Lines.read(reader, window.text.numpy(), window.writer.numpy())
+    for x, weight, last in zip(window.inputs.numpy(), window.weight.numpy(), window.last.numpy(), strict=True):
         before = state
-        output, state = step.step(x, before)
+        output, state = step.step(x, before, lines)
         outputs.append(output)
+        if lines is not None:
+            over = output[:, -1] > 0
+            counts.missed += int((~over & (last > 0)).sum())
+            counts.early += int((over & (weight > 0)).sum())
         if config.cell == "hmlstm":
             done = operations(before, state, config.num_layers)
             counts.active += ((done != COPY) * weight[:, None]).sum(0)
@@ -94,6 +112,7 @@ def _nats(outputs: torch.Tensor, window: Window, *, text: bool) -> float:
     if text:
         nats = text_nll(outputs, window.targets)
     else:
-        parts = outputs[..., :-1].unflatten(-1, (6, -1)).unbind(-2)
-        nats = mixture_nll(Mixture._make([*parts, outputs[..., -1]]), window.targets.double())
+        count = (outputs.shape[-1] - 1) // 6  # a stop's logit may come after the mixture
+        parts = outputs[..., : 6 * count].unflatten(-1, (6, count)).unbind(-2)
+        nats = mixture_nll(Mixture._make([*parts, outputs[..., 6 * count]]), window.targets.double())
     return float(torch.where(window.weight > 0, nats, torch.zeros_like(nats)).sum())

@@ -10,9 +10,15 @@ from export.onnx_nodes import Graph, branch
 from model.config import ModelConfig
 
 
-def draw(graph: Graph, config: ModelConfig) -> str:
-    """Add the nodes and return the name of what is drawn."""
-    return _symbol(graph, config.vocabulary) if config.kind == "text" else _offset(graph, config.mixtures)
+def draw(graph: Graph, config: ModelConfig, place: str = "") -> str:
+    """Add the nodes and return the name of what is drawn.
+
+    Args:
+        graph: to add to.
+        config: of the network.
+        place: (B, 1), where in its text the network is, if it writes one; it is told after the offset.
+    """
+    return _symbol(graph, config.vocabulary) if config.kind == "text" else _offset(graph, config.mixtures, place)
 
 
 def _symbol(graph: Graph, size: int) -> str:
@@ -82,13 +88,22 @@ def _invert(graph: Graph, weights: str, noise: str, size: int) -> tuple[str, str
     return graph("ArgMax", "draw.index", passed, axis=1, keepdims=0), total
 
 
-def _offset(graph: Graph, count: int) -> str:
+def _offset(graph: Graph, count: int, place: str) -> str:
     """Draw offsets (B, 3) [dx, dy, pen_up] from `mixture` (B, 6M + 1); NaN for a row whose mixture is not finite.
+
+    Where a text is written, the mixture ends with the logit of the line being over, and what is drawn with that logit
+    and the place.
 
     A `bias` of b (B,) raises the weights to the power 1 + b and divides the scales by e^b (Graves 2013, Eqs. 61-62).
     `noise` (B, 4): uniform in [0, 1) for the component, two standard normal deviates, uniform for the pen.
     """
-    parts, pen = graph.split("Split", ["draw.parts", "draw.pen"], "mixture", graph.axis(6 * count, 1), axis=1)
+    parts, pen, *over = graph.split(
+        "Split",
+        ["draw.parts", "draw.pen", *(["draw.over"] if place else [])],
+        "mixture",
+        graph.axis(6 * count, 1, *([1] if place else [])),
+        axis=1,
+    )
     names = [f"draw.noise.{name}" for name in ("pick", "along", "across", "lift")]
     pick, along, across, lift = graph.split("Split", names, "noise", graph.axis(1, 1, 1, 1), axis=1)
     bias = graph.column("draw.bias.column", "bias")
@@ -119,6 +134,6 @@ def _offset(graph: Graph, count: int) -> str:
     moved = graph("Add", "draw.moved", mean, spread)
     chance = graph("Cast", "draw.pen.wide", graph("Sigmoid", "draw.pen.chance", pen), to=11)
     lifted = graph("Cast", "draw.pen.number", graph("Less", "draw.pen.up", lift, chance), to=1)
-    offset = graph("Concat", "draw.offset.whole", moved, lifted, axis=1)
+    offset = graph("Concat", "draw.offset.whole", moved, lifted, *over, *([place] if place else []), axis=1)
     nothing = graph("Sub", "draw.nothing", "mixture", "mixture")  # 0, or NaN where there is no number
     return graph("Add", "draw.offset", offset, graph("ReduceSum", "draw.nothing.row", nothing, graph.axis(1)))

@@ -23,6 +23,7 @@ used whose result for a row does not depend on the other rows of the batch: no L
 
 import numpy as np
 
+from export import onnx_window
 from export.bundle import TensorSpec
 from export.onnx_draw import draw
 from export.onnx_nodes import Graph, branch, serialise
@@ -34,6 +35,7 @@ from export.weights import (
     drawn_spec,
     input_spec,
     output_spec,
+    sent_width,
     state_specs,
 )
 from model.config import ModelConfig
@@ -58,16 +60,23 @@ def build(weights: StepWeights, *, single: bool = False) -> bytes:
         elif config.cell == "lstm":
             done = _plain_layer(graph, number, layer, below)
         else:
-            done = _gated_layer(graph, number, layer, below, z_below, config.num_layers + config.output)
+            done = _gated_layer(graph, number, layer, below, z_below, sent_width(config))
         following |= {f"{key}{number}_next": name for key, name in done.items()}
         sent.append(done["e"])
         below, z_below = done["h"], done.get("z", "")
+    places: tuple[str, ...] = ()
+    if weights.window is not None:
+        # The window is layer 1's; its nodes come last, because nothing below the output waits for them.
+        position, vector, character = onnx_window.step(graph, weights.window, following["h1_next"])
+        following |= {"window_position_next": position, "window_vector_next": vector}
+        sent.append(graph("MatMul", "window.e", vector, graph.constant("window.out.weight", weights.window.out)))
+        places = (character,)
     output = _output(graph, weights, sent)
     graph.rename(output, output_spec(config).name)
     states = state_specs(config)
     for state in states:
         graph.rename(following[state.next], state.next)
-    drawn = draw(graph, config)
+    drawn = draw(graph, config, *places)
     graph.rename(drawn, drawn_spec(config).name)
     return serialise(
         graph,
@@ -81,7 +90,9 @@ def _first_layer(graph: Graph, weights: StepWeights) -> dict[str, str]:
     layer = weights.layers[0]
     embedding = graph.constant("embedding", weights.embedding)
     table = graph("MatMul", "input.table", embedding, graph.constant("input.weight", weights.input))
-    if weights.embedding_bias is None:
+    if weights.window is not None:
+        source = onnx_window.source(graph, weights.window, table)
+    elif weights.embedding_bias is None:
         # A product of two constants: ONNX Runtime folds it into one table of V rows when it loads.
         source = graph("Gather", "input.source", table, "token")
     else:
@@ -263,12 +274,12 @@ def _output(graph: Graph, weights: StepWeights, sent: list[str]) -> str:
         graph.constant("head.weight", weights.head),
         graph.constant("head.bias", weights.head_bias),
     )
-    return raw if config.kind == "text" else _mixture(graph, raw, config.mixtures)
+    return raw if config.kind == "text" else _mixture(graph, raw, config.mixtures, stops=config.writes_text)
 
 
 def _gated_sum(graph: Graph, config: ModelConfig, sent: list[str]) -> str:
     """Sum what the layers project, each times its gate (B, O)."""
-    count = config.num_layers
+    count = len(config.output_sources)
     shares, parts = [], []
     for number, e in enumerate(sent, start=1):
         share, part = graph.split(
@@ -288,10 +299,10 @@ def _gated_sum(graph: Graph, config: ModelConfig, sent: list[str]) -> str:
     return _sum(graph, "output.sum", weighted)
 
 
-def _mixture(graph: Graph, raw: str, count: int) -> str:
-    """Bring raw outputs (B, 6M + 1) into the form of `model.heads.pack`."""
+def _mixture(graph: Graph, raw: str, count: int, *, stops: bool) -> str:
+    """Bring raw outputs (B, 6M + 1) into the form of `model.heads.pack`; a stop's logit after them stays as it is."""
     names = [f"mixture.{name}" for name in ("weight", "mean", "scale", "correlation", "pen_up")]
-    sizes = graph.axis(count, 2 * count, 2 * count, count, 1)
+    sizes = graph.axis(count, 2 * count, 2 * count, count, 1 + stops)
     weight, mean, scale, correlation, pen_up = graph.split("Split", names, raw, sizes, axis=1)
     return graph(
         "Concat",

@@ -57,7 +57,7 @@ class Tolerance:
     """How far an engine may be from the judge, as |difference| / max(1, |judge|).
 
     Attributes:
-        output, state: largest difference of any output, of any h, c or e.
+        output, state: largest difference of any output, of any h, c or e, or of the window over a text.
         near: a boundary may differ only where the judge's detector logit is closer to 0 than this.
         set_back: share of row-steps after which a row may be set back to the judge's state.
         reason: why these figures.
@@ -224,7 +224,7 @@ class Tally:
         off = np.where(parted, 0, differences(output, truth.output))
         self.output = max(self.output, float(off.max()))
         lost = parted | ~(off <= self.tolerance.output)
-        for name in (name for name in state if name[0] in "hce"):
+        for name in (name for name in state if name[0] in "hcew"):
             off = np.where(parted, 0, differences(state[name], truth.state[name]))
             self.state[name[0]] = max(self.state.get(name[0], 0.0), float(off.max()))
             lost |= ~(off <= self.tolerance.state)
@@ -284,7 +284,8 @@ def _follow(
     network: Network, engines: Mapping[str, Engine], trace: Trace, precision: Precision
 ) -> tuple[dict[str, tuple[Tally, Tally]], dict[str, Any], Array]:
     """Take every step of a trace with the judge and all engines; return tallies, golden values and operations."""
-    judge = Judge(network, trace.rows, precision)
+    judge = Judge(network, trace.rows, precision, trace.lines)
+    twice = None if trace.lines is None else trace.lines.rows(np.tile(np.arange(trace.rows), 2))
     tallies = {}
     for name in engines:
         step, free = _tolerances(name, precision)
@@ -299,7 +300,7 @@ def _follow(
             # Rows are independent, so one run serves both ways: the judge's state above, the engine's own below.
             given = _float32(before, own[name])
             output, state = engine.step(
-                _twice(x, x), {key: _twice(given[key], values) for key, values in own[name].items()}
+                _twice(x, x), {key: _twice(given[key], values) for key, values in own[name].items()}, twice
             )
             above = {key: values[: trace.rows] for key, values in state.items()}
             in_one_step.compare(output[: trace.rows], above, truth)
@@ -319,7 +320,10 @@ def _golden(trace: Trace, judgements: Sequence[Judgement], precision: Precision)
     sure = judgements[:SURE_STEPS]
     threshold = SURE_NEAR_INT8 if precision == "int8" else SURE_NEAR
     close = [np.abs(judgement.logits[:, : len(names)].T) < threshold for judgement in sure]
+    lines = trace.lines
+    written = {} if lines is None else {"ids": encode(lines.ids), "writer": encode(lines.writer)}
     return {
+        **written,
         "inputs": encode(trace.inputs.astype(np.int32) if trace.inputs.dtype == np.int64 else trace.inputs),
         "z": {"shape": list(z.shape), "bits": encode(np.packbits(z))},
         "near": np.argwhere(close).tolist(),

@@ -1,6 +1,7 @@
 """Run a step graph with ONNX Runtime as the service does: one thread, state in, state out."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,57 @@ Array = NDArray[Any]
 DRAWN = "drawn"
 _DTYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(int64)": np.int64}
 _ERRORS_ONLY = 3
+
+
+class Reader:
+    """The graph that reads a text before it is written.
+
+    Args:
+        graph: bytes of the ONNX file.
+    """
+
+    def __init__(self, graph: bytes) -> None:
+        self._session = onnxruntime.InferenceSession(graph, _options(), providers=["CPUExecutionProvider"])
+        self.slots = int(self._session.get_inputs()[0].shape[1])
+
+    def read(self, ids: Array, writer: Array) -> dict[str, Array]:
+        """Return what the step graph takes of lines, by the names of its inputs.
+
+        Args:
+            ids: of sentinels and characters (B, U) int64, 0 after the end; U is at most `slots`.
+            writer: numbers of hands (B,) int64.
+
+        Raises:
+            ValueError: a line is longer than there is room for.
+        """
+        if ids.shape[1] > self.slots:
+            raise ValueError(f"a line of {ids.shape[1]} symbols is longer than the {self.slots} there is room for")
+        padded = np.zeros((len(ids), self.slots), np.int64)
+        padded[:, : ids.shape[1]] = ids
+        names = [one.name for one in self._session.get_outputs()]
+        return dict(zip(names, self._session.run(names, {"ids": padded, "writer": writer}), strict=True))
+
+
+@dataclass(frozen=True)
+class Lines:
+    """What the rows of a trace write.
+
+    Attributes:
+        ids: (B, U) int64. writer: (B,) int64. given: as a `Reader` gives it.
+    """
+
+    ids: Array
+    writer: Array
+    given: Mapping[str, Array]
+
+    @classmethod
+    def read(cls, reader: Reader, ids: Array, writer: Array) -> "Lines":
+        """Have lines read."""
+        return cls(ids, writer, reader.read(ids, writer))
+
+    def rows(self, chosen: Any) -> "Lines":
+        """Some of the lines, in that order."""
+        return Lines(self.ids[chosen], self.writer[chosen], {name: part[chosen] for name, part in self.given.items()})
 
 
 class OnnxStep:
@@ -34,10 +86,7 @@ class OnnxStep:
         states: Sequence[StateSpec],
         profile: str | None = None,
     ) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.log_severity_level = _ERRORS_ONLY
+        options = _options()
         if profile is not None:
             options.enable_profiling = True
             options.profile_file_prefix = profile
@@ -56,9 +105,9 @@ class OnnxStep:
         """Return the state before the first step."""
         return {state.name: np.zeros(state.shape_for(batch), np.float32) for state in self.states}
 
-    def step(self, x: Array, state: Mapping[str, Array]) -> tuple[Array, dict[str, Array]]:
-        """Return the output and the next state for an input of B rows."""
-        _, output, following = self.draw(x, state, {})
+    def step(self, x: Array, state: Mapping[str, Array], lines: Lines | None = None) -> tuple[Array, dict[str, Array]]:
+        """Return the output and the next state for an input of B rows, which write these lines, if any."""
+        _, output, following = self.draw(x, state, {} if lines is None else lines.given)
         return output, following
 
     def draw(
@@ -75,3 +124,11 @@ class OnnxStep:
             one.name: np.full((batch, *one.shape[1:]), float(one.name in ("temperature", "top_p")), _DTYPES[one.type])
             for one in self._wishes
         }
+
+
+def _options() -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _ERRORS_ONLY
+    return options

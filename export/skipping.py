@@ -115,6 +115,7 @@ def rows_multiplied(graph: bytes, config: ModelConfig, trace: Trace, *, single: 
         single: whether the file is for one row: only the trace's first row is fed.
     """
     inputs = trace.inputs[:PROFILED_STEPS, :1] if single else trace.inputs[:PROFILED_STEPS]
+    lines = trace.lines.rows([0]) if single and trace.lines else trace.lines
     rows = inputs.shape[1]
     needed: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -124,7 +125,7 @@ def rows_multiplied(graph: bytes, config: ModelConfig, trace: Trace, *, single: 
         state = step.zeros(rows)
         for x in inputs:
             before = state
-            _, state = step.step(x, before)
+            _, state = step.step(x, before, lines)
             needed.update(_needed(before, state, config))
         profile = Path(step.session.end_profiling())
         multiplied = _profiled_rows(json.loads(profile.read_text(encoding="utf-8")), set(needed))
@@ -142,6 +143,9 @@ def batch_invariance(step: OnnxStep, single: OnnxStep, trace: Trace) -> BatchInv
     pool = _pool(trace)
     count = pool.shape[1]
     wishes = wishes_of(step, len(pool), count, np.random.default_rng(1))
+    if trace.lines is not None:
+        given = trace.lines.rows(np.arange(count) % trace.rows).given
+        wishes = [{**now, **given} for now in wishes]
     alone = [_run(single, pool[:, row : row + 1], _rows(wishes, [row])) for row in range(count)]
     generator = np.random.default_rng(0)
     compared = different = 0

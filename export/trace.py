@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.runtime import OnnxStep
+from export.runtime import Lines, OnnxStep, Reader
+from export.weights import TEXT_SLOTS
+from model.codec import END, NUM_SENTINELS, START, HandwritingCodec
 
 Array = NDArray[Any]
 
@@ -25,10 +27,12 @@ class Trace:
     Attributes:
         inputs: (T, B) int64 symbols or (T, B, 3) float32 offsets.
         source: where they come from, one line for the report.
+        lines: what each row writes, where it writes a text.
     """
 
     inputs: Array
     source: str
+    lines: Lines | None = None
 
     @property
     def steps(self) -> int:
@@ -41,7 +45,7 @@ class Trace:
         return int(self.inputs.shape[1])
 
 
-def sampled(step: OnnxStep, rows: int, steps: int, seed: int) -> Trace:
+def sampled(step: OnnxStep, rows: int, steps: int, seed: int, lines: Lines | None = None) -> Trace:
     """Let a network write `rows` streams of `steps` steps for itself.
 
     Args:
@@ -49,6 +53,7 @@ def sampled(step: OnnxStep, rows: int, steps: int, seed: int) -> Trace:
         rows: B.
         steps: T.
         seed: of the draws.
+        lines: what the rows write, where they write a text.
     """
     generator = np.random.default_rng(seed)
     text = step.input.dtype == "int64"
@@ -58,9 +63,17 @@ def sampled(step: OnnxStep, rows: int, steps: int, seed: int) -> Trace:
     x = generator.integers(0, step.output.shape_for(rows)[1], rows) if text else inputs[0]
     for now in range(steps):
         inputs[now] = x
-        output, state = step.step(inputs[now], state)
+        output, state = step.step(inputs[now], state, lines)
         x = draw_symbols(output, generator) if text else draw_offsets(output, generator)
-    return Trace(inputs, f"{rows} rows of {steps} steps sampled from the network itself, seed {seed}")
+    return Trace(inputs, f"{rows} rows of {steps} steps sampled from the network itself, seed {seed}", lines)
+
+
+def random_lines(reader: Reader, codec: HandwritingCodec, rows: int, seed: int) -> Lines:
+    """Give each row a text of its own, as long as there is room for, and a hand."""
+    generator = np.random.default_rng(seed)
+    ids = generator.integers(NUM_SENTINELS, codec.num_characters, (rows, TEXT_SLOTS))
+    ids[:, 0], ids[:, -1] = START, END
+    return Lines.read(reader, ids, generator.integers(0, codec.num_hands, rows))
 
 
 def text_rows(ids: Array, rows: int, steps: int, name: str) -> Trace:
@@ -104,8 +117,9 @@ def draw_symbols(logits: Array, generator: np.random.Generator) -> Array:
 
 
 def draw_offsets(mixture: Array, generator: np.random.Generator) -> Array:
-    """Draw an offset (B, 3) float32 from mixture parameters (B, 6M + 1)."""
+    """Draw an offset (B, 3) float32 from mixture parameters (B, 6M + 1); a stop's logit after them is left out."""
     count = (mixture.shape[1] - 1) // 6
+    mixture = mixture[:, : 6 * count + 1]
     parts = mixture[:, :-1].astype(np.float64).reshape(len(mixture), 6, count)
     chosen = draw_symbols(parts[:, 0], generator)
     _, mean_x, mean_y, log_x, log_y, correlation = parts[np.arange(len(parts)), :, chosen].T

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from export import bundle, parity, trace
 from export.bundle import Bundle, TensorSpec
 from export.engines import Engine, ScriptStep
-from export.runtime import OnnxStep
+from export.runtime import Lines, OnnxStep, Reader
 from export.skipping import batch_invariance, rows_multiplied
+from model.codec import HandwritingCodec, codec_from_json
 from model.config import ConfigError, ModelConfig
 
 Array = NDArray[Any]
@@ -51,14 +52,16 @@ def verify(folder: Path) -> list[str]:
     report = _parity_report(loaded, config)
     found.append(f"parity.json is of these files and passed on {report['trace']['steps']} steps")
     onnx_step, single_step, script_step = _open(loaded)
+    reader = _open_reader(loaded)
     found.append("all graphs open, with the inputs, outputs and states of the manifest")
     is_int8 = loaded.model.get("precision") == "int8"
     tolerance = GOLDEN_TOLERANCE_INT8 if is_int8 else GOLDEN_TOLERANCE
     for name, engine in (("ONNX Runtime", onnx_step), ("TorchScript", script_step)):
-        followed, total = replay(name, engine, report["golden"], tolerance)
+        followed, total = replay(name, engine, report["golden"], tolerance, reader)
         found.append(f"{name} took the recorded boundaries on {followed} of {total} row-steps of the golden trace")
     seed = int(loaded.fingerprint[:8], 16)
-    fresh = trace.sampled(onnx_step, FRESH_ROWS, FRESH_STEPS, seed)
+    lines = None if reader is None else trace.random_lines(reader, _codec_of(loaded), FRESH_ROWS, seed)
+    fresh = trace.sampled(onnx_step, FRESH_ROWS, FRESH_STEPS, seed, lines)
     found.append(
         f"TorchScript and ONNX Runtime agree on {fresh.source}: {agree(onnx_step, script_step, fresh, is_int8=is_int8)}"
     )
@@ -89,7 +92,11 @@ def config_of(loaded: Bundle) -> ModelConfig:
 
 
 def replay(
-    name: str, engine: Engine, golden: Mapping[str, Any], tolerance: float = GOLDEN_TOLERANCE
+    name: str,
+    engine: Engine,
+    golden: Mapping[str, Any],
+    tolerance: float = GOLDEN_TOLERANCE,
+    reader: Reader | None = None,
 ) -> tuple[int, int]:
     """Feed the golden trace to an engine and compare with what the judge did.
 
@@ -103,6 +110,9 @@ def replay(
         VerifyError: the engine does not reproduce the first steps.
     """
     inputs, z, near, outputs = _golden(golden)
+    lines = (
+        None if reader is None else Lines.read(reader, parity.decode(golden["ids"]), parity.decode(golden["writer"]))
+    )
     given = inputs.astype(np.int64) if inputs.ndim == 2 else inputs
     steps, rows = given.shape[:2]
     followed = np.zeros(rows, np.int64)
@@ -110,7 +120,7 @@ def replay(
     state = engine.zeros(rows)
     names = [key for key in sorted(state) if key[0] == "z"]
     for now in range(steps):
-        output, state = engine.step(given[now], state)
+        output, state = engine.step(given[now], state, lines)
         for index, key in enumerate(names):
             for row in np.flatnonzero((state[key] != z[now, index]) & on_track):
                 if now < len(outputs) and (now, index, int(row)) not in near:
@@ -145,6 +155,8 @@ def _parity_report(loaded: Bundle, config: ModelConfig) -> dict[str, Any]:
         if set(report["files"]) != {bundle.GRAPH_FILE, bundle.SINGLE_FILE, bundle.SCRIPT_FILE}:
             raise VerifyError("parity.json does not speak of all graphs")
         _golden(report["golden"])
+        if config.writes_text:
+            parity.decode(report["golden"]["ids"]), parity.decode(report["golden"]["writer"])
     except (ConfigError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise VerifyError(f"parity.json is not a parity report: {error!r}") from None
     return dict(report)
@@ -194,6 +206,26 @@ def _open_onnx(loaded: Bundle, *, single: bool) -> OnnxStep:
     return step
 
 
+def _open_reader(loaded: Bundle) -> Reader | None:
+    """Open the graph that reads a text, where there is one."""
+    if loaded.reader is None:
+        return None
+    try:
+        reader = Reader(loaded.reader)
+        slots = next(wish.shape[1] for wish in loaded.draws if wish.name == "text")
+    except Exception as error:  # noqa: BLE001 - likewise
+        raise VerifyError(f"ONNX Runtime refuses the graph that reads a text: {error}") from None
+    if reader.slots != slots:
+        raise VerifyError(f"the reader has room for {reader.slots} characters, but the step for {slots}")
+    return reader
+
+
+def _codec_of(loaded: Bundle) -> HandwritingCodec:
+    codec = codec_from_json(dict(loaded.codec))
+    assert isinstance(codec, HandwritingCodec), "the manifest was checked: only such a bundle has a reader"
+    return codec
+
+
 def agree(first: OnnxStep, second: ScriptStep, fresh: trace.Trace, *, is_int8: bool = False) -> str:
     """Give both engines the same state at every step and compare; return the figures as words.
 
@@ -203,8 +235,8 @@ def agree(first: OnnxStep, second: ScriptStep, fresh: trace.Trace, *, is_int8: b
     state = first.zeros(fresh.rows)
     worst, decisions, mismatches, tied = 0.0, 0, 0, 0
     for x in fresh.inputs:
-        output, following = first.step(x, state)
-        other, theirs = second.step(x, state)
+        output, following = first.step(x, state, fresh.lines)
+        other, theirs = second.step(x, state, fresh.lines)
         parted = np.zeros(fresh.rows, bool)
         for name in (name for name in sorted(state) if name[0] == "z"):
             decisions += fresh.rows

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from export.bundle import StateSpec, TensorSpec
+from model.attention import NOTHING
 from model.cell import NORM_EPSILON
 from model.config import ModelConfig
 from model.network import Network
@@ -42,6 +43,7 @@ __all__ = [
     "state_specs",
 ]
 
+TEXT_SLOTS = 100  # characters of a line, sentinels included, that a graph has room for; the data's longest has 66
 HIDDEN_STEPS = 63  # h is rounded to multiples of 1/63
 HIDDEN_ZERO = 64  # and stored as an unsigned byte, 1 to 127
 WEIGHT_STEPS = 127  # a column's largest weight is so many of its steps
@@ -59,7 +61,7 @@ class LayerWeights:
         own: (H + H_below, N), rows [own h | h below]; layer 1 has no rows for below. Columns [f|i|o|g|detector].
         above: (H_above, N), the top-down rows, or None where there are none.
         gain, bias: (N,); without LayerNorm the gain is None.
-        out: (H, L + O), columns [share of the gates' logits | projection].
+        out: (H, S + O), columns [share of the gates' logits | projection]; S is L, and one more where a text is read.
     """
 
     own: Array
@@ -80,6 +82,33 @@ class LayerWeights:
 
 
 @dataclass(frozen=True)
+class WindowWeights:
+    """What a network needs to write a given text (`model/attention.py`); nothing of it multiplies a rounded h.
+
+    Attributes:
+        embedding: (V, E) of the characters, zeros for what follows a text.
+        neighbours: (3E, E).
+        weight, bias: (H, 3K) and (3K,), from h of layer 1 to [weights | sharpness | stride].
+        into: (E, N), from the vector read to s of layer 1.
+        out: (E, S + O), from the vector read to the output module.
+        hands: (W, E') of the writers.
+    """
+
+    embedding: Array
+    neighbours: Array
+    weight: Array
+    bias: Array
+    into: Array
+    out: Array
+    hands: Array
+
+    @property
+    def mixtures(self) -> int:
+        """K."""
+        return self.bias.size // 3
+
+
+@dataclass(frozen=True)
 class StepWeights:
     """A whole network.
 
@@ -90,6 +119,7 @@ class StepWeights:
         layers: from layer 1 up.
         head, head_bias: (O, outputs) and (outputs,).
         precision: what the matrices hold, and how they are to be stored.
+        window: over the text, where one is written.
     """
 
     config: ModelConfig
@@ -100,6 +130,7 @@ class StepWeights:
     head: Array
     head_bias: Array
     precision: Precision
+    window: WindowWeights | None = None
 
     @classmethod
     def of(cls, network: Network, precision: Precision = "float32") -> "StepWeights":
@@ -123,6 +154,7 @@ class StepWeights:
             head=_array(network.output.weight),
             head_bias=_array(network.output.bias),
             precision=precision,
+            window=_window(network),
         )
 
 
@@ -161,6 +193,8 @@ def round_weights(network: Network, precision: Precision) -> Network:
         if precision == "int8":
             for parameter, rows in _read_by_hidden(rounded):
                 parameter[rows] = torch.from_numpy(dequantise(*quantise(_array(parameter[rows]))))
+            for parameter, rows in _read_by_vector(rounded):
+                parameter[rows] = parameter[rows].half().float()
     return rounded
 
 
@@ -212,8 +246,15 @@ def state_specs(config: ModelConfig) -> tuple[StateSpec, ...]:
     specs = [_state(name, width) for name, width in widths.items()]
     if config.cell == "hmlstm":
         specs += [_state(f"z{layer}") for layer in layers[:-1]]
-        specs += [_state(f"e{layer}", config.num_layers + config.output) for layer in layers[1:]]
+        specs += [_state(f"e{layer}", sent_width(config)) for layer in layers[1:]]
+    if config.writes_text:
+        specs += [_state("window_position", config.window_mixtures), _state("window_vector", config.character_width)]
     return tuple(specs)
+
+
+def sent_width(config: ModelConfig) -> int:
+    """Return S + O: what a source sends to the output module."""
+    return len(config.output_sources) + config.output
 
 
 def input_spec(config: ModelConfig) -> TensorSpec:
@@ -238,11 +279,25 @@ def draw_specs(config: ModelConfig) -> tuple[TensorSpec, ...]:
             TensorSpec("logit_bias", "float32", ("batch", config.num_outputs)),
             TensorSpec("noise", "float64", ("batch",)),
         )
-    return TensorSpec("bias", "float32", ("batch",)), TensorSpec("noise", "float64", ("batch", 4))
+    wishes = TensorSpec("bias", "float32", ("batch",)), TensorSpec("noise", "float64", ("batch", 4))
+    return (*wishes, *reading_specs(config)) if config.writes_text else wishes
+
+
+def reading_specs(config: ModelConfig) -> tuple[TensorSpec, ...]:
+    """Return what a line is written from: its hand's share of s of layer 1, and its text as the window reads it."""
+    columns = 4 * config.hidden[0] + config.has_detector(0)
+    text = TensorSpec("text", "float32", ("batch", TEXT_SLOTS, config.character_width))
+    return TensorSpec("hand", "float32", ("batch", columns)), text
 
 
 def drawn_spec(config: ModelConfig) -> TensorSpec:
-    """Return what is drawn: in the form of the step's input."""
+    """Return what is drawn: in the form of the step's input.
+
+    Where a text is written, two facts about the point just read come after it: the logit of the line being over, and
+    the place in the text on which the window rests.
+    """
+    if config.writes_text:
+        return TensorSpec("drawn", "float32", ("batch", 5))
     return replace(input_spec(config), name="drawn")
 
 
@@ -251,7 +306,7 @@ def _layer(network: Network, index: int) -> LayerWeights:
     layer = network.layer(index)
     weight = _array(layer.weight)
     size, above = layer.size, layer.above
-    own = np.concatenate([weight[:size], weight[size + above :]])
+    own = np.concatenate([weight[:size], weight[size + above :]]) if index else weight[:size]
     place = slice(sum(network.config.hidden[:index]), sum(network.config.hidden[: index + 1]))
     return LayerWeights(
         own=own,
@@ -269,13 +324,40 @@ def _read_by_hidden(network: Network) -> Iterator[tuple[torch.nn.Parameter, NDAr
         layer = network.layer(index)
         rows = np.arange(len(layer.weight))
         is_above = (rows >= size) & (rows < size + layer.above)
-        yield layer.weight, rows[~is_above]
+        is_vector = (rows >= size + layer.above) & (index == 0)  # what was read of a text is no h
+        yield layer.weight, rows[~is_above & ~is_vector]
         if layer.above:
             yield layer.weight, rows[is_above]
         place = np.arange(first, first + size)
         yield network.output.gate, place
         yield network.output.project, place
         first += size
+
+
+def _read_by_vector(network: Network) -> Iterator[tuple[torch.nn.Parameter, NDArray[np.int64]]]:
+    """Yield the parameters that multiply the vector read from a text, among others, and those rows of them."""
+    width = network.config.character_width if network.config.writes_text else 0
+    for parameter in (network.layer(0).weight, network.output.gate, network.output.project):
+        yield parameter, np.arange(len(parameter) - width, len(parameter))
+
+
+def _window(network: Network) -> WindowWeights | None:
+    """The arrays of the window over a text, None where there is none."""
+    attention, hands = network.attention, network.hands
+    if attention is None or hands is None:
+        return None
+    first, width = network.layer(0), network.config.character_width
+    embedding = _array(attention.embedding.weight)
+    embedding[NOTHING] = 0
+    return WindowWeights(
+        embedding=embedding,
+        neighbours=_array(attention.neighbours),
+        weight=_array(attention.weight),
+        bias=_array(attention.bias),
+        into=_array(first.weight)[first.size + first.above :],
+        out=np.concatenate([_array(network.output.gate)[-width:], _array(network.output.project)[-width:]], axis=1),
+        hands=_array(hands.weight),
+    )
 
 
 def _array(tensor: Any) -> Array:

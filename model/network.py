@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.attention import Attention
+from model.attention import STRIDE, Attention
 from model.cell import Layer, cell_step
 from model.config import ModelConfig
 from model.heads import mixture_of, pack
@@ -295,6 +295,10 @@ class Network(nn.Module):
 
         layers = [{name: array(p) for name, p in layer.named_parameters()} for layer in self.layers]
         text = self.config.kind == "text"
+        window = None
+        if self.attention is not None and self.hands is not None:
+            window = {name: array(p) for name, p in self.attention.named_parameters()}
+            window["hands"] = array(self.hands.weight)
         return Reference(
             layers=layers,
             hidden=self.config.hidden,
@@ -307,4 +311,6 @@ class Network(nn.Module):
             text=text,
             lstm=self.config.cell == "lstm",
             copy_boundary=self.config.copy_boundary,
+            window=window,
+            stride=STRIDE,
         )

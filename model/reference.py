@@ -100,6 +100,15 @@ def step_layer(
 
 
 @dataclass(frozen=True)
+class TextRead:
+    """One step of the window over a text: positions (K,), the vector read (E,) and the share of each character (U,)."""
+
+    position: Array
+    vector: Array
+    shares: Array
+
+
+@dataclass(frozen=True)
 class Reference:
     """A whole network, one row, step by step: the stack and the gated output module (Eqs. 2-12).
 
@@ -111,6 +120,8 @@ class Reference:
         text: whether the input is a symbol's id (else a pen offset).
         lstm: the control: every layer UPDATEs at every step.
         read: what a product sees of an h.
+        window: arrays of the window over a text that is written, and "hands" (W, E); None where none is.
+        stride: divides a step of the window forward.
     """
 
     layers: Sequence[Mapping[str, Array]]
@@ -125,6 +136,8 @@ class Reference:
     lstm: bool = False
     copy_boundary: str = "nested"
     read: Callable[[Array], Array] = np.asarray
+    window: Mapping[str, Array] | None = None
+    stride: float = 1.0
 
     def zeros(self) -> list[RowState]:
         """The state before the first step."""
@@ -133,6 +146,35 @@ class Reference:
     def step(self, x: int | Array, states: Sequence[RowState]) -> tuple[Array, list[RowStep]]:
         """Return the head's raw output (outputs,) and what every layer did."""
         embedded = self.embedding[x] if self.embedding_bias is None else x @ self.embedding + self.embedding_bias
+        steps = self._layers(embedded @ self.layers[0]["input"], states)
+        return self.output([done.state.h for done in steps]), steps
+
+    def write(
+        self, x: Array, states: Sequence[RowState], text: Sequence[int], hand: int, place: TextRead | None
+    ) -> tuple[Array, list[RowStep], TextRead]:
+        """Return the same of a network that writes a text, and where it is in it.
+
+        Args:
+            x: offset (3,).
+            states: of the layers.
+            text: ids, without anything after the end.
+            hand: number of the writer's vector.
+            place: of the step before, None before the first.
+        """
+        assert self.window is not None, "this network writes freely"
+        assert self.embedding_bias is not None, "pen offsets have a bias"
+        first = self.layers[0]
+        mixtures, width = self.window["bias"].size // 3, self.window["embedding.weight"].shape[1]
+        place = place or TextRead(np.zeros(mixtures), np.zeros(width), np.zeros(len(text)))
+        embedded = x @ self.embedding + self.embedding_bias + self.window["hands"][hand]
+        # What was read of the text lies where h of a layer below would, but is no h: no file rounds it.
+        steps = self._layers(embedded @ first["input"] + place.vector @ first["weight"][-width:], states)
+        h = [done.state.h for done in steps]
+        place = read_text(self.window, h[0], place.position, text, self.stride)
+        return self.output(h, place.vector), steps, place
+
+    def _layers(self, source: Array, states: Sequence[RowState]) -> list[RowStep]:
+        """Every layer's step; `source` (N,) is added to s of layer 1."""
         steps: list[RowStep] = []
         z_below, h_below = 1.0, None
         for number, (weights, previous) in enumerate(zip(self.layers, states, strict=True)):
@@ -144,31 +186,26 @@ class Reference:
                 None if top or self.lstm else states[number + 1].h,
                 h_below,
                 z_below,
-                embedded @ weights["input"] if number == 0 else None,
+                source if number == 0 else None,
                 self.copy_boundary,
                 self.read,
             )
             steps.append(done)
             z_below, h_below = (1.0 if self.lstm else done.state.z), done.state.h
-        return self.output([done.state.h for done in steps]), steps
+        return steps
 
-    def output(self, h: Sequence[Array]) -> Array:
-        """Eqs. 11-12: h^e = ReLU(sum over layers of sigmoid(w . h) W h), then the head."""
-        seen = [self.read(values) for values in h]
+    def output(self, h: Sequence[Array], vector: Array | None = None) -> Array:
+        """Eqs. 11-12: h^e = ReLU(sum over layers of sigmoid(w . h) W h), then the head.
+
+        What was read of a text, if any, counts as one more layer.
+        """
+        seen = [self.read(values) for values in h] + ([] if vector is None else [vector])
         gates = sigmoid(np.concatenate(seen) @ self.gate)
         summed = np.zeros(self.project.shape[1])
-        for gate, values, rows in zip(gates, seen, np.split(self.project, np.cumsum(self.hidden)[:-1]), strict=True):
+        ends = np.cumsum([len(values) for values in seen])[:-1]
+        for gate, values, rows in zip(gates, seen, np.split(self.project, ends), strict=True):
             summed = summed + gate * (values @ rows)
         return np.maximum(summed, 0) @ self.head + self.head_bias
-
-
-@dataclass(frozen=True)
-class TextRead:
-    """One step of the window over a text: positions (K,), the vector read (E,) and the share of each character (U,)."""
-
-    position: Array
-    vector: Array
-    shares: Array
 
 
 def read_text(weights: Mapping[str, Array], h: Array, position: Array, text: Sequence[int], stride: float) -> TextRead:
@@ -185,17 +222,15 @@ def read_text(weights: Mapping[str, Array], h: Array, position: Array, text: Seq
     weight = np.exp(weight) / np.exp(weight).sum()
     sharpness = np.log1p(np.exp(sharpness))
     position = position + np.log1p(np.exp(forward)) / stride
+    edges = np.arange(len(text)) + 0.5
+    upto = weight @ (1 / (1 + np.exp(-sharpness[:, None] * (edges - position[:, None]))))
+    shares = np.diff(upto, prepend=0.0)
+    return TextRead(position, shares @ meanings(weights, text), shares)
+
+
+def meanings(weights: Mapping[str, Array], text: Sequence[int]) -> Array:
+    """Return what the window reads of each character (U, E): its own vector, and a product of it and its neighbours."""
     table = weights["embedding.weight"]
-    nothing = np.zeros(table.shape[1])
-    shares, vector = [], np.zeros(table.shape[1])
-    for u, character in enumerate(text):
-        before = table[text[u - 1]] if u > 0 else nothing
-        after = table[text[u + 1]] if u + 1 < len(text) else nothing
-        meaning = table[character] + np.concatenate([before, table[character], after]) @ weights["neighbours"]
-        share = 0.0
-        for a, b, m in zip(weight, sharpness, position, strict=True):
-            upto = 1 / (1 + np.exp(-b * (u + 0.5 - m)))
-            share += a * (upto - (1 / (1 + np.exp(-b * (u - 0.5 - m))) if u > 0 else 0.0))
-        shares.append(share)
-        vector = vector + share * meaning
-    return TextRead(position, vector, np.array(shares))
+    framed = np.pad(table[list(text)], ((1, 1), (0, 0)))
+    own = framed[1:-1]
+    return own + np.concatenate([framed[:-2], own, framed[2:]], axis=1) @ weights["neighbours"]

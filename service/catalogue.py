@@ -15,14 +15,17 @@ import structlog
 
 from export import bundle as bundles
 from export.bundle import Bundle
-from model.codec import InkCodec, TextCodec, UnknownSymbolError, codec_from_json
+from model.codec import HandwritingCodec, InkCodec, TextCodec, UnknownSymbolError, codec_from_json
 from service.engine.lane import InkLane, Lane, TextLane
+from service.engine.lines import Line, LineLane
 from service.engine.runner import Runner, detectors
 from service.engine.selftest import CompanyError, prove
 from service.engine.sequence import InkParams, InkSequence, Offset, TextParams, TextSequence
 from service.engine.snapshot import WHOLE, Part
 from service.engine.trace import Hierarchy
 from service.errors import InvalidRequestError, ModelNotFoundError
+from service.ink import copybook
+from service.ink.reading import Recogniser, TextReader
 from service.machine import machine_class
 
 _log = structlog.get_logger(__name__)
@@ -30,6 +33,8 @@ _log = structlog.get_logger(__name__)
 VERSION = "0.1.0"
 SEED_BITS = 53  # a seed made here survives a trip through JavaScript's numbers
 _PRIMERS = ("\n", " ")
+_UNNAMED_HANDS = 8
+_ADVANCE = 2.4  # of a character in IAM-OnDB, in x-heights
 
 
 class CatalogueError(Exception):
@@ -177,6 +182,58 @@ class InkModel(Served):
         return InkSequence(start, params, whole=whole, prime=prime, part=part)
 
 
+@dataclass(frozen=True)
+class Hand:
+    """A hand that a bundle writes in.
+
+    Attributes:
+        name: that clients use.
+        writer: number of its vector.
+        description: in a few words.
+        scale: brings its letters to the common size.
+        advance: of a character, in x-heights at that size.
+    """
+
+    name: str
+    writer: int
+    description: str
+    scale: float
+    advance: float
+
+
+@dataclass(frozen=True, eq=False)
+class LineModel(Served):
+    """A bundle that writes given texts with a pen, line by line."""
+
+    codec: HandwritingCodec
+    reader: TextReader
+    hands: Mapping[str, Hand]
+    recogniser: Recogniser | None
+
+    def line(self, text: str, hand: Hand, prime: Seq[Offset] = (), prime_text: str = "") -> Line:
+        """Return a text as the network reads it.
+
+        Args:
+            text: one line, for which there is room.
+            hand: to write it in; beside a prime, whose hand it is taken for.
+            prime: standardised offsets that are read first.
+            prime_text: what they say, with what parts it from the text.
+        """
+        ids = self.codec.encode_text(prime_text + text)
+        return Line(len(ids), self.reader.read(ids, hand.writer), prime, 1 + len(prime_text))
+
+    @property
+    def longest(self) -> int:
+        """Characters of a line that there is room for."""
+        return self.reader.slots - 2
+
+    @property
+    def start(self) -> Offset:
+        """The first point of every line: at rest."""
+        dx, dy, pen_up = self.codec.encode(np.zeros((1, 3)))[0].tolist()
+        return (dx, dy, pen_up)
+
+
 class Catalogue:
     """All served bundles by name.
 
@@ -260,9 +317,34 @@ class Catalogue:
                     return model
             raise ModelNotFoundError("No model that writes ink is served.", "model")
         model = self.find(name)
+        if isinstance(model, LineModel):
+            raise InvalidRequestError("text: this model writes texts, and needs one.", "text")
         if not isinstance(model, InkModel):
             raise ModelNotFoundError("model: this one writes text; POST /v1/completions takes it.", "model")
         return model
+
+    def lines(self, name: str) -> LineModel:
+        """Return a bundle that writes given texts by name.
+
+        Raises:
+            ModelNotFoundError: no bundle has the name.
+            InvalidRequestError: the bundle writes something else.
+        """
+        model = self.find(name)
+        if isinstance(model, TextModel):
+            raise InvalidRequestError("model: this one writes text; POST /v1/completions takes it.", "model")
+        if not isinstance(model, LineModel):
+            message = f"text: this model writes freely, without a text; {self._writers} write texts."
+            raise InvalidRequestError(message, "text")
+        return model
+
+    def writer_of(self, style: str) -> LineModel | None:
+        """Return the first bundle that has a hand of this name."""
+        return next((model for model in self if isinstance(model, LineModel) and style in model.hands), None)
+
+    @property
+    def _writers(self) -> str:
+        return " and ".join([copybook.NAME, *(model.name for model in self if isinstance(model, LineModel))])
 
 
 def fresh_seed() -> int:
@@ -298,4 +380,27 @@ def _open(path: Path, rows: int) -> Served:
         return InkModel(checked, hierarchy, InkLane(checked.name, runner), codec)
     if isinstance(codec, TextCodec):
         return TextModel(checked, hierarchy, TextLane(checked.name, runner, codec), codec)
-    raise CatalogueError(f"A bundle cannot be served: {path}: writing a given text by hand is not served yet.")
+    try:
+        return _open_lines(checked, hierarchy, LineLane(checked.name, runner), codec)
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors have no base class of their own
+        raise CatalogueError(f"A bundle cannot be served: {path}: {error}") from None
+
+
+def _open_lines(checked: Bundle, hierarchy: Hierarchy, lane: LineLane, codec: HandwritingCodec) -> LineModel:
+    """Open what a bundle that writes texts has besides."""
+    assert checked.reader is not None, "the manifest was checked"
+    writing = checked.writing
+    hands = [Hand(**hand) for hand in writing["hands"]] if writing else _unnamed_hands(codec)
+    recogniser = None
+    if checked.recogniser is not None:
+        known = codec_from_json(writing["recogniser"]["codec"])
+        assert isinstance(known, HandwritingCodec), "the manifest was checked"
+        recogniser = Recogniser(checked.recogniser, known)
+    named = {hand.name: hand for hand in hands}
+    return LineModel(checked, hierarchy, lane, codec, TextReader(checked.reader), named, recogniser)
+
+
+def _unnamed_hands(codec: HandwritingCodec) -> list[Hand]:
+    """The hands of a bundle that names none: those of its first writers, or nobody's."""
+    writers = range(1, min(codec.num_hands, _UNNAMED_HANDS + 1)) or range(1)
+    return [Hand(f"hand-{writer}", writer, "not looked at yet", 1.0, _ADVANCE) for writer in writers]

@@ -7,7 +7,7 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
-from service.catalogue import InkModel, fresh_seed
+from service.catalogue import InkModel, LineModel, fresh_seed
 from service.course import Course
 from service.description import HANDWRITING_EVENTS, PROBLEMS
 from service.engine.sequence import Delta, End, InkParams
@@ -18,6 +18,7 @@ from service.ink.schemas import HandwritingReply, HandwritingRequest, StyleList
 from service.ink.styles import all_styles
 from service.routes import SEED_HEADER, Here, Service, tenant_of
 from service.streaming import DONE, EVENT_STREAM, Choices, EventIds, EventStream, WholeReply
+from service.writing import follow_writing, network_styles
 
 _log = structlog.get_logger(__name__)
 
@@ -63,17 +64,29 @@ async def follow_handwriting(
     body.check(here.settings)
     if body.text is None:
         return await _free(body, request, here, ids)
-    if body.model not in {None, copybook.NAME}:
-        here.catalogue.ink(body.model)
-        message = f"text: this model writes freely, without a text; {copybook.NAME} writes texts."
-        raise InvalidRequestError(message, "text")
+    model = _network_for(body, here)
+    if model is not None:
+        return await follow_writing(model, body, request, here, ids)
+    if body.prime is not None:
+        raise InvalidRequestError("prime: only for networks; the copybook has hands of its own.", "prime")
+    if body.candidates is not None:
+        raise InvalidRequestError("candidates: only for networks; the copybook writes a text once.", "candidates")
     return await _text(body, request, here, ids)
 
 
+def _network_for(body: HandwritingRequest, here: Service) -> LineModel | None:
+    """Return the bundle that writes a text: by its name, or by that of one of its hands; None for the copybook."""
+    if body.model is not None:
+        return None if body.model == copybook.NAME else here.catalogue.lines(body.model)
+    is_copybooks = body.style is None or body.style in copybook.STYLES
+    return None if is_copybooks or body.style is None else here.catalogue.writer_of(body.style)
+
+
 @router.get("/v1/handwriting/styles", summary="The hands there are")
-async def styles() -> StyleList:
-    """Return every hand with a sample of its writing."""
-    return await to_thread.run_sync(all_styles)
+async def styles(here: Here) -> StyleList:
+    """Return every hand with a sample of its writing, the copybook's first."""
+    found = await to_thread.run_sync(all_styles)
+    return StyleList(object="list", data=[*found.data, *await network_styles(here)])
 
 
 async def _free(body: HandwritingRequest, request: Request, here: Service, ids: EventIds | None) -> Response:

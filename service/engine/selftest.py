@@ -77,9 +77,10 @@ def _inputs(bundle: Bundle, count: int, random: np.random.Generator) -> Inputs:
         noise = np.concatenate(
             [random.random((*shape, 1)), random.normal(size=(*shape, 2)), random.random((*shape, 1))], 2
         )
-        return [
-            (x, {"bias": bias, "noise": now}) for x, now in zip(random.normal(size=(*shape, 3)), noise, strict=True)
-        ]
+        # What a bundle that writes texts takes besides, what the row writes and in whose hand, is of any values.
+        others = [wish for wish in bundle.draws if wish.name not in ("bias", "noise")]
+        fixed = {"bias": bias, **{wish.name: random.normal(size=wish.shape_for(count)) for wish in others}}
+        return [(x, {**fixed, "noise": now}) for x, now in zip(random.normal(size=(*shape, 3)), noise, strict=True)]
     size = bundle.model["vocabulary"]
     wishes = {
         "temperature": random.choice([COLDEST, 0.7, 1.0], count),

@@ -126,7 +126,7 @@ class Copybook:
         self._slant = np.tan(np.deg2rad(style.slant + 2.5 * float(page[0]) * self._unrest))
         self._width = 1.0 + 0.04 * float(page[1]) * self._unrest
         self._speed = style.speed * (1.0 + 0.15 * float(page[2]))
-        self._words = _words(text)
+        self._words = words_of(text)
 
     def width(self, text: str) -> float:
         """Return how far the pen moves to write a text, in x-heights, but for what varies."""
@@ -290,7 +290,7 @@ def _length(points: Floats) -> float:
     return float(np.hypot(*np.diff(points, axis=0).T).sum())
 
 
-def _words(text: str) -> NDArray[np.int64]:
+def words_of(text: str) -> NDArray[np.int64]:
     """Return for each character of a text which word it belongs to, NONE for what lies between words."""
     words = np.full(len(text), NONE, np.int64)
     word, was_space = -1, True

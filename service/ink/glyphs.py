@@ -63,7 +63,7 @@ _ACROSS: dict[str, tuple[str, tuple[float, float], tuple[float, float]]] = {
     "\u0268": ("i", (-0.3, 0.7), (1.3, 0.7)),
 }
 # Written with other characters that say the same; each such case is reported.
-_INSTEAD = {
+INSTEAD = {
     "\u2026": "...", "\u2018": "'", "\u2019": "'", "\u201a": ",", "\u201b": "'", "\u201e": '"', "\u201f": '"',
     "\u2032": "'", "\u2033": '"', "\u2010": "-", "\u2011": "-", "\u2012": "-", "\u2015": "-", "\u2212": "-",
     "\u2022": "*", "\u2043": "-", "\u2044": "/", "\u2215": "/", "\u2217": "*", "\u00b7": ".", "\u2219": ".",
@@ -143,7 +143,7 @@ class Font:
             return Drawn((self._letter(" "),))
         if all(unicodedata.category(character) in {"Cc", "Cf"} for character in cluster):
             return Drawn((), "")
-        for instead in (_INSTEAD.get(cluster[0], ""), unicodedata.normalize("NFKC", cluster), cluster[0]):
+        for instead in (INSTEAD.get(cluster[0], ""), unicodedata.normalize("NFKC", cluster), cluster[0]):
             glyphs = [self._compose(character) for character in instead]
             if instead and all(glyphs):
                 return Drawn(tuple(glyph for glyph in glyphs if glyph), instead)
@@ -164,7 +164,7 @@ class Font:
         is_topped = any(mark in _ABOVE for mark in marks)
         glyph = self._dotless(letter) if is_topped and letter in "ij" else self._letter(letter)
         for mark in marks:
-            glyph = _marked(glyph, mark)
+            glyph = marked(glyph, mark)
         return glyph
 
     def _letter(self, character: str) -> Glyph:
@@ -183,7 +183,7 @@ class Font:
         return Glyph(kept or glyph.strokes, glyph.advance)
 
 
-def _marked(glyph: Glyph, mark: str) -> Glyph:
+def marked(glyph: Glyph, mark: str) -> Glyph:
     """A letter with one mark above or below it."""
     left, top, right, bottom = glyph.box
     strokes = _ABOVE.get(mark) or _BELOW[mark]
@@ -194,6 +194,11 @@ def _marked(glyph: Glyph, mark: str) -> Glyph:
         place = (centre, bottom if mark in "\u0327\u0328" else bottom + _MARK_GAP / 2)
     drawn = tuple(smooth(np.array(points) + place) for points in strokes)
     return Glyph(glyph.strokes + drawn, glyph.advance)
+
+
+def is_mark(character: str) -> bool:
+    """Whether a combining character can be drawn to a letter."""
+    return character in _ABOVE or character in _BELOW
 
 
 def _struck(glyph: Glyph, ends: Floats) -> Glyph:

@@ -25,7 +25,7 @@ PAPERS = {
 ASCENT, DESCENT = 2.2, 1.3  # room for letters above and below the baseline, in x-heights
 LINE_PITCH = 4.0  # from baseline to baseline at a line spacing of 1, in x-heights
 MIN_LINE_MM = 10.0
-_RETURN_S = 0.45  # the hand goes back to the left
+RETURN_S = 0.45  # the hand goes back to the left
 _TIGHTEST = 0.9  # a line that came out longer than it was measured is squeezed, but not beyond this
 _OPENING = 1.25  # a justified line is not opened wider than this: a short one stays ragged
 
@@ -161,9 +161,13 @@ class Layout:
             ink = writer.write(row.start, row.start + shown, number)
             if not len(ink):
                 continue
-            placed = ink.placed(self._place(ink, number, row), number, clock)
-            clock = float(placed.time[-1]) + _RETURN_S
+            placed = self.placed(ink, number, row, clock)
+            clock = float(placed.time[-1]) + RETURN_S
             yield placed
+
+    def placed(self, ink: Ink, number: int, row: Row, start_s: float) -> Ink:
+        """Return a line's ink, in x-heights, where it lies on the sheet, from a time on."""
+        return ink.placed(self._place(ink, number, row), number, start_s)
 
     def _place(self, ink: Ink, number: int, row: Row) -> NDArray[np.float64]:
         """Points of a row on the sheet."""

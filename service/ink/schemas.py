@@ -28,9 +28,12 @@ from service.settings import Settings
 Paper = Literal["fit", "a4", "a5", "a6", "letter", "legal"]
 assert set(get_args(Paper)) == {"fit", *PAPERS}
 Side = Annotated[float, Field(ge=20, le=5000)]
+MAX_CANDIDATES = 8
+MAX_PRIME_CHARS = 40
+USUAL_CANDIDATES = 4
 _FIT_MARGIN_MM, _PAPER_MARGIN_MM = 4.0, 20.0
 _PARTS = ("state", "return_state", "resume_at")
-_ONLY_WITH_TEXT = ("style", "unsupported", "align", "wobble")
+_ONLY_WITH_TEXT = ("style", "unsupported", "align", "wobble", "candidates", "prime_text")
 
 
 class PrimeColumns(_Strict):
@@ -87,14 +90,22 @@ class HandwritingRequest(_Strict):
     style: Annotated[str, Field(max_length=64)] | None = Field(
         None, description="The hand; GET /v1/handwriting/styles shows them."
     )
+    candidates: Annotated[int, Field(ge=1, le=MAX_CANDIDATES)] | None = Field(
+        None,
+        description="A network writes each line of a text so often, and its recogniser chooses. Without a number, once "
+        "in a stream, so that points come as they are drawn, and else four times.",
+    )
     unsupported: Literal["substitute", "skip", "error"] = Field(
         "substitute", description="What to do with characters that cannot be drawn; the reply lists them in any case."
     )
     max_points: Annotated[int, WHOLE] = Field(600, ge=1, description="Points of free writing, about 22 to a letter.")
     prime: GivenInk | None = Field(
         None,
-        description="Ink of your own, as columns or as InkML: in free writing the network reads it first and goes on "
-        "in that hand. It leans towards it; it does not copy it.",
+        description="Ink of your own, as columns or as InkML: a network reads it first and goes on in that hand. It "
+        "leans towards it; it does not copy it. With a text, prime_text says what the ink says.",
+    )
+    prime_text: Annotated[str, Field(min_length=1, max_length=MAX_PRIME_CHARS)] | None = Field(
+        None, description="What the prime says, where a network is to write a text in its hand."
     )
     bias: float = Field(0.5, ge=0, le=MAX_BIAS, description="0 writes as learned, more writes neater.")
     seed: Seed | None = Field(None, description="The same seed gives the same drawing; without one, one is made up.")
@@ -199,8 +210,9 @@ class HandwritingRequest(_Strict):
                 if self._asks_for(field):
                     raise InvalidRequestError(f"{field}: only with text.", field)
         else:
-            if self.prime is not None:
-                raise InvalidRequestError("prime: only for free writing; the copybook has hands of its own.", "prime")
+            if (self.prime is None) != (self.prime_text is None):
+                message = "prime_text: says what the prime says; with a text, give both or neither."
+                raise InvalidRequestError(message, "prime_text")
             if self._asks_for("max_points"):
                 raise InvalidRequestError("max_points: only for free writing; a text ends by itself.", "max_points")
             limit = settings.max_streamed_text_chars if self.stream else settings.max_text_chars
@@ -211,6 +223,11 @@ class HandwritingRequest(_Strict):
     def _asks_for(self, field: str) -> bool:
         """Whether a field is given at another value than its default, which changes nothing."""
         return bool(getattr(self, field) != type(self).model_fields[field].default)
+
+    @property
+    def num_candidates(self) -> int:
+        """How often a network writes each line."""
+        return self.candidates or (1 if self.stream else USUAL_CANDIDATES)
 
     def _check_part(self) -> None:
         """Check the part of a stream that is asked for.
@@ -264,6 +281,17 @@ class Substituted(BaseModel):
     drawn: str = Field(description="What stands in its place; empty for nothing.")
 
 
+class LineReport(BaseModel):
+    """How a network's line of a text went."""
+
+    line: int = Field(description="Index of the line on the sheet.")
+    written: int = Field(description="How often it was written before one was taken.")
+    complete: bool = Field(description="Whether the network ended it itself, at the end of its text.")
+    nats: float | None = Field(
+        description="How improbable the bundle's recogniser finds the text, for each character; null without one."
+    )
+
+
 class PageBox(BaseModel):
     """Where a page lies on the sheet, in mm."""
 
@@ -298,6 +326,7 @@ class HandwritingReply(BaseModel):
     finish_reason: Literal["stop", "length"] | None
     pages: list[PageBox] | None = Field(None, description="On the last event: pages of paper, or the box of the ink.")
     substituted: list[Substituted] | None = Field(None, description="On the last event of a text.")
+    lines: list[LineReport] | None = Field(None, description="On the last event of a text that a network wrote.")
     usage: InkUsage | Drawn | None = None
 
 

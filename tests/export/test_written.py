@@ -1,0 +1,162 @@
+"""A network that writes a given text, exported: the window over the text is held to everything the rest is held to."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from export import parity
+from export.build import Compiled, Facts, ParityError, build, compile_network, sampled, ship
+from export.bundle import Bundle, BundleError
+from export.runtime import Lines, OnnxStep, Reader
+from export.verify import verify
+from export.weights import TEXT_SLOTS, Precision
+from model.codec import HandwritingCodec, InkCodec, TextCodec
+from model.config import ModelConfig
+from model.network import Condition, Network
+from tests.export.helpers import with_weight
+
+CODEC = HandwritingCodec(
+    InkCodec((8.2, 0.1), (42.0, 37.0)), TextCodec(tuple("abcdefgh .\N{REPLACEMENT CHARACTER}"), "replace"), (4, 9, 11)
+)
+CONFIG = ModelConfig(
+    kind="ink",
+    embedding=8,
+    hidden=(14, 12, 10),
+    output=10,
+    mixtures=3,
+    characters=CODEC.num_characters,
+    writers=CODEC.num_hands,
+    character_width=6,
+    window_mixtures=3,
+)
+
+
+def network(config: ModelConfig = CONFIG) -> Network:
+    """A random network whose detectors fire now and then, and whose window moves as in training."""
+    torch.manual_seed(1)
+    made = Network(config)
+    with torch.no_grad():
+        for index in range(config.num_layers - 1):
+            made.layer(index).weight[:, -1].normal_(std=3)
+            made.layer(index).bias[-1] = -0.4 if index == 0 else 0.4
+    return made
+
+
+def shipped(precision: Precision, folder: Path, steps: int = 130) -> Bundle:
+    """The network's bundle, proved on so many steps."""
+    return build(network(), CODEC, folder, "written", precision=precision, steps=steps, rows=2)
+
+
+@pytest.fixture(scope="module")
+def compiled() -> Compiled:
+    """The files in float32."""
+    return compile_network(network())
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_the_files_are_the_network(precision: Precision, tmp_path: Path) -> None:
+    """Judge, PyTorch, TorchScript and both ONNX files agree on every step; rows keep their bits in any company."""
+    made = shipped(precision, tmp_path / "written")
+    assert made.reader
+    assert [wish.name for wish in made.draws] == ["bias", "noise", "hand", "text"]
+    assert {"window_position", "window_vector"} <= {state.name for state in made.states}
+
+
+def test_a_wrong_weight_of_the_window_is_found(compiled: Compiled, tmp_path: Path) -> None:
+    """The proof can fail: one weight of the window a little off, and no bundle is written."""
+    trace = sampled(compiled, CODEC, 2, 60)
+
+    def nudge(values: Any) -> Any:
+        values[0, 0] += 0.01
+        return values
+
+    broken = with_weight(compiled.graph, "window.weight", nudge)
+    damaged = Compiled(compiled.network, "float32", broken, compiled.single, compiled.script, compiled.reader)
+    with pytest.raises(ParityError, match="onnxruntime"):
+        ship(damaged, CODEC, tmp_path / "written", "written", Facts(), trace)
+    assert not (tmp_path / "written").exists()
+
+
+def test_a_text_is_read_as_the_network_reads_it(compiled: Compiled) -> None:
+    """The reader's characters and hands are the network's, also where a line is shorter than there is room for."""
+    assert compiled.reader
+    ids = np.array([[*CODEC.encode_text("abc"), 0, 0]])
+    given = Reader(compiled.reader).read(ids, np.array([2]))
+    with torch.no_grad():
+        reading = compiled.network.read(Condition(torch.from_numpy(ids), torch.tensor([2])))
+        hand = compiled.network.embed(torch.zeros(1, 3), reading.hand)
+    np.testing.assert_allclose(given["text"][:, : ids.shape[1]], reading.differences.numpy(), atol=1e-5)
+    assert not given["text"][:, ids.shape[1] :].any()
+    np.testing.assert_allclose(given["hand"], hand.numpy(), atol=1e-5)
+
+
+def test_a_line_without_room_is_refused(compiled: Compiled) -> None:
+    """A text longer than the graph has room for is an error, not cut off in silence."""
+    assert compiled.reader
+    with pytest.raises(ValueError, match="longer than"):
+        Reader(compiled.reader).read(np.ones((1, TEXT_SLOTS + 1), np.int64), np.zeros(1, np.int64))
+
+
+def test_what_is_drawn_says_where_the_pen_is(compiled: Compiled) -> None:
+    """After the offset come the stop's logit, as in the mixture, and the character that holds the window's middle."""
+    assert compiled.reader
+    step = compiled.step()
+    ids = CODEC.encode_text("abc def gh. abc def gh.")[None]
+    lines = Lines.read(Reader(compiled.reader), ids, np.array([1]))
+    reading = compiled.network.read(Condition(torch.from_numpy(ids), torch.tensor([1])))
+    state, x, places = step.zeros(1), np.zeros((1, 3), np.float32), []
+    for _ in range(200):
+        before = state["window_position"]
+        drawn, output, state = step.draw(x, state, {**lines.given, "noise": np.full((1, 4), 0.5)})
+        assert drawn[0, 3] == output[0, -1]
+        with torch.no_grad():
+            assert compiled.network.attention
+            h = torch.from_numpy(state["h1"])
+            shares = compiled.network.attention.step(h, torch.from_numpy(before), reading.differences)[1][0]
+        places.append(int(drawn[0, 4]))
+        # Half of the window lies before the end of that character, and not before its beginning.
+        upto = shares.cumsum(0).numpy()
+        assert upto[places[-1]] >= 0.5 - 1e-4
+        assert places[-1] == 0 or upto[places[-1] - 1] <= 0.5 + 1e-4
+        x = drawn[:, :3]
+    assert places[0] == 0
+    assert places[-1] > places[0]
+
+
+def test_another_text_gives_other_ink(compiled: Compiled) -> None:
+    """The text reaches what is drawn: with the same noise two texts part."""
+    assert compiled.reader
+    reader, step = Reader(compiled.reader), compiled.step()
+    found = []
+    for text in ("aaaaaaaa", "hhhhhhhh"):
+        given = reader.read(CODEC.encode_text(text)[None], np.array([1]))
+        found.append(_outputs(step, given))
+    assert np.abs(found[0] - found[1]).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_such_a_bundle_is_verified_from_scratch(tmp_path: Path) -> None:
+    """`verify` reads the recorded texts with the bundle's own reader and finds everything as it was."""
+    made = shipped("int8", tmp_path / "written", parity.MIN_STEPS)
+    found = verify(tmp_path / "written")
+    assert any("keep their bits" in line for line in found)
+    assert made.name == "written"
+
+
+def test_a_manifest_of_another_alphabet_is_refused(tmp_path: Path) -> None:
+    """Characters and hands of codec and network are the same numbers, or there is no bundle."""
+    other = HandwritingCodec(CODEC.ink, CODEC.text, (4, 9))
+    compiled = compile_network(network())
+    with pytest.raises(BundleError, match="hands"):
+        ship(compiled, other, tmp_path / "written", "written", Facts(), sampled(compiled, CODEC, 2, 130))
+
+
+def _outputs(step: OnnxStep, given: dict[str, Any]) -> Any:
+    state, outputs = step.zeros(1), []
+    for _ in range(30):
+        _, output, state = step.draw(np.zeros((1, 3), np.float32), state, given)
+        outputs.append(output)
+    return np.concatenate(outputs)
