@@ -4,7 +4,7 @@ bundle = build(network, codec, Path("bundles/mine"), "mine", Facts(...))
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,31 @@ class Facts:
     training: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     licence: str = ""
+
+
+@dataclass(frozen=True)
+class Writing:
+    """What a bundle that writes texts has besides.
+
+    Attributes:
+        hands: as `export.hands.choose` gives them.
+        recogniser: the ONNX file that reads ink, or None.
+        recogniser_codec: of it.
+        recogniser_facts: how well it reads real ink.
+    """
+
+    hands: Sequence[Mapping[str, Any]]
+    recogniser: bytes | None = None
+    recogniser_codec: HandwritingCodec | None = None
+    recogniser_facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def manifest(self) -> dict[str, Any]:
+        """As the manifest tells it."""
+        reads: dict[str, Any] | None = None
+        if self.recogniser is not None and self.recogniser_codec is not None:
+            known = self.recogniser_codec.to_json()
+            reads = {"file": bundle.RECOGNISER_FILE, "codec": known, "facts": dict(self.recogniser_facts)}
+        return {"hands": [dict(hand) for hand in self.hands], "recogniser": reads}
 
 
 @dataclass(frozen=True)
@@ -146,8 +171,18 @@ def ship(
     name: str,
     facts: Facts,
     steps: trace.Trace,
+    writing: Writing | None = None,
 ) -> bundle.Bundle:
     """Prove a compiled network on a trace and write its bundle.
+
+    Args:
+        compiled: the network as it ships.
+        codec: of it.
+        folder: to write to.
+        name: of the bundle.
+        facts: what it says about itself.
+        steps: the trace.
+        writing: its named hands and its recogniser, where it writes texts.
 
     Raises:
         ParityError: the proof failed; nothing is written.
@@ -166,7 +201,11 @@ def ship(
         files[bundle.READER_FILE] = compiled.reader
     if facts.licence:
         files[bundle.LICENCE_FILE] = facts.licence.encode("utf-8")
-    return bundle.write(folder, _manifest(compiled, codec, name, facts), files)
+    manifest = _manifest(compiled, codec, name, facts)
+    if writing is not None:
+        manifest["writing"] = writing.manifest()
+        files |= {} if writing.recogniser is None else {bundle.RECOGNISER_FILE: writing.recogniser}
+    return bundle.write(folder, manifest, files)
 
 
 def _manifest(compiled: Compiled, codec: Codec, name: str, facts: Facts) -> dict[str, Any]:

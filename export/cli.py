@@ -12,19 +12,22 @@ import typer
 from rich.console import Console
 
 from export import bundle, trace
-from export.build import TRACE_ROWS, TRACE_STEPS, Compiled, Facts, compile_network, sampled, ship
+from export.build import TRACE_ROWS, TRACE_STEPS, Compiled, Facts, Writing, compile_network, sampled, ship
 from export.bundle import BundleError
+from export.hands import NAMES, choose
 from export.measure import measure as measure_step
+from export.onnx_recogniser import build as build_recogniser
 from export.runtime import OnnxStep, Reader
 from export.verify import VerifyError, config_of
 from export.verify import verify as verify_bundle
 from export.weights import ExportError
 from model import checkpoint as checkpoints
 from model.checkpoint import Checkpoint, CheckpointError
-from model.codec import codec_from_json
+from model.codec import HandwritingCodec, codec_from_json
 from model.corpus import Codec, Corpus
 from model.data.errors import DataError
 from model.data.ink import InkCorpus
+from model.recognise import load_recogniser
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 console = Console(stderr=True)
@@ -66,6 +69,12 @@ def build(
     data_name: Annotated[str | None, typer.Option(help="Name of the data, where the checkpoint is wrong.")] = None,
     data_licence: Annotated[str | None, typer.Option(help="Licence of the data.")] = None,
     use: Annotated[str | None, typer.Option(help="What the weights may be used for.")] = None,
+    recogniser: Annotated[
+        Path | None, typer.Option(help="Of a network that writes texts: what judges its ink, a file or folder.")
+    ] = None,
+    hands: Annotated[
+        int, typer.Option(min=0, max=len(NAMES), help="Of a network that writes texts: hands to name, 0 for none.")
+    ] = 12,
 ) -> None:
     """Export a checkpoint: round, write both graphs, measure, prove, and only then write the bundle."""
     try:
@@ -74,10 +83,14 @@ def build(
         corpus = Corpus.load(loaded.model.kind, data, codec) if data else None
         compiled = compile_network(loaded.network(), precision.value)
         figures = _read_metrics(metrics) | _measured(loaded, compiled, corpus, compare=compare)
+        writing, found = _writing(compiled, codec, recogniser, hands)
+        figures |= found
         stated = {"name": data_name, "licence": data_licence, "use": use}
         facts = _facts(loaded, description, {key: value for key, value in stated.items() if value}, figures)
         console.print(f"proving {TRACE_ROWS} rows of {TRACE_STEPS} steps", highlight=False)
-        made = ship(compiled, codec, folder, name or folder.resolve().name, facts, _trace(compiled, codec, corpus))
+        made = ship(
+            compiled, codec, folder, name or folder.resolve().name, facts, _trace(compiled, codec, corpus), writing
+        )
     except (BundleError, CheckpointError, DataError, ExportError, trace.TraceError) as error:
         raise _fail(error) from error
     size = sum(len(content) for content in made.files.values())
@@ -114,6 +127,22 @@ def measure(
         raise _fail(error) from error
     reader = None if loaded.reader is None else Reader(loaded.reader)
     typer.echo(json.dumps(measure_step(OnnxStep.of(loaded), config, corpus, split, reader), indent=2))
+
+
+def _writing(
+    compiled: Compiled, codec: Codec, recogniser: Path | None, count: int
+) -> tuple[Writing | None, dict[str, Any]]:
+    """Return the named hands and the recogniser of a network that writes texts, and figures about them."""
+    if compiled.reader is None or not isinstance(codec, HandwritingCodec) or (recogniser is None and not count):
+        return None, {}
+    trained, facts = (None, {}) if recogniser is None else load_recogniser(recogniser)
+    console.print("letting every hand write", highlight=False)
+    chosen, figures = choose(compiled.step(), Reader(compiled.reader), codec, trained, max(1, count))
+    if trained is None:
+        return Writing(chosen), figures
+    known = {key: facts["valid"][key] for key in ("split", "cer", "lines", "exact_lines") if key in facts["valid"]}
+    known |= {"data": facts["data"].get("name"), "protocol": facts["data"].get("protocol")}
+    return Writing(chosen, build_recogniser(trained), trained.codec, known), figures
 
 
 def _measured(loaded: Checkpoint, compiled: Compiled, corpus: Corpus | None, *, compare: bool) -> dict[str, Any]:

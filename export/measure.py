@@ -81,13 +81,13 @@ def _run(
     """Step through a window; return outputs (T, B, outputs) and the state after it."""
     outputs = []
     lines = None if reader is None else Lines.read(reader, window.text.numpy(), window.writer.numpy())
-    for x, weight, last in zip(window.inputs.numpy(), window.weight.numpy(), window.last.numpy(), strict=True):
+    for now, (x, weight) in enumerate(zip(window.inputs.numpy(), window.weight.numpy(), strict=True)):
         before = state
         output, state = step.step(x, before, lines)
         outputs.append(output)
         if lines is not None:
             over = output[:, -1] > 0
-            counts.missed += int((~over & (last > 0)).sum())
+            counts.missed += int((~over & (window.last[now].numpy() > 0)).sum())
             counts.early += int((over & (weight > 0)).sum())
         if config.cell == "hmlstm":
             done = operations(before, state, config.num_layers)

@@ -1,6 +1,6 @@
 """Nodes and constants of an ONNX graph, collected under speaking names; its branches and the file around it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -122,16 +122,22 @@ def branch(graph: Graph, name: str, outputs: dict[str, tuple[int, ...]]) -> onnx
     return helper.make_graph(graph.nodes, name, [], values, list(graph.constants.values()))
 
 
-def serialise(graph: Graph, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> bytes:
-    """Return the file with a graph, its branches and its face."""
+def serialise(
+    graph: Graph,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    others: Mapping[str, list[int | str]] | None = None,
+) -> bytes:
+    """Return the file with a graph, its branches and its face; `others` are float32 inputs of any shape."""
 
     def described(specs: Sequence[TensorSpec]) -> list[onnx.ValueInfoProto]:
         return [
             helper.make_tensor_value_info(spec.name, TYPES[spec.dtype], [graph.rows, *spec.shape[1:]]) for spec in specs
         ]
 
+    free = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (others or {}).items()]
     proto = helper.make_graph(
-        graph.nodes, "step", described(inputs), described(outputs), list(graph.constants.values())
+        graph.nodes, "step", described(inputs) + free, described(outputs), list(graph.constants.values())
     )
     model = helper.make_model(
         proto, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="copyist"

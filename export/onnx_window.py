@@ -15,8 +15,6 @@ from export.onnx_nodes import Graph, serialise
 from export.weights import TEXT_SLOTS, Array, StepWeights, WindowWeights, reading_specs
 from model.attention import NOTHING, STRIDE
 
-MIDDLE = 0.5
-
 
 def source(graph: Graph, window: WindowWeights, table: str) -> str:
     """Add layer 1's share of the input: of the offset, of what was read of the text a step ago, and of the hand."""
@@ -34,8 +32,8 @@ def step(graph: Graph, window: WindowWeights, h: str) -> tuple[str, str, str]:
         h: of layer 1 at this step (B, H).
 
     Returns:
-        the new position (B, K), the vector read (B, E), and the place (B, 1): how many characters lie before the middle
-        of the window, which is the index of the one it rests on.
+        the new position (B, K), the vector read (B, E), and the place (B, 1) float32: the index of the character with
+        the largest share.
     """
     count = window.mixtures
     weight, bias = _pairs(window.weight, count), _pairs(window.bias[None], count)[0]
@@ -51,7 +49,7 @@ def step(graph: Graph, window: WindowWeights, h: str) -> tuple[str, str, str]:
         "Sub", "window.position.new", "window_position", graph("Div", "window.stride", back, graph.number(STRIDE))
     )
     column = graph.axis(-1, count, 1)
-    edges = graph.constant("window.edges", (np.arange(TEXT_SLOTS, dtype=np.float32) + MIDDLE).reshape(1, 1, -1))
+    edges = graph.constant("window.edges", (np.arange(TEXT_SLOTS, dtype=np.float32) + 0.5).reshape(1, 1, -1))
     gap = graph("Sub", "window.gap", graph("Reshape", "window.position.column", position, column), edges)
     slope = graph("Mul", "window.slope", graph("Reshape", "window.dullness.column", dullness, column), gap)
     beyond = graph("Sigmoid", "window.beyond", slope)
@@ -60,9 +58,19 @@ def step(graph: Graph, window: WindowWeights, h: str) -> tuple[str, str, str]:
     passed = graph("MatMul", "window.passed", weights, beyond)
     read = graph("MatMul", "window.read", passed, "text")
     vector = graph("Reshape", "window.vector.new", read, graph.axis(-1, window.embedding.shape[1]))
-    before = graph("Cast", "window.before", graph("Less", "window.behind", passed, graph.number(MIDDLE)), to=1)
-    place = graph("ReduceSum", "window.place", before, graph.axis(2), keepdims=0)
-    return position, vector, place
+    return position, vector, _place(graph, passed)
+
+
+def _place(graph: Graph, passed: str) -> str:
+    """Find the character with the largest share; the sentinel before the text is left out.
+
+    A trained network sends the weight that it does not need to a bump far away: that lands on that sentinel, which
+    gets all that the mixture leaves behind, and so it says nothing about where the pen is.
+    """
+    upto = graph("Slice", "window.upto", passed, graph.axis(1), graph.axis(TEXT_SLOTS), graph.axis(2))
+    before = graph("Slice", "window.before", passed, graph.axis(0), graph.axis(TEXT_SLOTS - 1), graph.axis(2))
+    largest = graph("ArgMax", "window.largest", graph("Sub", "window.shares", upto, before), axis=2, keepdims=0)
+    return graph("Add", "window.place", graph("Cast", "window.largest.number", largest, to=1), graph.number(1))
 
 
 def reader(weights: StepWeights) -> bytes:

@@ -294,7 +294,7 @@ def drawn_spec(config: ModelConfig) -> TensorSpec:
     """Return what is drawn: in the form of the step's input.
 
     Where a text is written, two facts about the point just read come after it: the logit of the line being over, and
-    the place in the text on which the window rests.
+    the index of the character that it belongs to, by the window's largest share.
     """
     if config.writes_text:
         return TensorSpec("drawn", "float32", ("batch", 5))

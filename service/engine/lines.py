@@ -81,6 +81,7 @@ class LineSequence(Sequence):
         self._unread = unread[::-1]
         self.next_input = self._unread.pop() if unread else start
         self._num_points = -1 if not unread else -len(unread)
+        self._place = line.read
         self.must_save = len(unread) == 1 and after is None
 
     @property
@@ -93,13 +94,16 @@ class LineSequence(Sequence):
 
     def advance(self, code: int, choice: Seq[float]) -> None:
         """Take in a step: the point just read stands, and is on the character told; the one drawn is read next."""
-        *drawn, over, place = choice
+        *drawn, over, largest = choice
         self._trace.append(code)
         self._num_points += 1
         if self._num_points >= 0 and not self._unread:
+            # A hand goes forward, and not two letters at once: where the share of another is largest for a point, by
+            # chance, nobody is led astray for long.
+            self._place += largest > self._place
             if self._num_points > 0 or not self.num_prompt:
-                self._stand(code, place)
-            if self._num_points > 0 and self._is_over(over, place):
+                self._stand(code)
+            if self._num_points > 0 and self._is_over(over):
                 self.finish("stop")
                 return
         if self._unread:
@@ -113,17 +117,17 @@ class LineSequence(Sequence):
             self._num_drawn += 1
             self.next_input = drawn
 
-    def _stand(self, code: int, place: float) -> None:
+    def _stand(self, code: int) -> None:
         """Keep the point just read; where a prime came before, the first one is where the drawing begins."""
         dx, dy, pen_up = self.next_input
         if self.num_prompt and self._num_points == 1:
             dx, dy = self._rest[:2]
-        self._items.append((dx, dy, pen_up, int(place)))
+        self._items.append((dx, dy, pen_up, self._place))
         self._item_trace.append(code)
 
-    def _is_over(self, over: float, place: float) -> bool:
-        has_left = place >= self.line.ids and self.next_input[2] > 0
-        return has_left or (over > 0 and place >= self.line.ids - 2)
+    def _is_over(self, over: float) -> bool:
+        has_left = self._place >= self.line.ids and self.next_input[2] > 0
+        return has_left or (over > 0 and self._place >= self.line.ids - 2)
 
 
 class LineLane(Lane[LineSequence]):
