@@ -124,8 +124,8 @@ class Judge:
         self._texts = [] if lines is None else [row[row != NOTHING].tolist() for row in lines.ids]
         self._places: list[TextRead | None] = [None] * rows
         if network.config.writes_text:
-            place = (network.config.window_mixtures, network.config.character_width)
-            self._start = TextRead(*(np.zeros(width) for width in place), np.zeros(0))
+            config = network.config
+            self._start = TextRead(np.zeros(config.window_mixtures), np.zeros(config.character_width), np.zeros(0))
         self._out = np.split(np.concatenate([self._reference.gate, self._reference.project], 1), widths)
         self._rows: list[list[RowState]] = [self._reference.zeros() for _ in range(rows)]
 

@@ -8,7 +8,7 @@ import torch
 from export.build import Facts, build
 from export.bundle import Bundle
 from export.weights import Precision
-from model.codec import InkCodec, TextCodec
+from model.codec import HandwritingCodec, InkCodec, TextCodec
 from model.config import ModelConfig
 from model.network import Network
 
@@ -31,6 +31,22 @@ def network(
             for index in range(len(hidden) - 1):
                 made.layer(index).weight[:, -1].normal_(std=3)
                 made.layer(index).bias[-1] = -0.4 if index == 0 else 0.4
+    return made
+
+
+def written_network(codec: HandwritingCodec, hidden: tuple[int, ...] = (20, 16, 18)) -> Network:
+    """Return a small network that writes given texts, its detectors lively and its window at an ordinary pace."""
+    torch.manual_seed(2)
+    sizes = {"characters": codec.num_characters, "writers": codec.num_hands}
+    made = Network(
+        ModelConfig("ink", "hmlstm", 0, 12, hidden, 16, mixtures=3, character_width=8, window_mixtures=3, **sizes)
+    )
+    assert made.hands is not None
+    with torch.no_grad():
+        made.hands.weight.mul_(10)
+        for index in range(len(hidden) - 1):
+            made.layer(index).weight[:, -1].normal_(std=3)
+            made.layer(index).bias[-1] = -0.4 if index == 0 else 0.4
     return made
 
 

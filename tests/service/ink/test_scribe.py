@@ -30,9 +30,9 @@ def written(text: str, slope: float = 0.0, height: float = 0.0) -> Written:
     return Written(items, bytes(len(items)), is_whole=True)
 
 
-def pieces_of(text: str, **options: int) -> list[Piece]:
+def pieces_of(text: str, longest: int = 50) -> list[Piece]:
     """The pieces of a text that is one line."""
-    return scribe(text, **options).pieces(0, len(text))
+    return scribe(text, longest).pieces(0, len(text))
 
 
 def test_a_line_that_is_known_is_one_piece() -> None:
