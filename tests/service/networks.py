@@ -37,10 +37,18 @@ def network(
 def written_network(codec: HandwritingCodec, hidden: tuple[int, ...] = (20, 16, 18)) -> Network:
     """Return a small network that writes given texts, its detectors lively and its window at an ordinary pace."""
     torch.manual_seed(2)
-    sizes = {"characters": codec.num_characters, "writers": codec.num_hands}
-    made = Network(
-        ModelConfig("ink", "hmlstm", 0, 12, hidden, 16, mixtures=3, character_width=8, window_mixtures=3, **sizes)
+    config = ModelConfig(
+        "ink",
+        embedding=12,
+        hidden=hidden,
+        output=16,
+        mixtures=3,
+        characters=codec.num_characters,
+        writers=codec.num_hands,
+        character_width=8,
+        window_mixtures=3,
     )
+    made = Network(config)
     assert made.hands is not None
     with torch.no_grad():
         made.hands.weight.mul_(10)
