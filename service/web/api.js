@@ -7,6 +7,9 @@ export function useKey(given) {
   key = given;
 }
 
+/** The header that a program needs to ask this server; it finds the key in its environment. */
+export const keyName = () => (key ? "COPYIST_API_KEY" : null);
+
 /** What the server will not do, in its words. */
 export class Refusal extends Error {}
 

@@ -55,7 +55,7 @@ export class InkDesk extends Desk {
     this.kind = styles.length ? "text" : "free";
     this.isNetwork = writer.layers.length > 0;
     for (const part of this.element.querySelectorAll("[data-for]")) {
-      const isShown = part.dataset.for === this.kind || (part.dataset.for === "network" && this.isNetwork);
+      const isShown = part.dataset.for.split(" ").every((each) => each === this.kind || (each === "network" && this.isNetwork));
       part.hidden = !isShown;
       for (const field of part.querySelectorAll("input, textarea")) field.disabled = !isShown;
     }
@@ -65,10 +65,20 @@ export class InkDesk extends Desk {
   request() {
     const { form, kind } = this;
     const style = kind === "text" ? { style: form.elements.style.value } : {};
-    const prime = this.isNetwork ? this.pad.prime : null;
     const changed = readChanged(form, CHANGED[kind]);
     const width = changed.page ? {} : { line_width_mm: this.lineWidthMm() };
-    return { ...read(form, ["model", ...FIELDS[kind]]), ...style, ...changed, ...width, ...(prime && { prime }) };
+    const network = this.isNetwork ? this.networkRequest() : {};
+    return { ...read(form, ["model", ...FIELDS[kind]]), ...style, ...changed, ...width, ...network };
+  }
+
+  /** What only networks take: ink to read first, with its words beside a text, and how often to try a line of that. */
+  networkRequest() {
+    const { form, kind, pad: { prime } } = this;
+    const isText = kind === "text";
+    return {
+      ...(isText && read(form, ["candidates"])), // said in any case: unsaid it differs between a stream and a file
+      ...(prime && { prime, ...(isText && read(form, ["prime_text"])) }),
+    };
   }
 
   /** Lines as wide as the screen has room for. */
@@ -94,17 +104,18 @@ export class InkDesk extends Desk {
     const said = new Said($("ink-said"), isText ? body.text : "");
     const player = new Player((points) => this.draw(points, said), Number(this.form.elements.pace.value), signal);
     const layers = new Layers($("ink-layers"));
-    this.element.querySelector(".files").hidden = true;
+    const files = this.element.querySelector(".files");
+    files.hidden = true;
     let end = null;
     for await (const event of follow(PATH, body, signal, ({ x }) => x.length, (words) => this.say(words))) {
       player.add(pointsOf(event));
       layers.add(event.op);
       this.say(this.verb);
+      files.hidden = false; // also what is stopped can be saved, as a whole
       end = event;
     }
     await player.finish();
     said.finish();
-    this.element.querySelector(".files").hidden = false;
     const { points, strokes } = end.usage;
     $("ink-sheet").setAttribute("aria-label", `Handwriting of ${strokes} strokes${isText ? `: ${body.text}` : ""}`);
     this.say(`${points.toLocaleString("en")} points in ${strokes.toLocaleString("en")} strokes; seed ${body.seed}.${replaced(end, body)}`);

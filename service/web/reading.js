@@ -1,35 +1,45 @@
 // The reading desk: a text of one's own, cut where the network finds that segments end.
 
-import { post } from "./api.js";
 import { asCurl, asReader } from "./copy.js";
 import { $, Desk, make } from "./desk.js";
 import { read } from "./form.js";
 import { chooseMarks, Marks } from "./marks.js";
+import { readings } from "./readings.js";
 
-/** Yield the segments of a tree, those that lie within others after them. */
-function* segments(node) {
-  yield node;
-  for (const child of node.segments ?? []) yield* segments(child);
-}
-
-/** For each character how many layers end a segment with it. */
-export function levels(tree, count) {
-  const found = new Array(count).fill(0);
-  for (const { layer, end, complete } of segments(tree)) {
-    if (complete && end > 0) found[end - 1] = Math.max(found[end - 1], layer);
+/** Counts, for each layer, its segments and how often it was computed. */
+class Counts {
+  constructor() {
+    this.characters = this.steps = this.spared = 0;
+    this.ends = [];
+    this.computed = [];
   }
-  return found;
+
+  add({ characters, levels, op, spared }) {
+    this.characters += characters.length;
+    this.steps += op[0].length;
+    this.spared += spared * op[0].length;
+    op.forEach((letters, layer) => {
+      this.computed[layer] = (this.computed[layer] ?? 0) + letters.replaceAll("C", "").length;
+      this.ends[layer] = (this.ends[layer] ?? 0) + levels.filter((level) => level > layer).length;
+    });
+    this.last = levels.at(-1);
+  }
+
+  /** What a text ends in is a segment of every layer that has not ended one there. */
+  segments(layer) {
+    return this.ends[layer] + (this.last > layer ? 0 : 1);
+  }
+
+  rows() {
+    return this.computed.map((computed, layer) => {
+      const number = this.segments(layer);
+      const cells = [number.toLocaleString("en"), (this.characters / number).toFixed(1), percent(computed / this.steps)];
+      return make("tr", {}, make("th", { scope: "row", textContent: layer + 1 }), ...cells.map((words) => make("td", { textContent: words })));
+    });
+  }
 }
 
-/** A row for each layer: how many segments, how long, and how often the layer was computed. */
-function rows({ tree, usage }, count) {
-  const found = [...segments(tree)];
-  return usage.layer_updates.map((updates, index) => {
-    const number = found.filter(({ layer }) => layer === index + 1).length;
-    const cells = [number.toLocaleString("en"), (count / number).toFixed(1), `${((100 * updates) / usage.steps).toFixed(0)} %`];
-    return make("tr", {}, make("th", { scope: "row", textContent: index + 1 }), ...cells.map((words) => make("td", { textContent: words })));
-  });
-}
+const percent = (share) => `${(100 * share).toFixed(0)} %`;
 
 export class ReadingDesk extends Desk {
   constructor() {
@@ -57,14 +67,18 @@ export class ReadingDesk extends Desk {
 
   async segment(signal) {
     const body = this.request();
+    const total = [...body.text].length.toLocaleString("en");
     const asked = performance.now();
-    const reply = await (await post("/v1/segment", body, signal)).json();
+    const marks = new Marks($("reading-paper"));
+    const counts = new Counts();
+    for await (const reading of readings(body, signal)) {
+      marks.add(reading.characters, reading.levels);
+      counts.add(reading);
+      $("reading-table").hidden = false;
+      $("reading-table").tBodies[0].replaceChildren(...counts.rows());
+      this.say(`${counts.characters.toLocaleString("en")} of ${total} characters read …`);
+    }
     const seconds = (performance.now() - asked) / 1000;
-    const characters = [...body.text];
-    new Marks($("reading-paper")).add(characters, levels(reply.tree, characters.length));
-    $("reading-table").hidden = false;
-    $("reading-table").tBodies[0].replaceChildren(...rows(reply, characters.length));
-    const spared = `${(100 * reply.usage.work_spared).toFixed(0)} % of a dense network's work was spared`;
-    this.say(`${characters.length.toLocaleString("en")} characters read in ${seconds.toFixed(1)} s; ${spared}.`);
+    this.say(`${total} characters read in ${seconds.toFixed(1)} s; ${percent(counts.spared / counts.steps)} of a dense network's work was spared.`);
   }
 }

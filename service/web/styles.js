@@ -19,8 +19,8 @@ function picture(svg) {
 }
 
 function card(style, isChosen) {
-  const radio = make("input", { type: "radio", name: "style", value: style.id, defaultChecked: isChosen });
-  return make("label", { className: "style", title: style.description }, radio, picture(style.preview), make("span", { textContent: style.id }));
+  const radio = make("input", { type: "radio", name: "style", value: style.id, title: style.description, defaultChecked: isChosen });
+  return make("label", { className: "style" }, radio, picture(style.preview), make("span", { textContent: style.id }));
 }
 
 /** Offer the styles of a writer; the first is what it takes by itself. */

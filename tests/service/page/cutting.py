@@ -16,6 +16,7 @@ class CuttingProxy:
         port: of the server on loopback.
 
     Attributes:
+        port: the same; another one is for new connections.
         url: where it listens.
         budgets: after so many bytes from the server, all connections together, the one that brings the next is cut;
             each budget serves for one cut.
@@ -24,7 +25,7 @@ class CuttingProxy:
     """
 
     def __init__(self, port: int) -> None:
-        self._port = port
+        self.port = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self.budgets: list[int] = []
@@ -48,7 +49,7 @@ class CuttingProxy:
         with contextlib.suppress(OSError):
             while True:
                 near, _ = self._listener.accept()
-                far = socket.create_connection(("127.0.0.1", self._port))
+                far = socket.create_connection(("127.0.0.1", self.port))
                 self._open |= {near, far}
                 threading.Thread(target=self._forth, args=(near, far), daemon=True).start()
                 threading.Thread(target=self._back, args=(far, near), daemon=True).start()

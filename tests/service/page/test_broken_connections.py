@@ -1,6 +1,7 @@
 """The page over connections that are really cut: what it shows in the end is what an uncut stream would have shown."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -9,7 +10,7 @@ import pytest
 from tests.service.page.browsing import open_page, said, wait_for
 from tests.service.page.cutting import CuttingProxy
 from tests.service.page.test_ink import LINES, bodies, drawn, whole
-from tests.service.server import Server
+from tests.service.server import Server, running
 
 CUTS = [1500, 2600, 700, 90, 1900, 3100]  # bytes; the 90 end within the head of a reply
 
@@ -17,10 +18,15 @@ CUTS = [1500, 2600, 700, 90, 1900, 3100]  # bytes; the 90 end within the head of
 @pytest.fixture
 def proxy(server: Server) -> Iterator[CuttingProxy]:
     """A proxy before the server that cuts nothing yet."""
+    with CuttingProxy(port_of(server)) as started:
+        yield started
+
+
+def port_of(server: Server) -> int:
+    """Return where a server listens."""
     port = urlsplit(server.url).port
     assert port
-    with CuttingProxy(port) as started:
-        yield started
+    return port
 
 
 @pytest.fixture
@@ -92,6 +98,24 @@ def test_it_says_so_while_the_server_is_away(context: Any, proxy: CuttingProxy, 
     page.get_by_text("The connection broke; going on where it did").wait_for()
     said(page, "text")
     assert paper(page) == expected
+
+
+def test_a_restart_of_the_server_leaves_no_trace(
+    context: Any, proxy: CuttingProxy, server: Server, bundles: Path
+) -> None:
+    """A server that is told to stop ends the stream with an error; its successor goes on with the same text."""
+    with running(bundles, drain_s=0.01) as first:
+        proxy.port = port_of(first)
+        page = open_page(context, proxy.url)
+        expected = fill_text(page, server, 4096)
+        asked = bodies(page)
+        write(page)
+        wait_for(page, "document.querySelector('#text-layers .layer') !== null")
+        proxy.port = port_of(server)
+        first.stop()
+        assert "4096 characters" in said(page, "text")
+        assert paper(page) == expected
+        assert asked[-1]["resume_at"] > 0
 
 
 def test_it_gives_up_after_a_bounded_number_of_tries(context: Any, proxy: CuttingProxy, server: Server) -> None:
