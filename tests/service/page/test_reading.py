@@ -33,7 +33,7 @@ def reading(page: Any) -> Any:
 
 @pytest.mark.parametrize("text", ["It was, and it was not. ", "今天天气很好。我们去公园吧!🙂 ok", LONG])
 def test_a_text_is_cut_as_the_api_cuts_it(reading: Any, server: Server, text: str) -> None:
-    """Each character of a text in any script is there once, marked where the tree's segments end, however long it is."""
+    """Each character of a text in any script is there once, marked where the tree's segments end, however long."""
     reading.get_by_label("Text to read").fill(text)
     words = send(reading, "reading")
     reply = server.post("/v1/segment", text=text).json()
