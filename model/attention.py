@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, softplus
 
 from model.config import ModelConfig
-from model.kernels import compiled
+from model.fuse import fused
 from model.state import AttentionState
 
 # softplus(0) / 15 is one character in 21.6 points, the pace of a hand in IAM-OnDB: where a fresh network starts.
@@ -184,7 +184,7 @@ class Shape:
 def kernels(mixtures: int, shape: Shape | None) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Forward and backward kernel: plain, or compiled for a shape."""
     forward, backward = make_forward(mixtures), make_backward(mixtures)
-    return (forward, backward) if shape is None else (compiled(forward), compiled(backward))
+    return (forward, backward) if shape is None else (fused(forward, shape.device), fused(backward, shape.device))
 
 
 class AttentionRun:

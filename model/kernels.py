@@ -8,14 +8,14 @@ from Eqs. 2-9 in their branch-free form (model/cell.py); names follow it: d_x is
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from types import FunctionType
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from model.cell import NORM_EPSILON
 from model.config import CopyBoundary, Detector
+from model.fuse import fused
 
 
 @dataclass(frozen=True)
@@ -318,14 +318,4 @@ def kernels(variant: Variant, shape: Shape | None) -> tuple[Callable[..., Any], 
     forward, backward = make_forward(variant), make_backward(variant)
     if shape is None:
         return forward, backward
-    return compiled(forward), compiled(backward)
-
-
-def compiled(kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """A kernel fused for the first arguments it is called with; all later ones must be alike."""
-    # Compiled code is kept by code object, and all variants share two of them: each gets one of its own, whose only
-    # entry then needs no guards. Evaluating them costs as much as a tenth of a kernel.
-    function = cast(FunctionType, kernel)
-    own = FunctionType(function.__code__.replace(), function.__globals__, function.__name__, None, function.__closure__)
-    unguarded: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
-    return torch.compile(own, fullgraph=True, dynamic=False, options=unguarded)
+    return fused(forward, shape.device), fused(backward, shape.device)

@@ -5,9 +5,12 @@ schedule done. Everything that decides the next update is in the checkpoint: on 
 bits.
 """
 
+import ctypes
+import gc
 import json
 import math
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +38,7 @@ EVALUATIONS = 40  # over a whole budget
 VALIDATION_STEPS = 100_000
 HEALTHY = (0.005, 0.95)
 PATIENCE = 8  # evaluations in a row with a sick boundary
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
 class TrainingError(Exception):
@@ -43,6 +47,21 @@ class TrainingError(Exception):
 
 class Interrupted(Exception):  # noqa: N818 (not an error: everything is saved)
     """Stopped by Ctrl-C, after saving."""
+
+
+def settle() -> None:
+    """Spare a long training what the process does for short ones; for the rest of its life.
+
+    A window makes thousands of tensors, and each round of the garbage collector that they set off would go through all
+    objects of PyTorch again: an eighth of the time on a CPU. What lives now is taken out of its sight. And memory that
+    one update gives back is wanted by the next: glibc is told to keep it, where there is a glibc.
+    """
+    gc.collect()
+    gc.freeze()
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if libc is not None and hasattr(libc, "mallopt"):
+        for setting in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
+            libc.mallopt(setting, 2**31 - 1)
 
 
 def build(preset: Preset, corpus: Corpus) -> tuple[Network, TrainConfig]:
@@ -109,6 +128,7 @@ class Trainer:
             Interrupted: Ctrl-C; the last checkpoint holds everything.
         """
         evaluated = -1
+        settle()
         with _CatchInterrupt() as interrupt:
             begun = self.budget.done
             while (progress := self.workers.agree(self.budget.progress)) < 1 and self.budget.done - begun != stop_after:

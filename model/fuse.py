@@ -1,0 +1,85 @@
+"""A pointwise kernel compiled into one C++ function that is called directly.
+
+torch.compile's own callable looks the compiled code up anew at every call and unwraps its arguments several times
+over: for kernels of some 50 microseconds, called six hundred times in an update, that costs as much as the kernels. A
+kernel here is only ever called with arguments like the first ones, so on a CPU it is traced once and the function that
+inductor makes is kept. On a GPU, where a replayed graph asks Python nothing, torch.compile is taken as it is.
+"""
+
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.func import functionalize
+from torch.fx.experimental.proxy_tensor import make_fx
+
+Kernel = Callable[..., Any]
+
+
+def fused(kernel: Kernel, device: torch.device) -> Kernel:
+    """The same function, fused for the first arguments it is called with; all later ones must be alike.
+
+    Args:
+        kernel: takes tensors and None by position, may write into tensors given to it, and returns a tuple of tensors
+            and None.
+        device: of the tensors.
+    """
+    return _through_dynamo(kernel) if device.type == "cuda" else _Direct(kernel)
+
+
+class _Direct:
+    """Traced at the first call; from then on only inductor's own function is called."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.call: Callable[[list[Tensor]], Any] | None = None
+        self.given: list[int] = []
+        self.returned: list[int] = []
+        self.width = 0
+
+    def __call__(self, *arguments: Tensor | None) -> tuple[Tensor | None, ...]:
+        if self.call is None:
+            self.call = self._compile(arguments)
+        found = self.call([arguments[place] for place in self.given])  # type: ignore[misc]
+        result: list[Tensor | None] = [None] * self.width
+        for place, tensor in zip(self.returned, found, strict=True):
+            result[place] = tensor
+        return tuple(result)
+
+    @torch.no_grad()
+    def _compile(self, arguments: tuple[Tensor | None, ...]) -> Callable[[list[Tensor]], Any]:
+        # Inductor takes seconds to import: only those who compile pay for it.
+        from torch._inductor import config as inductor
+        from torch._inductor.compile_fx import compile_fx_inner
+        from torch._inductor.decomposition import select_decomp_table
+        from torch._inductor.output_code import CompiledFxGraph
+
+        self.given = [place for place, value in enumerate(arguments) if value is not None]
+
+        def flat(*tensors: Tensor) -> list[Tensor]:
+            filled: list[Tensor | None] = [None] * len(arguments)
+            for place, tensor in zip(self.given, tensors, strict=True):
+                filled[place] = tensor
+            result = self.kernel(*filled)
+            self.width, self.returned = len(result), [n for n, value in enumerate(result) if value is not None]
+            return [value for value in result if value is not None]
+
+        tensors = [arguments[place] for place in self.given]
+        graph = make_fx(functionalize(flat), select_decomp_table(), tracing_mode="fake")(*tensors)
+        fakes = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
+        with inductor.patch(size_asserts=False):
+            output = compile_fx_inner(graph, fakes, is_inference=True)
+        if not isinstance(output, CompiledFxGraph) or output.current_callable is None:
+            raise TypeError(type(output))
+        return output.current_callable
+
+
+def _through_dynamo(kernel: Kernel) -> Kernel:
+    # Compiled code is kept by code object, and all variants share two of them: each gets one of its own, whose only
+    # entry then needs no guards. Evaluating them costs as much as a tenth of a kernel.
+    function = cast(FunctionType, kernel)
+    own = FunctionType(function.__code__.replace(), function.__globals__, function.__name__, None, function.__closure__)
+    unguarded: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
+    return torch.compile(own, fullgraph=True, dynamic=False, options=unguarded)
