@@ -3,12 +3,13 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from anyio import to_thread
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from service import auth, errors, handwriting, reading, streams
+from service import auth, errors, handwriting, reading, streams, tracing
 from service.auth import Guard
 from service.catalogue import VERSION, Catalogue
 from service.description import ABOUT, describe
@@ -50,9 +51,19 @@ def create_app(settings: Settings) -> FastAPI:
         finally:
             engine.stop()
             await rates.close()
+            if stop_tracing:
+                await to_thread.run_sync(stop_tracing)
 
     # FastAPI's own documentation pages load scripts from elsewhere; the description itself does not.
-    app = FastAPI(title="Copyist", version=VERSION, description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Copyist",
+        version=VERSION,
+        description=ABOUT,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        telemetry=tracing.OFF,
+    )
     app.state.service = service = Service(settings, catalogue, engine, rates)
     app.include_router(router)
     app.include_router(reading.router)
@@ -80,6 +91,7 @@ def create_app(settings: Settings) -> FastAPI:
             allow_headers=_MAY_SEND,
             expose_headers=_MAY_READ,
         )
+    stop_tracing = tracing.install(app, settings.otlp_url) if settings.otlp_url else None
     app.add_middleware(RequestLog, note=metrics.answered)
 
     def openapi() -> dict[str, object]:

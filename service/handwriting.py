@@ -6,6 +6,7 @@ import structlog
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
+from structlog.contextvars import bind_contextvars
 
 from service.catalogue import InkModel, LineModel, fresh_seed
 from service.course import Course
@@ -100,6 +101,7 @@ async def _free(body: HandwritingRequest, request: Request, here: Service, ids: 
     reply = FreeReply(model, params, body, course)
     sequence = model.sequence(params, whole=not body.stream, prime=prime, part=course.part)
     await here.rates.charge(request, len(prime) + params.max_points)
+    bind_contextvars(model=model.name)
     stream = Choices([here.engine.submit(model.lane, sequence)])
     headers = {SEED_HEADER: str(params.seed)}
     if body.stream:
@@ -116,6 +118,7 @@ class _DrawnReply(WholeReply):
 
 async def _text(body: HandwritingRequest, request: Request, here: Service, ids: EventIds | None) -> Response:
     """Let the copybook write a text."""
+    bind_contextvars(model=copybook.NAME)
     limiter = _limiter(request)
     if limiter.statistics().tasks_waiting >= here.settings.queue:
         raise QueueFullError(f"{here.settings.queue} requests wait for the copybook already, as many as may.")

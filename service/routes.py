@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import structlog
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
+from structlog.contextvars import bind_contextvars
 
 from service.catalogue import Catalogue, InkModel, Served, TextModel
 from service.course import Course
@@ -196,6 +197,7 @@ def follow(
     label: Callable[[Delta], bytes] | None = None,
 ) -> Response:
     """Submit the sequences of a request, all or none, and return the response that follows them."""
+    bind_contextvars(model=model.name)
     # Nothing else is submitted meanwhile, so that a place for all is all that the first has to ask for.
     streams = [
         here.engine.submit(model.lane, sequence, followers)

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from service.keys import Keys
 
 MIN_SECRET_CHARS = 32
+_URL = re.compile(r"https?://[^\s/?#]+[^\s]*")
 _ORIGIN = re.compile(r"\*|https?://[^\s/?#,]+")
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
@@ -87,6 +88,9 @@ class Settings(BaseSettings):
     stall_s: Seconds = Field(5.0, description="Work without a step for so long makes the service unready.")
     drain_s: Seconds = Field(10.0, description="On SIGTERM, running requests may finish for so long.")
 
+    otlp_url: str | None = Field(
+        None, description="Where to send a span of each request, such as http://collector:4318/v1/traces."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severity that is logged")
     log_format: Literal["auto", "console", "json"] = Field("auto", description="auto: console on a terminal, else json")
 
@@ -148,6 +152,17 @@ class Settings(BaseSettings):
             raise ValueError("the client for Redis is not installed; install copyist[redis]")
         return value
 
+    @field_validator("otlp_url")
+    @classmethod
+    def _takes_spans(cls, value: str | None) -> str | None:
+        """Refuse what is no address, and spans that nothing here can send."""
+        if value is not None:
+            if not _URL.fullmatch(value):
+                raise ValueError("an address is like http://collector:4318/v1/traces")
+            if not all(map(_is_installed, ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"))):
+                raise ValueError("what sends spans is not installed; install copyist[otel]")
+        return value
+
     @property
     def keys(self) -> Keys:
         """The keys of `api_keys` and `api_keys_file` together."""
@@ -165,6 +180,14 @@ class Settings(BaseSettings):
     def state_secrets(self) -> list[str]:
         """The secrets of `state_keys`."""
         return _listed(self.state_keys) if self.state_keys else []
+
+
+def _is_installed(module: str) -> bool:
+    """Whether a module could be imported, with the packages that it lies in."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def _listed(secrets: SecretStr) -> list[str]:
