@@ -24,7 +24,7 @@ help: ## what can be made
 
 # An environment is made anew from scratch, and only when what it is made from has changed: a second start asks pip nothing.
 $(SERVE)/.installed: pyproject.toml
-	@echo "installing the service into $(SERVE) (about 220 MB)"
+	@echo "installing the service into $(SERVE) (about 285 MB)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Copyist needs Python 3.11 or later; set PYTHON=")'
 	@rm -rf $(SERVE) && $(PYTHON) -m venv $(SERVE)
 	@$(SERVE)/bin/python $(PIP) --editable .

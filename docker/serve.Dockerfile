@@ -1,4 +1,5 @@
-# The service and its bundles: no PyTorch, no compiler, no shell needed, nothing writable.
+# The service and its bundles: no PyTorch, no compiler, no shell needed, nothing writable. Nothing can be installed into
+# a running container, so what operators may ask for (rates shared through Redis, spans) is in the image.
 #
 #   docker build -f docker/serve.Dockerfile -t copyist .
 #   docker run --rm -p 8000:8000 --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges copyist
@@ -18,7 +19,9 @@ RUN python3 -m venv --without-pip /opt/venv
 
 # Dependencies first: they change less often than the code and the bundles.
 COPY pyproject.toml ./
-RUN python3 -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+RUN python3 -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+extras = project['optional-dependencies']; \
+print(*project['dependencies'], *extras['redis'], *extras['otel'], sep='\n')" \
         > requirements.txt \
     && python3 -m pip --python /opt/venv/bin/python install --requirement requirements.txt
 COPY README.md LICENSE ./

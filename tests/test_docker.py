@@ -35,7 +35,9 @@ def writable(path):
 print(json.dumps({
     "uid": status["Uid"].split(), "capabilities": int(status["CapEff"], 16), "no_new_privileges": status["NoNewPrivs"],
     "writes_root": writable("/planted"), "writes_environment": writable("/opt/venv/planted"),
-    "writes_tmp": writable("/tmp/planted"), "torch": importlib.util.find_spec("torch") is not None}))
+    "writes_tmp": writable("/tmp/planted"), "torch": importlib.util.find_spec("torch") is not None,
+    "redis": importlib.util.find_spec("redis") is not None,
+    "otel": importlib.util.find_spec("opentelemetry.exporter.otlp.proto.http") is not None}))
 """
 
 # One worker runs all of them: they share a container, and the last one stops it.
@@ -124,7 +126,7 @@ def stream(url: str, body: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_it_runs_locked_down(service: tuple[str, str]) -> None:
-    """The process is an ordinary user without capabilities, on a disk it cannot write, without PyTorch."""
+    """The process is a plain user without capabilities, on a disk it cannot write, with the extras and no PyTorch."""
     inside = json.loads(engine("exec", service[0], "python", "-c", INSPECT_INSIDE))
     assert inside == {
         "uid": ["10001"] * 4,
@@ -134,6 +136,8 @@ def test_it_runs_locked_down(service: tuple[str, str]) -> None:
         "writes_environment": False,
         "writes_tmp": True,
         "torch": False,
+        "redis": True,
+        "otel": True,
     }
 
 
