@@ -28,7 +28,7 @@ SEED = 7
 ROWS = 48
 POINTS_PER_CHARACTER = 45
 SCATTER = 2.1  # deviation of y from a line of IAM-OnDB, in geometric mean deviations of the codec
-SPREAD = 0.53  # of one such deviation, in x-heights (as the service draws it)
+SPREAD = 0.34  # of one such deviation, in x-heights (as the service draws it)
 CANDIDATES = 3  # times as many hands are looked at for variety as are wanted
 
 
@@ -163,9 +163,9 @@ def _varied(samples: Sequence[Sample], count: int) -> list[Sample]:
 def _described(sample: Sample, name: str, unit: float) -> dict[str, Any]:
     """A hand as the manifest has it."""
     scale = float(np.clip(SCATTER * unit / max(sample.scatter, 1e-6), 0.2, 5.0))
-    advance = float(np.clip(sample.advance * scale * SPREAD / unit, 0.5, 8.0))
+    advance = float(np.clip(sample.advance * scale * SPREAD / unit, 0.4, 6.0))
     leaning = "leaning right" if sample.slant > 0.15 else "leaning left" if sample.slant < -0.15 else "upright"
-    width = "narrow" if advance < 1.9 else "wide" if advance > 2.9 else "of ordinary width"
+    width = "narrow" if advance < 1.3 else "wide" if advance > 2.0 else "of ordinary width"
     return {
         "name": name,
         "writer": sample.writer,

@@ -34,7 +34,7 @@ VERSION = "0.1.0"
 SEED_BITS = 53  # a seed made here survives a trip through JavaScript's numbers
 _PRIMERS = ("\n", " ")
 _UNNAMED_HANDS = 8
-_ADVANCE = 2.4  # of a character in IAM-OnDB, in x-heights
+_ADVANCE = 1.6  # of a character in IAM-OnDB, in x-heights
 
 
 class CatalogueError(Exception):

@@ -1,7 +1,8 @@
 """From a network's pen offsets, in model units, to ink on a sheet.
 
 The scale follows the codec alone: the geometric mean of its two standard deviations becomes SPREAD x-heights, which
-makes a lower-case letter about an x-height high for IAM-OnDB; a drawing of one bundle is therefore always of the same
+makes a lower-case letter an x-height high for IAM-OnDB, where strokes of one letter's length are mostly 110 to 125 raw
+units high and the mean of the deviations is 40; a drawing of one bundle is therefore always of the same
 size. Such networks write no times: their points are told at the pace at which the hands of their data were looked at.
 """
 
@@ -14,7 +15,7 @@ from model.codec import InkCodec
 from service.ink.document import DECIMALS, NONE, TIME_DECIMALS, Floats, Ink
 from service.ink.layout import Layout
 
-SPREAD = 0.53
+SPREAD = 0.34
 POINT_S = 0.015
 LIFT_S = 0.18
 _NOTE = struct.Struct("<5dI?")

@@ -10,7 +10,7 @@ import torch
 from model.config import Kind
 from model.corpus import Corpus, Window
 from model.evaluate import evaluate, noise_for, stacked_z, summarise, window_nll
-from model.heads import mixture_nll, mixture_of, text_nll
+from model.heads import CORRELATION_LIMIT, mixture_nll, mixture_of, text_nll
 from model.network import Network
 from model.reference import COPY
 from model.window import WindowOptions
@@ -181,3 +181,25 @@ def test_bfloat16_operands_measure_nearly_the_same(text: Corpus) -> None:
     exact = evaluate(network, text.evaluation("test", 50), WindowOptions(torch.float32))
     rounded = evaluate(network, text.evaluation("test", 50), WindowOptions(torch.bfloat16))
     assert rounded["nats"] == pytest.approx(exact["nats"], rel=5e-3)
+
+
+def test_a_constant_gaussian_scores_what_its_formula_says(ink: Corpus) -> None:
+    """Mean, deviations, correlation and pen of a split's own offsets, as the bias of a head that sees nothing.
+
+    Its nats are then minus the entropy of that Gaussian and of that coin: the whole evaluator in one closed form.
+    """
+    network = network_for(ink, mixtures=3)
+    targets = np.concatenate([line[1:] for line in ink.data.valid]).astype(np.float64)
+    mean, std = targets[:, :2].mean(0), targets[:, :2].std(0)
+    tie = float(np.corrcoef(targets[:, :2].T)[0, 1])
+    lifted = float(targets[:, 2].mean())
+    fields = [np.zeros(3), *np.repeat([*mean, *np.log(std), np.arctanh(tie / CORRELATION_LIMIT)], 3).reshape(5, 3)]
+    with torch.no_grad():
+        network.output.weight.zero_()
+        network.output.bias.copy_(torch.from_numpy(np.concatenate([*fields, [np.log(lifted / (1 - lifted))]])))
+    found = summarise(ink, "valid", evaluate(network, doubled(ink.evaluation("valid", 13)), FLOAT64))
+    gaussian = 1 + math.log(2 * math.pi) + float(np.log(std).sum()) + 0.5 * math.log(1 - tie**2)
+    coin = -(lifted * math.log(lifted) + (1 - lifted) * math.log(1 - lifted))
+    assert found["nats_per_step"] == pytest.approx(-gaussian - coin, rel=1e-6)
+    assert found["nats_per_line"] == pytest.approx(-(gaussian + coin) * len(targets) / len(ink.data.valid), rel=1e-6)
+    assert found["nats_per_step_raw_units"] == pytest.approx(found["nats_per_step"] - found["log_scale"])

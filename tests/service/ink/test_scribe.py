@@ -5,11 +5,12 @@ import pytest
 from numpy.typing import NDArray
 
 from model.codec import REPLACEMENT, HandwritingCodec, InkCodec, TextCodec
+from service.ink.pen import SPREAD
 from service.ink.scribe import Piece, Scribe, Written
 
 SYMBOLS = tuple("abcdefghijklmnopqrstuvwxyzT .,-'" + REPLACEMENT)
 CODEC = HandwritingCodec(InkCodec((0.0, 0.0), (40.0, 40.0)), TextCodec(SYMBOLS, "replace"), (1, 2))
-UNIT = 40.0 / 0.53  # raw units to an x-height
+UNIT = 40.0 / SPREAD  # raw units to an x-height
 
 
 def scribe(text: str, longest: int = 50, wobble: float = 0.0, *, skips: bool = False) -> Scribe:
