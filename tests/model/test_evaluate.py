@@ -191,12 +191,13 @@ def test_a_constant_gaussian_scores_what_its_formula_says(ink: Corpus) -> None:
     network = network_for(ink, mixtures=3)
     targets = np.concatenate([line[1:] for line in ink.data.valid]).astype(np.float64)
     mean, std = targets[:, :2].mean(0), targets[:, :2].std(0)
-    tie = float(np.corrcoef(targets[:, :2].T)[0, 1])
+    tie = float(((targets[:, :2] - mean) / std).prod(1).mean())
     lifted = float(targets[:, 2].mean())
-    fields = [np.zeros(3), *np.repeat([*mean, *np.log(std), np.arctanh(tie / CORRELATION_LIMIT)], 3).reshape(5, 3)]
+    fitted = np.array([0.0, *mean, *np.log(std), np.arctanh(tie / CORRELATION_LIMIT)]).repeat(3)
+    fields = np.append(fitted, np.log(lifted / (1 - lifted)))
     with torch.no_grad():
         network.output.weight.zero_()
-        network.output.bias.copy_(torch.from_numpy(np.concatenate([*fields, [np.log(lifted / (1 - lifted))]])))
+        network.output.bias.copy_(torch.from_numpy(fields))
     found = summarise(ink, "valid", evaluate(network, doubled(ink.evaluation("valid", 13)), FLOAT64))
     gaussian = 1 + math.log(2 * math.pi) + float(np.log(std).sum()) + 0.5 * math.log(1 - tie**2)
     coin = -(lifted * math.log(lifted) + (1 - lifted) * math.log(1 - lifted))
