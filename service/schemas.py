@@ -289,7 +289,8 @@ def check_limits(request: CompletionRequest, settings: Settings) -> None:
     Raises:
         InvalidRequestError: names the field and the limit.
     """
-    at_most("prompt", sum(map(len, request.prompt)), settings.max_prompt_chars, " characters")
+    hint = "; a longer one is read in pieces, each from the state that the one before returned"
+    at_most("prompt", sum(map(len, request.prompt)), settings.max_prompt_chars, " characters", hint)
     if "max_tokens" in request.model_fields_set:
         at_most("max_tokens", request.max_tokens, settings.max_tokens)
     max_tokens = request.most_tokens(settings)
@@ -307,14 +308,14 @@ def check_limits(request: CompletionRequest, settings: Settings) -> None:
         raise InvalidRequestError("stream_options: only allowed when stream is true.", "stream_options")
 
 
-def at_most(field: str, value: int, limit: int, unit: str = "") -> None:
+def at_most(field: str, value: int, limit: int, unit: str = "", hint: str = "") -> None:
     """Refuse a value that is beyond a limit.
 
     Raises:
         InvalidRequestError: names the field and the limit.
     """
     if value > limit:
-        raise InvalidRequestError(f"{field}: at most {limit}{unit} are served here.", field)
+        raise InvalidRequestError(f"{field}: at most {limit}{unit} are served here{hint}.", field)
 
 
 def _max_choices(settings: Settings) -> int:

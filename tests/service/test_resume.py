@@ -129,6 +129,32 @@ def test_choices_read_their_prompt_once(here: Server) -> None:
     assert len({choice["text"] for choice in reply["choices"]}) > 1
 
 
+def test_a_long_text_costs_its_characters_once(bundles: Path) -> None:
+    """As many characters as an operator allows are read, one more is not; what goes on from them reads none again."""
+    length = 5000
+    text = ("It was a dark and stormy night; " * 1000)[:length]
+    body = {"model": "small-text", "max_tokens": 6, "seed": 1}
+    with running(bundles, max_prompt_chars=length) as server:
+        first = server.complete(**body, prompt=text, n=3, return_state=True)
+        assert first["usage"]["prompt_tokens"] == length
+        assert first["usage"]["steps"] == length + 5 + 2 * (1 + 5)
+        assert sum(counts[0] for counts in first["usage"]["operations"].values()) == first["usage"]["steps"]
+        state = first["choices"][0]["state"]
+        rest = server.complete(**body, prompt="", state=state, n=16)["usage"]
+        assert rest["steps"] == sum(counts[0] for counts in rest["operations"].values()) == 16 * 6
+        assert rest["prompt_tokens"] == 0
+        refused = server.complete(**body, prompt=text + "a")["error"]
+        assert refused["param"] == "prompt"
+        assert f"at most {length} characters" in refused["message"]
+        assert "in pieces" in refused["message"]
+        # Read in pieces, as where less is allowed at a time, it is the same text.
+        piece, state = {**body, "echo": True, "max_tokens": 0, "return_state": True}, None
+        for start in range(0, length, 2000):
+            reply = server.complete(**piece, prompt=text[start : start + 2000], state=state)
+            state = reply["choices"][0]["state"]
+        assert server.complete(**body, prompt="", state=state)["choices"][0]["text"] == first["choices"][0]["text"]
+
+
 def test_a_prompt_goes_on_after_a_state(here: Server, there: Server) -> None:
     """A prompt given with a state is read as if it stood behind what was written, and only its own symbols count."""
     body = {**TEXT, "temperature": 0, "max_tokens": 12}
@@ -190,6 +216,8 @@ def test_wishes_that_cannot_be_are_named(here: Server, wish: dict[str, Any], par
     response = here.post("/v1/completions", model="small-text", **wish)
     assert response.status_code == 400
     assert problem(response)["param"] == param
+    last = here.complete(prompt="a", seed=1, max_tokens=2, resume_at=10_000_000)
+    assert last["choices"][0]["text"] == ""
 
 
 def read(server: Server, url: str, last: str | None = None, most: int = 10**6) -> list[tuple[str, str]]:
@@ -266,6 +294,23 @@ def test_streams_that_cannot_be_are_refused(here: Server) -> None:
         assert (response.status_code, problem(response)["param"]) == (400, "last-event-id")
     assert problem(here.client.get(url, params={"resume_at": "x"}))["param"] == "resume_at"
     assert problem(here.client.get("/v1/streams/" + "A" * 6000))["param"] == "token"
+
+
+def test_a_stream_is_as_long_as_a_url_may_be(here: Server) -> None:
+    """The longest request that is made into a URL has one that every proxy takes; one character more is refused."""
+    letters = "".join(map(chr, range(0x4E00, 0x4E00 + 8000)))  # no two alike: they cannot be packed
+
+    def made(length: int) -> httpx.Response:
+        return here.post("/v1/streams", completion={"model": "small-text", "prompt": letters[:length], "seed": 1})
+
+    fits, fails = 1, len(letters)
+    while fails - fits > 1:
+        middle = (fits + fails) // 2
+        fits, fails = (middle, fails) if made(middle).status_code == 200 else (fits, middle)
+    url = made(fits).json()["url"]
+    assert 5800 < len(url) < 6000
+    assert here.client.get(url).status_code == 200
+    assert "too long for a URL" in problem(made(fails))["message"]
 
 
 def code(response: httpx.Response, status: int = 400) -> str:
