@@ -123,7 +123,8 @@ def possible_completion(body: dict[str, Any]) -> dict[str, Any]:
 def possible_handwriting(body: dict[str, Any]) -> dict[str, Any]:
     """A drawing, in the same way."""
     sheet = {"page": "fit", "margin_mm": None, "line_width_mm": None, "dpi": 100}
-    body = body | sheet | {"model": None, "prime": None, "state": None, "resume_at": 0}
+    body = body | sheet | {"model": None, "state": None, "resume_at": 0}
+    body |= dict.fromkeys(("prime", "prime_text", "candidates"))  # for networks that write a given text
     body["seed"] = within_64_bits(body.get("seed"))
     if body.get("text") is None:
         body |= dict.fromkeys(("style", "unsupported", "align", "wobble"))

@@ -9,9 +9,9 @@ from tests.service.page.browsing import CHROMIUM, SWITCHES, open_page
 from tests.service.server import Server
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A headless Chromium."""
+    """A headless Chromium, of one module: while Playwright is on, a loop counts as running and asyncio's tests fail."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if CHROMIUM is None:
         pytest.skip("no chromium on the path (Debian: apt-get install chromium)")
