@@ -123,6 +123,28 @@ def _boundaries(record: dict[str, Any]) -> list[str]:
         *(f"- {name}: {meaning}." for name, meaning in found["events"].items()),
         "",
         *_table([row for row in found["scores"] if row["event_rate"]], shown),
+        *_rules(found, "What rules without a network find"),
+        *_words(found.get("words")),
+    ]
+
+
+def _rules(found: dict[str, Any], title: str) -> list[str]:
+    """The rivals of ink's boundaries, which need no network."""
+    return [] if "rules" not in found else ["", f"{title}:", "", *_table(found["rules"], _RULES)]
+
+
+def _words(found: dict[str, Any] | None) -> list[str]:
+    """Boundaries of ink against words told apart by hand."""
+    if found is None:
+        return []
+    return [
+        "",
+        f"On {found['lines']} lines of other pens and writers ({found['steps']:,} steps of ImadocSen-OnDB, scaled):",
+        "",
+        *(f"- {name}: {meaning}." for name, meaning in found["events"].items()),
+        "",
+        *_table(found["scores"], _SCORES),
+        *_rules(found, "What rules find there"),
     ]
 
 
@@ -159,6 +181,7 @@ _COMMON = {
     "layers": lambda r: " x ".join(map(str, r["model"]["hidden"])) + (" LSTM" if r["model"]["cell"] == "lstm" else ""),
     "parameters": lambda r: f"{r['parameters'] / 1e6:.2f} M",
     "minutes": lambda r: f"{r['minutes']:.0f}",
+    "passes": lambda r: f"{r['passes']:.2f}",
 }
 _BOUNDARIES = {"z rates": _rates, "cell work": _share}
 _TEXT = _COMMON | {"test bpc": lambda r: f"{r['test']['bpc']:.3f}"} | _BOUNDARIES
@@ -183,6 +206,16 @@ _SCORES = {
     "recall": lambda r: f"{r['recall']:.3f}",
     "F1": lambda r: f"{r['f1']:.3f}",
     "random F1": lambda r: f"{r['random_f1']:.3f}",
+}
+
+
+_RULES = {
+    "rule": lambda r: r["rule"],
+    "event": lambda r: r["event"],
+    "within": lambda r: f"{r['tolerance']}",
+    "precision": lambda r: f"{r['precision']:.3f}",
+    "recall": lambda r: f"{r['recall']:.3f}",
+    "F1": lambda r: f"{r['f1']:.3f}",
 }
 
 

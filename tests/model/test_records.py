@@ -69,6 +69,25 @@ def test_page_shows_figures_with_their_constants() -> None:
         assert shown in page
 
 
+def test_page_sets_boundaries_beside_their_rivals() -> None:
+    """Boundaries of ink stand beside chance, rules that need no network, and words told apart by hand."""
+    score = {"layer": 2, "event": "pen-up", "tolerance": 5, "event_rate": 0.038, "boundary_rate": 0.077}
+    score |= {"precision": 0.4351, "recall": 0.8762, "f1": 0.5813, "random_f1": 0.3784}
+    rule = {"rule": "slow point", "event": "pen-up", "tolerance": 5, "precision": 0.18, "recall": 0.41, "f1": 0.2501}
+    words = {"lines": 943, "steps": 743284, "events": {"word": "by hand"}}
+    words |= {"scores": [score | {"event": "word", "f1": 0.1631}], "rules": [rule | {"event": "word", "f1": 0.8442}]}
+    found = {"split": "test", "steps": 374003, "events": {"pen-up": "the pen is lifted"}, "scores": [score]}
+    free = record("free", "text", {"bpc": 1.0}) | {"boundaries": found}
+    free["model"]["detector_prior"] = "none"
+    page = results_page([free])
+    assert "0.581" in page
+    assert "slow point" not in page
+    found |= {"rules": [rule], "words": words}
+    page = results_page([free])
+    for shown in ("0.378", "the pen is lifted", "slow point", "0.250", "943 lines", "by hand", "0.163", "0.844"):
+        assert shown in page
+
+
 def test_records_survive_the_disk_and_foreign_files_are_refused(tmp_path: Path) -> None:
     """What is written is read back; a file of another format is named."""
     write_record(tmp_path / "one.json", record("one", "text", {"bpc": 1.0}))
