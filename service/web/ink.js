@@ -41,11 +41,12 @@ export class InkDesk extends Desk {
     });
   }
 
-  /** Writers are all that make ink; one that has styles writes texts, the others write freely. */
+  /** Writers are all that make ink; those that styles name write texts, in the styles' order, the others freely. */
   open(models, styles) {
     this.styles = styles;
-    const hasStyles = ({ id }) => styles.some(({ model }) => model === id);
-    const writers = models.filter(({ kind }) => kind === "ink").sort((one, other) => hasStyles(other) - hasStyles(one));
+    const names = [...new Set(styles.map(({ model }) => model))];
+    const place = ({ id }) => (names.includes(id) ? names.indexOf(id) : names.length);
+    const writers = models.filter(({ kind }) => kind === "ink").sort((one, other) => place(one) - place(other));
     this.offer(writers, "Nothing that writes by hand is served here.", (writer) => this.showWriter(writer));
   }
 
@@ -107,14 +108,17 @@ export class InkDesk extends Desk {
     const files = this.element.querySelector(".files");
     files.hidden = true;
     let end = null;
-    for await (const event of follow(PATH, body, signal, ({ x }) => x.length, (words) => this.say(words))) {
-      player.add(pointsOf(event));
-      layers.add(event.op);
-      this.say(this.verb);
-      files.hidden = false; // also what is stopped can be saved, as a whole
-      end = event;
+    try {
+      for await (const event of follow(PATH, body, signal, ({ x }) => x.length, (words) => this.say(words))) {
+        player.add(pointsOf(event));
+        layers.add(event.op);
+        this.say(this.verb);
+        end = event;
+      }
+      await player.finish();
+    } finally {
+      files.hidden = !this.sheet.last; // also what was stopped can be saved, as a whole
     }
-    await player.finish();
     said.finish();
     const { points, strokes } = end.usage;
     $("ink-sheet").setAttribute("aria-label", `Handwriting of ${strokes} strokes${isText ? `: ${body.text}` : ""}`);

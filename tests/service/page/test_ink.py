@@ -143,6 +143,7 @@ def test_stop_stops(ink: Any, server: Server, writer: str) -> None:
     wait_for(ink, f"{POINTS} > 40")
     form.get_by_role("button", name="Stop").click()
     assert said(ink, "ink") == "Stopped."
+    assert ink.get_by_role("group", name="Save what is written").is_visible()
     server.gauges_when(lambda gauges: gauges["running"] == 0)
     if writer == "copybook":
         form.get_by_label("Text to write").fill("ok")
@@ -215,7 +216,7 @@ def test_a_file_of_ink_is_read_first(ink: Any, server: Server) -> None:
     assert set(made[1]["prime"]) == {"x", "y", "pen"}
     ink.locator("#pad-file").set_input_files({"name": "own.txt", "mimeType": "text/plain", "buffer": b"nonsense"})
     ink.get_by_text("own.txt will be read first.").wait_for()
-    assert "prime: it is no well-formed InkML." in send(ink, "ink")
+    assert "Begin in a hand of your own: it is no well-formed InkML." in send(ink, "ink")
 
 
 def test_without_motion_ink_is_there_at_once(browser: Any, server: Server) -> None:
