@@ -10,8 +10,13 @@ export function useKey(given) {
 /** The header that a program needs to ask this server; it finds the key in its environment. */
 export const keyName = () => (key ? "COPYIST_API_KEY" : null);
 
-/** What the server will not do, in its words. */
-export class Refusal extends Error {}
+/** What the server will not do, in its words; `param` names the field that it is about, if any. */
+export class Refusal extends Error {
+  constructor(message, param) {
+    super(message);
+    this.param = param;
+  }
+}
 
 /** Nothing is wrong with the request: the same may be asked again, after `waitMs` at the earliest. */
 export class Broken extends Error {
@@ -22,11 +27,11 @@ export class Broken extends Error {
 }
 
 /** Tell what an error of the server means for whoever asked. */
-export function problem({ message, code }, status, headers) {
+export function problem({ message, code, param }, status, headers) {
   if (code === "invalid_api_key") dispatchEvent(new CustomEvent("needskey"));
   const passes = headers ? headers.get("x-should-retry") === "true" : code === "shutting_down";
   if (passes || [502, 503, 504].includes(status)) return new Broken(message, 1000 * Number(headers?.get("retry-after") ?? 0));
-  return new Refusal(message);
+  return new Refusal(message, param);
 }
 
 /** Fetch a path; a refusal or a lost connection is thrown. */

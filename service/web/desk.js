@@ -67,7 +67,7 @@ export class Desk {
       await task(this.running.signal);
     } catch (error) {
       if (error.name === "AbortError") this.say("Stopped.");
-      else this.say(error.message, true);
+      else this.say(this.inWords(error), true);
     } finally {
       const hadFocus = document.activeElement === this.stop;
       this.running = null;
@@ -76,6 +76,13 @@ export class Desk {
       if (hadFocus) this.go.focus();
       this.element.classList.remove("busy");
     }
+  }
+
+  /** Words for an error, in which a field is called as it is on the desk. */
+  inWords({ message, param }) {
+    const label = param && (this.form.elements[param]?.labels?.[0] ?? this.form.querySelector(`[data-param="${CSS.escape(param)}"]`));
+    if (!label || !message.startsWith(`${param}: `)) return message;
+    return label.firstChild.textContent.trim() + message.slice(param.length);
   }
 
   /** Let the buttons of the desk copy its request; `words` has a function for each of them. */

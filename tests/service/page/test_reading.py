@@ -58,7 +58,7 @@ def test_a_text_that_is_refused_is_said_so_in_words(browser: Any, small_limits: 
     page = open_page(context, small_limits.url, "reading")
     field = page.get_by_label("Text to read")
     field.fill("x" * 101)
-    assert send(page, "reading") == "text: at most 100 characters are served here."
+    assert send(page, "reading") == "Text to read: at most 100 characters are served here."
     assert "101 characters" in page.locator("#reading-count").inner_text()
     assert field.input_value() == "x" * 101
     field.fill("x" * 100)

@@ -95,10 +95,10 @@ def test_stop_stops(page: Any, server: Server) -> None:
 
 
 def test_a_refusal_is_shown_in_words(page: Any) -> None:
-    """What the server refuses stands on the page in its words."""
+    """What the server refuses stands on the page in its words, with the field called as on the page."""
     page.evaluate("document.querySelector('#text-form').noValidate = true")
     page.locator("#text-form").get_by_label("Characters").fill("5000")
     with page.expect_response("**/v1/completions") as response:
         page.locator("#text-form .go").click()
     assert response.value.status == 400
-    page.get_by_text("max_tokens: at most 4096 are served here.").wait_for()
+    page.get_by_text("Characters: at most 4096 are served here.").wait_for()
