@@ -202,6 +202,34 @@ def _noise(plan: _Plan, index: int, t: int) -> Tensor | None:
     return None if plan.noise is None or not plan.variants[index].detects else plan.noise[t, :, index]
 
 
+@dataclass(frozen=True)
+class _Busy:
+    """The rows of a layer that do not COPY: of each step, and of all T * B rows of the window."""
+
+    of_step: tuple[Tensor, ...]
+    of_window: Tensor
+
+
+def _busy_rows(runs: list[_Run], index: int) -> _Busy | None:
+    """The rows to multiply on the way back; None where it must be all.
+
+    In a row that COPYs, the gradient by the product is zero to the bit: gates and candidate reach the loss through
+    1 - copy alone, and a nested detector through z_below. What is left of such a row, the gradients by z and by the
+    copied state, needs no product. With a soft detector nothing copies wholly; a detector that is read on COPYs
+    too learns there; and a captured graph has one shape for all windows.
+    """
+    variant = runs[index].variant
+    reads_copies = variant.detects and variant.copy_boundary != "nested"
+    on_gpu = runs[index].x.device.type == "cuda"
+    if variant.bottom or not variant.gated or variant.detector == "soft" or reads_copies or on_gpu:
+        return None
+    busy = torch.stack(runs[index - 1].z[1:]) > 0
+    if variant.detects:
+        busy |= torch.stack(runs[index].z[:-1]) > 0
+    step, row = busy.nonzero().unbind(1)
+    return _Busy(row.split(busy.sum(1).tolist()), step * busy.shape[1] + row)
+
+
 class _Window(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -341,6 +369,8 @@ class _Backstepper:
         self.d_z_below: Tensor | None = None
         self.d_bias = torch.zeros_like(run.bias)
         self.d_gain = None if run.gain is None else torch.zeros_like(run.gain)
+        self.busy = _busy_rows(runs, index)
+        self.d_x = torch.empty_like(run.rows[0]) if self.busy else None
 
     def backward(self, t: int, d_out: Tensor, steppers: list["_Backstepper"]) -> None:
         run, runs, index = self.run, self.runs, self.index
@@ -376,7 +406,17 @@ class _Backstepper:
             _noise(self.plan, index, t),
             self.d_s_written[t],
         )
-        self._split(self.product(self.d_s_rows[t]))
+        self._split(self._product(t))
+
+    def _product(self, t: int) -> Tensor:
+        """The gradient by the operand of step t (B, K); it lives until the next call."""
+        if self.busy is None or self.d_x is None:
+            return self.product(self.d_s_rows[t])
+        rows = self.busy.of_step[t]
+        self.d_x.zero_()
+        if len(rows):
+            self.d_x.index_copy_(0, rows, self.product(self.d_s_rows[t].index_select(0, rows)))
+        return self.d_x
 
     def _split(self, d_x: Tensor) -> None:
         own, above = self.run.variant.size, self.run.variant.above
@@ -384,7 +424,9 @@ class _Backstepper:
 
     def gradients(self) -> tuple[Tensor, Tensor | None, Tensor]:
         """By weight, gain and bias; the weight's as one product over all steps and rows."""
-        x = self.run.x[:-1].flatten(0, 1)
+        x, d_s = self.run.x[:-1].flatten(0, 1), self.d_s.flatten(0, 1)
+        if self.busy is not None:
+            x, d_s = x.index_select(0, self.busy.of_window), d_s.index_select(0, self.busy.of_window)
         # This way round the odd width is a number of rows: 1.5 times as fast on a CPU as x.t() @ d_s.
-        d_weight = (self.d_s.flatten(0, 1).t() @ x)[: self.columns].t().to(self.run.weight.dtype)
+        d_weight = (d_s.t() @ x)[: self.columns].t().to(self.run.weight.dtype)
         return d_weight, self.d_gain, self.d_bias

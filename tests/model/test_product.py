@@ -1,11 +1,14 @@
 """The product of the time loop gives what a plain product gives."""
 
+import time
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.product import prepare
+import model.product
+from model.product import fastest_operand, prepare
 from tests.strategies import seeds
 
 
@@ -28,6 +31,35 @@ def test_it_is_the_product(dtype: torch.dtype, seed: int, batch: int, depth: int
         terms = 1 if dtype == torch.bfloat16 else depth
         scale = float((x.double().abs() @ weight.double().abs()).max())
         torch.testing.assert_close(found.double(), exact, rtol=0, atol=scale * torch.finfo(dtype).eps * terms)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fewer_rows_are_multiplied_alike(dtype: torch.dtype) -> None:
+    """A product prepared for eight rows takes any number of them."""
+    weight = torch.arange(12.0).view(4, 3).to(dtype)
+    product = prepare(weight, 8)
+    for rows in (1, 3, 8):
+        x = torch.eye(4)[torch.arange(rows) % 4].to(dtype)
+        assert torch.equal(product(x), weight[torch.arange(rows) % 4])
+
+
+@pytest.mark.parametrize("slow", [torch.float32, torch.bfloat16])
+def test_the_faster_dtype_is_taken(slow: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one of the two takes ten times as long by the clock, the other is chosen; a GPU is not asked."""
+    clock = {"now": 0}
+
+    def slowly(weight: torch.Tensor, _: int) -> model.product.Product:
+        def product(x: torch.Tensor) -> torch.Tensor:
+            clock["now"] += 10 if weight.dtype == slow else 1
+            return x
+
+        return product
+
+    monkeypatch.setattr(model.product, "prepare", slowly)
+    monkeypatch.setattr(time, "process_time_ns", lambda: clock["now"])
+    other = {torch.float32: torch.bfloat16, torch.bfloat16: torch.float32}[slow]
+    assert fastest_operand(torch.device("cpu"), 4, 3, 2) == other
+    assert fastest_operand(torch.device("cuda"), 4, 3, 2) == torch.bfloat16
 
 
 def test_one_layout_serves_many_windows() -> None:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import model.cell
+import model.product
 import model.window
 from model import kernels
 from model.boundary import hard_sigmoid
@@ -484,6 +485,36 @@ def test_no_gradient_flows_into_the_carried_state() -> None:
         assert not tensor.requires_grad
     assert not result.z.requires_grad
     assert not result.logit.requires_grad
+
+
+@pytest.mark.parametrize("copy_boundary", ["nested", "recompute"])
+def test_copies_are_not_multiplied_on_the_way_back(copy_boundary: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Backward, a layer multiplies the rows that do not COPY, and all of them where its detector reads COPYs too."""
+    network, x = make(config_for("text", copy_boundary=copy_boundary))
+    layers = range(network.config.num_layers)
+    rows: dict[int, int] = dict.fromkeys(layers, 0)
+    plain = model.product.prepare
+    # Backward, a layer's matrix comes transposed, its columns padded.
+    turned = [(-(-layer.weight.shape[1] // 8) * 8, len(layer.weight)) for layer in map(network.layer, layers)]
+
+    def counted(weight: Tensor, batch: int) -> model.product.Product:
+        product = plain(weight, batch)
+
+        def count(operand: Tensor) -> Tensor:
+            if tuple(weight.shape) in turned:
+                rows[turned.index((weight.shape[0], weight.shape[1]))] += len(operand)
+            return product(operand)
+
+        return count
+
+    monkeypatch.setattr(model.window, "prepare", counted)
+    gradients_of(network, score(run(network, x).raw))
+    done = walk(network, x, slope=SLOPE).operations() != COPY
+    needed = {index: int(done[..., index].sum()) for index in layers}
+    if copy_boundary == "recompute":
+        needed[1] = STEPS * ROWS
+    assert rows == needed
+    assert needed[2] < STEPS * ROWS
 
 
 def test_backward_twice_is_refused() -> None:
