@@ -17,6 +17,7 @@ from export.bundle import BundleError
 from export.hands import NAMES, choose
 from export.measure import measure as measure_step
 from export.onnx_recogniser import build as build_recogniser
+from export.restore import restore
 from export.runtime import OnnxStep, Reader
 from export.verify import VerifyError, config_of
 from export.verify import verify as verify_bundle
@@ -31,7 +32,7 @@ from model.recognise import load_recogniser
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 console = Console(stderr=True)
-COMMANDS = ("build", "verify", "measure")
+COMMANDS = ("build", "verify", "measure", "restore")
 
 
 class StoredAs(StrEnum):
@@ -127,6 +128,21 @@ def measure(
         raise _fail(error) from error
     reader = None if loaded.reader is None else Reader(loaded.reader)
     typer.echo(json.dumps(measure_step(OnnxStep.of(loaded), config, corpus, split, reader), indent=2))
+
+
+@app.command("restore")
+def restore_command(
+    folder: Annotated[Path, typer.Argument(metavar="BUNDLE")],
+    checkpoint: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+) -> None:
+    """Turn a bundle back into a checkpoint: to measure, to sample, or to train on with `--from`."""
+    if checkpoint.exists():
+        raise _fail(f"{checkpoint} exists already; name a new file")
+    try:
+        checkpoints.save(checkpoint, restore(bundle.load(folder)))
+    except (BundleError, ExportError, VerifyError, OSError) as error:
+        raise _fail(error) from error
+    typer.echo(f"{checkpoint}: the weights of {folder}")
 
 
 def _writing(

@@ -23,8 +23,10 @@ from model.data.errors import DataError
 from model.data.ink import InkCorpus
 from model.evaluate import evaluate as evaluate_network
 from model.evaluate import protocol_of, summarise
+from model.process import Interrupted
 from model.recognise_cli import recogniser_app
-from model.train import Interrupted, Trainer, TrainingError
+from model.start import symbols_of
+from model.train import Trainer, TrainingError
 from model.window import WindowOptions
 from model.workers import Workers
 
@@ -90,6 +92,9 @@ def train(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     protocol: Annotated[str, typer.Option(help="Ink: paper (random lines) or official (by writer).")] = "paper",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
+    start: Annotated[
+        Path | None, typer.Option("--from", help="Begin with the weights of this checkpoint instead of random ones.")
+    ] = None,
     compiled: Annotated[bool | None, typer.Option("--compile/--no-compile", help="Fuse the pointwise kernels.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Override, like train.batch=64.")] = None,
 ) -> None:
@@ -98,13 +103,15 @@ def train(
         raise _fail(f"there is no preset {preset!r}; choose one of {', '.join(PRESETS)}")
     try:
         chosen = _override(PRESETS[preset], settings or [])
-        corpus = Corpus.load(chosen.model.kind, data, protocol=protocol, texts=chosen.model.writes_text)
+        begun = None if start is None else checkpoints.load(start)
+        symbols = None if begun is None else symbols_of(begun)
+        corpus = Corpus.load(chosen.model.kind, data, symbols, protocol, texts=chosen.model.writes_text)
         budget = Budget(minutes=60.0 if minutes is None and updates is None else minutes, updates=updates)
         fused = shutil.which("g++") is not None if compiled is None else compiled
         workers = Workers.join(_device(device))
         with _Progress(budget, shown=workers.is_first) as progress:
             trainer = Trainer(chosen, corpus, out, budget, workers, compiled=fused, report=progress.report)
-            trainer.begin(resume=resume)
+            trainer.begin(resume=resume, start=begun)
             progress.follow(trainer)
             trainer.run(stop_after)
         workers.leave()

@@ -9,7 +9,7 @@ Cell = Literal["hmlstm", "lstm"]
 CopyBoundary = Literal["nested", "recompute"]
 Detector = Literal["step", "sample", "soft"]
 DetectorPrior = Literal["none", "separator"]
-Precision = Literal["bfloat16", "float32", "float64"]
+Precision = Literal["auto", "bfloat16", "float32", "float64"]
 
 
 _ADDED = ("characters", "writers", "character_width", "window_mixtures")
@@ -134,7 +134,8 @@ class TrainConfig:
         clip: largest global gradient norm.
         slope, final_slope: the paper's a, linear over the first `slope_share` of the budget (Eq. 9).
         precision: operands of the matrix products; master weights, cell state, statistics and detector stay float32
-            (or float64 with "float64").
+            (or float64 with "float64"). "auto" takes whichever of bfloat16 and float32 the device multiplies
+            faster, and the checkpoint says which that was.
         detector_rate: learning rate of the detectors' columns, relative to the rest: boundaries that move at every
             update are hard to follow for the layers above. Its worth is not yet measured on its own (docs/log.md).
         rate_band: lowest and highest share of boundaries of the layer below (of all steps, for layer 1) at which a
@@ -155,7 +156,7 @@ class TrainConfig:
     slope: float = 1.0
     final_slope: float = 1.0
     slope_share: float = 0.6
-    precision: Precision = "bfloat16"
+    precision: Precision = "auto"
     detector_rate: float = 0.1
     rate_band: tuple[float, float] = (0.15, 0.6)
     restarts: float = 0.05

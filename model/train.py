@@ -5,17 +5,12 @@ schedule done. Everything that decides the next update is in the checkpoint: on 
 bits.
 """
 
-import ctypes
-import gc
 import json
 import math
-import signal
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,11 +19,15 @@ from model import checkpoint as checkpoints
 from model.budget import Budget
 from model.checkpoint import BEST, LAST, Checkpoint, CheckpointError
 from model.codec import HandwritingCodec
-from model.config import ModelConfig, Preset, TrainConfig
+from model.config import ModelConfig, Precision, Preset, TrainConfig
 from model.corpus import Corpus, Window, training_window
+from model.data.batches import TextStreams
 from model.evaluate import evaluate
 from model.metrics import bits_per_symbol
 from model.network import Network
+from model.process import CatchInterrupt, Interrupted, settle
+from model.product import fastest_operand
+from model.start import start_from
 from model.state import NetworkState
 from model.update import Update
 from model.window import WindowOptions
@@ -38,30 +37,10 @@ EVALUATIONS = 40  # over a whole budget
 VALIDATION_STEPS = 100_000
 HEALTHY = (0.005, 0.95)
 PATIENCE = 8  # evaluations in a row with a sick boundary
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
 class TrainingError(Exception):
     """Training cannot go on; the message says what happened and what to change."""
-
-
-class Interrupted(Exception):  # noqa: N818 (not an error: everything is saved)
-    """Stopped by Ctrl-C, after saving."""
-
-
-def settle() -> None:
-    """Spare a long training what the process does for short ones; for the rest of its life.
-
-    A window makes thousands of tensors, and each round of the garbage collector that they set off would go through all
-    objects of PyTorch again: an eighth of the time on a CPU. What lives now is taken out of its sight. And memory that
-    one update gives back is wanted by the next: glibc is told to keep it, where there is a glibc.
-    """
-    gc.collect()
-    gc.freeze()
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if libc is not None and hasattr(libc, "mallopt"):
-        for setting in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
-            libc.mallopt(setting, 2**31 - 1)
 
 
 def build(preset: Preset, corpus: Corpus) -> tuple[Network, TrainConfig]:
@@ -105,20 +84,36 @@ class Trainer:
         self.corpus, self.out, self.budget, self.workers, self.report = corpus, out, budget, workers, report
         self.network, self.config = build(preset, corpus)
         self.model = self.network.config
+        self.chooses_precision = self.config.precision == "auto"
+        if self.chooses_precision:
+            self._choose_precision()
         if self.config.batch % workers.count:
             raise TrainingError(f"train.batch={self.config.batch} does not divide among {workers.count} workers")
         if self.config.precision == "float64":
             self.network.double()
         self.network.to(workers.device)
-        options = WindowOptions(getattr(torch, self.config.precision), compiled)
-        self.update = Update(self.network, self.config, options, workers)
+        self.compiled = compiled
+        self.update = self._make_update()
         self.streams = corpus.streams(self.config.batch, self.config.window, self.config.seed)
         self.generator = torch.Generator(device=workers.device).manual_seed(self.config.seed)
         self.best = math.inf
         self.sick = [0] * (self.model.num_layers - 1)
         self.next_evaluation = 1
         self.steps = 0.0
+        self.started_from: dict[str, Any] | None = None
         self._last_report_s = budget.elapsed_s
+
+    def _make_update(self) -> Update:
+        options = WindowOptions(getattr(torch, self.config.precision), self.compiled)
+        return Update(self.network, self.config, options, self.workers)
+
+    def _choose_precision(self) -> None:
+        """Take what the first worker's device multiplies fastest, for the widest of the layers."""
+        widest = max((self.network.layer(index).weight for index in range(self.model.num_layers)), key=torch.numel)
+        rows = max(self.config.batch // self.workers.count, 1)
+        is_single = fastest_operand(self.workers.device, rows, *widest.shape) == torch.float32
+        chosen: Precision = "float32" if self.workers.agree(is_single) else "bfloat16"
+        self.config = replace(self.config, precision=chosen)
 
     def run(self, stop_after: int | None = None) -> None:
         """Train to the end of the budget, or for `stop_after` updates.
@@ -129,7 +124,7 @@ class Trainer:
         """
         evaluated = -1
         settle()
-        with _CatchInterrupt() as interrupt:
+        with CatchInterrupt() as interrupt:
             begun = self.budget.done
             while (progress := self.workers.agree(self.budget.progress)) < 1 and self.budget.done - begun != stop_after:
                 self.one_update(progress)
@@ -195,7 +190,8 @@ class Trainer:
     def facts(self) -> dict[str, Any]:
         """What the checkpoint says of its making."""
         device = self.workers.device
-        return {
+        begun = {} if self.started_from is None else {"started_from": self.started_from}
+        return begun | {
             "data": self.corpus.facts,
             "updates": self.budget.done,
             "steps": int(self.steps),
@@ -234,17 +230,31 @@ class Trainer:
         kept = Checkpoint(self.model, self.config, self.corpus.codec, facts, self.network.state_dict(), extra)
         checkpoints.save(self.out / LAST, kept)
 
-    def begin(self, *, resume: bool) -> None:
-        """Start afresh in an empty folder, or go on from the last checkpoint in it.
+    def begin(self, *, resume: bool, start: Checkpoint | None = None) -> None:
+        """Start in an empty folder, afresh or with given weights, or go on from the last checkpoint in it.
 
         Raises:
             TrainingError: the folder holds a training and `resume` is False.
+            StartError: the given weights do not fit.
         """
         if resume:
             self.resume()
         elif (self.out / LAST).exists():
             raise TrainingError(f"{self.out} holds a training already: give --resume, or another --out")
+        elif start is not None:
+            self._start_from(start)
         self.out.mkdir(parents=True, exist_ok=True)
+
+    def _start_from(self, start: Checkpoint) -> None:
+        start_from(self.network, self.corpus.codec, start)
+        with torch.no_grad():
+            for average, parameter in zip(self.update.averages, self.update.parameters, strict=False):
+                average.copy_(parameter)
+        same = start.facts.get("data", {}).get("sha256") == self.corpus.facts.get("sha256")
+        if same and isinstance(self.streams, TextStreams):
+            self.streams.skip(start.facts.get("passes", 0.0))
+        known = ("bundle", "data", "minutes", "passes", "started_from", "steps", "updates")
+        self.started_from = {name: start.facts[name] for name in known if name in start.facts}
 
     def resume(self) -> None:
         """Go on from the last checkpoint in the output folder.
@@ -258,6 +268,10 @@ class Trainer:
         # The data first: another alphabet is another vocabulary too.
         if last.facts["data"].get("sha256") != self.corpus.facts.get("sha256"):
             raise TrainingError(f"{self.out / LAST} was trained on other data: resume with the same --data")
+        chosen = last.train.precision in ("float32", "bfloat16") and last.train.precision != self.config.precision
+        if self.chooses_precision and chosen:
+            self.config = replace(self.config, precision=last.train.precision)
+            self.update = self._make_update()
         if (last.model, last.train) != (self.model, self.config):
             raise TrainingError(f"{self.out / LAST} was made with another configuration: resume with the same preset")
         device = self.workers.device
@@ -274,6 +288,7 @@ class Trainer:
         if self.workers.is_first:  # the totals of a group are summed when they are read
             self.update.totals.restore({key.removeprefix("totals/"): value for key, value in last.extra.items()})
         self.generator.set_state(last.extra["generator"])
+        self.started_from = last.facts.get("started_from")
         resume = last.facts["resume"]
         self.budget.spent_s, self.budget.done = resume["spent_s"], resume["done"]
         self.streams.load_state_dict(resume["streams"])
@@ -349,26 +364,3 @@ class Trainer:
 
     def _in_units(self, nats_per_step: float) -> float:
         return bits_per_symbol(nats_per_step) if self.model.kind == "text" else -nats_per_step
-
-
-class _CatchInterrupt:
-    """Turns the first Ctrl-C into a flag, so that the update in hand is finished; a second one kills."""
-
-    def __init__(self) -> None:
-        self.caught = False
-
-    def __enter__(self) -> Self:
-        try:
-            self._before: Any = signal.signal(signal.SIGINT, self._catch)
-        except ValueError:  # not in the main thread: whoever called us owns the signals
-            self._before = None
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _catch(self, _number: int, _frame: FrameType | None) -> None:
-        self.caught = True
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)

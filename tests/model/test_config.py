@@ -53,7 +53,7 @@ def test_an_impossible_network_is_refused(changes: dict[str, Any], message: str)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"precision": "float16"}, "precision must be one of bfloat16, float32"),
+        ({"precision": "float16"}, "precision must be one of auto, bfloat16, float32"),
         ({"batch": 0}, "batch must be at least 1, not 0"),
         ({"window": 0}, "window must be at least 1, not 0"),
         ({"average": 1.0}, r"average must be in \[0, 1\), not 1.0"),

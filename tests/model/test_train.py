@@ -21,7 +21,8 @@ from model.checkpoint import BEST, LAST, CheckpointError
 from model.config import PRESETS, Kind, Preset
 from model.corpus import Corpus
 from model.evaluate import evaluate
-from model.train import PATIENCE, Interrupted, Trainer, TrainingError, build
+from model.process import Interrupted
+from model.train import PATIENCE, Trainer, TrainingError, build
 from model.window import WindowOptions
 from model.workers import Workers
 from tests.model.corpora import fixture, small_preset, write, write_text
@@ -247,6 +248,22 @@ def test_resume_wants_the_same_configuration(text: Corpus, tmp_path: Path) -> No
     for other in (small_preset("text", {"hidden": (9, 7, 6)}), small_preset("text", learning_rate=1e-3)):
         with pytest.raises(TrainingError, match=r"last\.safetensors was made with another configuration"):
             make_trainer(other, text, tmp_path).begin(resume=True)
+
+
+def test_a_precision_once_chosen_stays(text: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training takes the faster operands; resumed on a machine that would choose others, it goes on in the first."""
+    preset = small_preset("text", average=0.9, precision="auto")
+    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        monkeypatch.setattr(model.train, "fastest_operand", lambda *_, dtype=dtype: dtype)
+        make_trainer(preset, text, tmp_path / name).run()
+        assert checkpoints.load(tmp_path / name / LAST).train.precision == name
+        first = make_trainer(preset, text, tmp_path / f"{name} in parts")
+        first.run(stop_after=4)
+        monkeypatch.setattr(model.train, "fastest_operand", lambda *_: torch.float32)
+        second = make_trainer(preset, text, tmp_path / f"{name} in parts")
+        second.begin(resume=True)
+        second.run()
+        assert_same_training(tmp_path / f"{name} in parts", tmp_path / name)
 
 
 @pytest.mark.parametrize("alphabet", ["same", "other"])

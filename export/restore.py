@@ -1,0 +1,112 @@
+"""From a bundle back to a checkpoint, so that training can go on where only the bundle was kept.
+
+The weights are those of the TorchScript file, as they were rounded to be shipped; a checkpoint made of them computes
+what the bundle computes. What a bundle has no use for, the optimiser's moments and the place in the corpus, is gone.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from export.bundle import SCRIPT_FILE, Bundle
+from export.graph import load_script
+from export.verify import config_of
+from export.weights import HIDDEN_STEPS, ExportError
+from model.checkpoint import Checkpoint
+from model.codec import codec_from_json
+from model.config import ModelConfig, TrainConfig
+from model.network import Network
+
+
+def restore(bundle: Bundle) -> Checkpoint:
+    """Return a checkpoint of a bundle's network, good to use, to measure and to start a training from.
+
+    Raises:
+        ExportError: the TorchScript file does not hold the network that the manifest tells of.
+    """
+    config = config_of(bundle)
+    script = load_script(bundle.files[SCRIPT_FILE])
+    held = {name: tensor.detach() for name, tensor in (*script.named_parameters(), *script.named_buffers())}
+    try:
+        weights = _weights(config, held)
+    except (KeyError, RuntimeError) as error:
+        raise ExportError(f"{bundle.name}: {SCRIPT_FILE} does not hold a network of this shape ({error})") from error
+    training = dict(bundle.manifest["training"])
+    facts = {key: value for key, value in training.items() if key not in ("config", "detector_prior")}
+    facts |= {"data": dict(bundle.manifest["data"]), "bundle": bundle.fingerprint}
+    train = TrainConfig.from_json(training["config"]) if "config" in training else TrainConfig()
+    return Checkpoint(config, train, codec_from_json(dict(bundle.codec)), facts, weights)
+
+
+def _weights(config: ModelConfig, held: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The parameters of `Network` by name, each whole."""
+    network = Network(config)
+    sizes, gates = config.hidden, len(config.output_sources)
+    sent = []
+    for index, size in enumerate(sizes):
+        layer, prefix = network.layer(index), f"layers.{index}."
+        own = _matrix(held, prefix + "own")
+        above = [_matrix(held, prefix + "above")] if layer.above else []
+        # Rows of the trained matrix: own h, h above, h below; for layer 1, what was read of a text is kept elsewhere.
+        below = held["window.into"] if index == 0 and config.writes_text else own[size:]
+        _set(layer.weight, torch.cat([own[:size], *above, below]))
+        if layer.gain is not None:
+            _set(layer.gain, held[prefix + "gain"])
+        _set(layer.bias, held[prefix + "bias"])
+        sent.append(_matrix(held, prefix + "out"))
+    if config.writes_text:
+        sent.append(held["window.out"])
+    into = torch.cat(sent)
+    _set(network.output.gate, into[:, :gates])
+    _set(network.output.project, into[:, gates:])
+    _set(network.output.weight, _matrix(held, "head"))
+    _set(network.output.bias, held["head_bias"])
+    _set_embedding(network, held)
+    if network.attention is not None and network.hands is not None:
+        _set(network.attention.embedding.weight, held["window.embedding"])
+        _set(network.attention.neighbours, held["window.neighbours"])
+        _set(network.attention.weight, held["window.weight"])
+        _set(network.attention.bias, held["window.bias"])
+        _set(network.hands.weight, held["window.hands"])
+    return dict(network.state_dict())
+
+
+def _set_embedding(network: Network, held: dict[str, Tensor]) -> None:
+    left, right = held["embedding.left"], held["embedding.right"]
+    first = network.layer(0).input
+    if first is None:
+        msg = "layer 1 has an input matrix"
+        raise RuntimeError(msg)
+    _set(first, right)
+    if network.config.kind == "text":
+        _set(network.embedding.weight, left)
+        return
+    _set(network.embedding.weight, left.T)
+    # The file keeps the bias as layer 1 sees it, multiplied: E unknowns in N equations, which it solves exactly.
+    seen = held["embedding_bias"].double()
+    bias = torch.linalg.lstsq(right.double().T, seen[:, None]).solution[:, 0]
+    _set(_parameter(network.embedding.bias), bias.to(left.dtype))
+
+
+def _matrix(held: dict[str, Tensor], name: str) -> Tensor:
+    """A matrix (rows, columns) as it is multiplied: in int8, whole numbers times the step of their column."""
+    value, scale = held[name + ".value"], held[name + ".scale"]
+    if not scale.numel():
+        return value
+    # The stored scale is for a product of whole numbers and holds the step of h, too (`weights.product_scale`).
+    return (value.double() * scale.double() * HIDDEN_STEPS).to(value.dtype)
+
+
+def _set(parameter: Tensor, value: Tensor) -> None:
+    if parameter.shape != value.shape:
+        msg = f"{tuple(value.shape)} in place of {tuple(parameter.shape)}"
+        raise RuntimeError(msg)
+    with torch.no_grad():
+        parameter.copy_(value)
+
+
+def _parameter(value: Any) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise TypeError(type(value))
+    return value
