@@ -25,8 +25,8 @@ def build(recogniser: Recogniser) -> bytes:
     for name, convolution in (("fine", recogniser.fine), ("coarse", recogniser.coarse)):
         x = _gelu(graph, name, _convolved(graph, name, convolution, x))
     x = graph("Transpose", "read.frames", x, perm=[2, 0, 1])
-    for layer in range(recogniser.config.layers):
-        x = _lstm(graph, recogniser.lstm, layer, recogniser.config.hidden, x)
+    for number, layer in enumerate(recogniser.layers, start=1):
+        x = _lstm(graph, f"lstm{number}", layer, recogniser.config.hidden, x)
     flat = graph("Reshape", "head.flat", x, graph.axis(-1, 2 * recogniser.config.hidden))
     weight = graph.constant("head.weight", _array(recogniser.head.weight).T)
     raw = graph("Gemm", "head.raw", flat, weight, graph.constant("head.bias", _array(recogniser.head.bias)))
@@ -51,13 +51,12 @@ def _gelu(graph: Graph, name: str, x: str) -> str:
     return graph("Mul", f"{name}.half", graph("Mul", f"{name}.gelu", x, share), graph.number(0.5))
 
 
-def _lstm(graph: Graph, lstm: nn.LSTM, layer: int, hidden: int, x: str) -> str:
+def _lstm(graph: Graph, name: str, layer: nn.Module, hidden: int, x: str) -> str:
     """One layer in both directions: (frames, 1, width) -> (frames, 1, 2H)."""
     arrays = {
-        kind: np.stack([_gates(_array(getattr(lstm, f"{kind}_l{layer}{way}"))) for way in ("", "_reverse")])
+        kind: np.stack([_gates(_array(getattr(side, f"{kind}_l0"))) for side in (layer.ahead, layer.back)])
         for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     }
-    name = f"lstm{layer + 1}"
     bias = graph.constant(f"{name}.bias", np.concatenate([arrays["bias_ih"], arrays["bias_hh"]], axis=1)[None])
     flat_bias = graph("Reshape", f"{name}.bias.flat", bias, graph.axis(2, -1))
     y = graph(
