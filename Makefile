@@ -42,7 +42,7 @@ serve: $(SERVE)/.installed ## run the service (HOST=, PORT=)
 	@COPYIST_HOST=$(HOST) COPYIST_PORT=$(PORT) exec $(SERVE)/bin/python -m service
 
 .PHONY: test
-test: $(SERVE)/.installed check browser ## lint, types, arrows and every test this machine can run
+test: $(SERVE)/.installed check peers ## lint, types, arrows and every test this machine can run
 	COPYIST_SERVE_PYTHON=$(CURDIR)/$(SERVE)/bin/python OMP_NUM_THREADS=1 \
 	    $(DEV)/bin/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
@@ -55,15 +55,25 @@ check: $(DEV)/.installed ## lint, types, arrows and container files, without the
 	$(DEV)/bin/hadolint docker/serve.Dockerfile
 	$(DEV)/bin/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
 
-.PHONY: browser
-browser: # the page is tested in a real browser where one can be had; elsewhere those tests skip and say so
-	@command -v chromium >/dev/null || \
-	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    echo "installing chromium for the tests of the page"; \
-	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
-	        apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null || \
-	        echo "chromium could not be installed: the tests of the page will skip"; \
-	else echo "no chromium here: the tests of the page will skip"; fi
+# What the tests hold the service to besides Python: a browser, Redis, Prometheus' linter, OpenAI's JavaScript client and
+# lm-evaluation-harness. What cannot be had here is left out: its tests skip and say so.
+PROGRAMS := chromium:chromium redis-server:redis-server promtool:prometheus
+.PHONY: peers
+peers: $(DEV)/.peers
+	@missing=$$(for one in $(PROGRAMS); do command -v $${one%:*} >/dev/null || printf '%s ' $${one#*:}; done); \
+	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing for the tests: $$missing"; \
+	    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq \
+	        --no-install-recommends $$missing fonts-dejavu-core >/dev/null; } || missing=; \
+	fi; \
+	for one in $(PROGRAMS); do \
+	    command -v $${one%:*} >/dev/null || echo "no $${one%:*} here (Debian: $${one#*:}): its tests will skip"; done
+
+$(DEV)/.peers: $(DEV)/.installed tests/service/clients/package.json
+	@$(DEV)/bin/python $(PIP) --editable '.[eval]' || echo "no lm-evaluation-harness here: its test will skip"
+	@npm install --silent --no-package-lock --prefix tests/service/clients || \
+	    echo "no JavaScript client of OpenAI's here: its test will skip"
+	@touch $@
 
 .PHONY: train
 train: $(DEV)/.installed ## train a model (PRESET=, DATA=, OUT=, MINUTES=, ARGS=)

@@ -35,7 +35,7 @@ def test_what_it_reads(server: Server) -> None:
     assert seen["reasons"] == ["length", "length"]
     assert seen["usage"] == server.complete(**{**body, "boundaries": False})["usage"]
     assert seen["first"]
-    assert set(seen["models"]) == {"small-text", "small-ink"}
+    assert set(seen["models"]) == {"small-text", "small-ink", "copybook"}
     assert seen["badRequest"] == {
         "name": "BadRequestError",
         "status": 400,
