@@ -97,6 +97,11 @@ bench-http: $(DEV)/.installed ## what HTTP costs per streamed character, and the
 bench-cores: $(DEV)/.installed ## what several cores are best used for: threads, processes, or ONNX Runtime's own pool
 	@$(DEV)/bin/python -m bench cores $(ARGS)
 
+.PHONY: bench-writing
+bench-writing: $(DEV)/.installed ## handwriting of given texts: legibility, endings, speed (DATA=strokes.npz)
+	@: $(if $(DATA),,$(error say DATA=, strokes with texts))
+	@$(DEV)/bin/python -m bench writing --data $(DATA) $(ARGS)
+
 .PHONY: bench-train
 bench-train: $(DEV)/.installed ## training speed against eager autograd and torch.nn.LSTM
 	OMP_NUM_THREADS=1 $(DEV)/bin/python -m model bench $(ARGS)

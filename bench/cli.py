@@ -13,7 +13,7 @@ import torch
 import typer
 
 from bench import cores as several
-from bench import e2e, http
+from bench import e2e, http, writing
 from bench.engine import (
     OURS,
     OURS_SERVED,
@@ -110,6 +110,21 @@ def cores_command(
             for streams, found in told[f"{kind}_http"].items():
                 _rates(f"{case.bundle.name}, {streams} streams, over HTTP", found)
     _finish(told)
+
+
+@app.command("writing")
+def writing_command(
+    data: Annotated[Path, typer.Option(help="Strokes with texts, some of which the bundle was not trained on.")],
+    quick: Quick = False,
+    shipped: Shipped = SHIPPED,
+    ink: Annotated[str, typer.Option("--ink", help="Bundle that writes texts.")] = "ink",
+    lines: Annotated[int, typer.Option(min=1, help="Held-out lines to write.")] = 120,
+) -> None:
+    """Measure a network that writes given texts: can it be read, does it end, how soon and fast is it."""
+    told = writing.measure(shipped, bundles.load(shipped / ink), data, lines, QUICK if quick else FULL)
+    for name, value in told.items():
+        _say(f"{name:40s} {value}")
+    _finish({"machine": describe(), "quick": quick, "bundle": ink, **told})
 
 
 def _rates(title: str, found: Mapping[str, float]) -> None:

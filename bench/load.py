@@ -75,6 +75,7 @@ class Findings:
         cpu_us_per_item: of the whole server.
         cpu_main_us_per_item: of its main thread, which is the one that talks to clients.
         client_share: of a core that this client used.
+        slowest_per_s: items of the stream that got fewest.
     """
 
     num_items: int = 0
@@ -88,6 +89,7 @@ class Findings:
     cpu_us_per_item: float | None = None
     cpu_main_us_per_item: float | None = None
     client_share: float = 0.0
+    slowest_per_s: float = 0.0
 
 
 class LoadError(Exception):
@@ -218,6 +220,7 @@ class _Client:
         findings.first_p50, findings.first_p99 = _percentiles(known)
         findings.gap_p50, findings.gap_p99 = _percentiles(gaps)
         findings.num_first, findings.client_share = len(known), busy
+        findings.slowest_per_s = min((sum(n for _, n in told) for told in inside), default=0) / (ended - counted)
         if used and total:
             findings.cpu_us_per_item = 1e6 * sum(used.values()) / total
             findings.cpu_main_us_per_item = 1e6 * used.get(str(self.plan.pid), 0.0) / total
