@@ -47,6 +47,7 @@ def make_record(
         "updates": facts["updates"],
         "steps": facts["steps"],
         "passes": round(facts["passes"], 3),
+        **({"started_from": facts["started_from"]} if "started_from" in facts else {}),
         "curve": [
             {"minutes": round(point["elapsed_s"] / 60, 1), "update": point["update"], "valid": round(point["valid"], 4)}
             for point in log
@@ -148,10 +149,22 @@ def _words(found: dict[str, Any] | None) -> list[str]:
     ]
 
 
+def _minutes(record: dict[str, Any]) -> str:
+    """Minutes of each training in turn, where one started from the weights of another."""
+    spent: list[str] = []
+    one: dict[str, Any] | None = record
+    while one is not None:
+        spent.append(f"{one.get('minutes', 0):.0f}")
+        one = one.get("started_from")
+    return " + ".join(reversed(spent))
+
+
 def _making(record: dict[str, Any]) -> str:
+    begun = record.get("started_from")
+    start = "" if begun is None else f"begun with the weights of an earlier training ({begun['steps']:,} steps), "
     return (
         f"- **{record['name']}**: `{record['command']}` at {record['commit']}; {record['data']['name']} "
-        f"(sha256 {record['data']['sha256'][:12]}), seed {record['seed']}, {record['hardware']}, "
+        f"(sha256 {record['data']['sha256'][:12]}), {start}seed {record['seed']}, {record['hardware']}, "
         f"{record['updates']:,} updates, {record['passes']:.2f} passes over the training split."
         + (f" {record['note']}" if record["note"] else "")
     )
@@ -180,7 +193,7 @@ _COMMON = {
     "data": lambda r: r["data"]["name"],
     "layers": lambda r: " x ".join(map(str, r["model"]["hidden"])) + (" LSTM" if r["model"]["cell"] == "lstm" else ""),
     "parameters": lambda r: f"{r['parameters'] / 1e6:.2f} M",
-    "minutes": lambda r: f"{r['minutes']:.0f}",
+    "minutes": _minutes,
     "passes": lambda r: f"{r['passes']:.2f}",
 }
 _BOUNDARIES = {"z rates": _rates, "cell work": _share}

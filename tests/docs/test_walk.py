@@ -14,6 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from export import bundle
+from model import checkpoint as checkpoints
 from tests.docs.blocks import blocks
 from tests.service.server import PATIENCE_S, ROOT
 
@@ -46,6 +48,10 @@ def hurried(command: str) -> str:
     if not command.startswith("make train"):
         return command
     assert "MINUTES=" in command
+    if "--from" in command:  # the sizes are those of the bundle
+        return re.sub(r"MINUTES=\S+", f"MINUTES={MINUTES}", command).replace(
+            'ARGS="', 'ARGS="--no-compile --device cpu '
+        )
     return re.sub(r"MINUTES=\S+", f"MINUTES={MINUTES}", command) + f" ARGS='{SMALL}'"
 
 
@@ -93,6 +99,28 @@ def serving(command: str, folder: Path) -> Iterator[str]:
             process.stderr.read()
 
 
+def carry_out(step: str, folder: Path) -> None:
+    """Run a command of a page, which must succeed."""
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", hurried(step)], cwd=folder, env=environment(), capture_output=True,
+        stdin=subprocess.DEVNULL, text=True, timeout=10 * PATIENCE_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{step}\n{done.stdout}\n{done.stderr}"
+
+
+def test_from_a_bundle_to_one_that_knows_another_text(checkout: Path) -> None:
+    """The commands that go on from a bundle do, and what they leave says what it was begun with."""
+    shipped = ROOT / "service" / "bundles" / "prose"
+    if not shipped.is_dir():
+        pytest.skip("no bundle prose ships in service/bundles")
+    shutil.copytree(shipped, checkout / "service" / "bundles" / "prose")
+    for step in commands("docs/how-do-i.md", ("Go on from a bundle",)):
+        carry_out(step, checkout)
+    fitted = checkpoints.load(checkout / "runs" / "fitted")
+    assert fitted.facts["started_from"]["bundle"] == bundle.load(shipped).fingerprint
+    assert fitted.facts["updates"] > 0
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_from_a_text_to_a_reply(checkout: Path, page: str) -> None:
     """Every command of the page works in the order in which it stands there, and the last one serves the new bundle."""
@@ -100,11 +128,7 @@ def test_from_a_text_to_a_reply(checkout: Path, page: str) -> None:
     deeds = [part for step in steps for part in step.split() if part in ("train", "export", "serve")]
     assert deeds == ["train", "export", "serve"]
     for step in steps[:-1]:
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", hurried(step)], cwd=checkout, env=environment(), capture_output=True,
-            stdin=subprocess.DEVNULL, text=True, timeout=10 * PATIENCE_S, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, f"{step}\n{done.stdout}\n{done.stderr}"
+        carry_out(step, checkout)
     with serving(steps[-1], checkout) as url, httpx.Client(base_url=url, timeout=PATIENCE_S) as client:
         (card,) = [card for card in client.get("/v1/models").json()["data"] if card["id"] == "mine"]
         assert 0 < card["metrics"]["test_bpc"] < 7

@@ -69,6 +69,14 @@ def test_page_shows_figures_with_their_constants() -> None:
         assert shown in page
 
 
+def test_page_tells_of_what_a_training_started_from() -> None:
+    """Minutes of each part in turn, and how far the first one had come."""
+    first = {"minutes": 89.0, "steps": 23_724_800}
+    page = results_page([record("a", "text", {"bpc": 1.7}) | {"minutes": 75.2, "started_from": first}])
+    assert "| 89 + 75 |" in page
+    assert "begun with the weights of an earlier training (23,724,800 steps), seed" in page
+
+
 def test_page_sets_boundaries_beside_their_rivals() -> None:
     """Boundaries of ink stand beside chance, rules that need no network, and words told apart by hand."""
     score = {"layer": 2, "event": "pen-up", "tolerance": 5, "event_rate": 0.038, "boundary_rate": 0.077}
