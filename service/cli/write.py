@@ -11,6 +11,7 @@ import typer
 from service.cli.client import Client, connect
 from service.cli.options import Model, Seed, Url, given, standard_input
 from service.cli.problems import UsageError
+from service.cli.sheet import sheet
 from service.cli.terminal import write_bytes
 
 PATH = "/v1/handwriting"
@@ -39,7 +40,9 @@ def write(
     format_: Annotated[str | None, typer.Option("--format", help="Format, whatever the file is called.")] = None,
     model: Model = None,
     style: Annotated[str | None, typer.Option(help="Whose hand: its name, or its number among --styles.")] = None,
-    styles: Annotated[bool, typer.Option("--styles", help="List the hands there are, and end.")] = False,
+    styles: Annotated[
+        bool, typer.Option("--styles", help="List the hands there are, or draw them into the file, and end.")
+    ] = False,
     bias: Annotated[float | None, typer.Option(help="0 writes as learned, more writes neater.")] = None,
     max_points: Annotated[int | None, typer.Option(help="Free writing: points of the pen's path.")] = None,
     page: Annotated[str | None, typer.Option(help="a4, a5, letter, ... or fit: as much as the ink needs.")] = None,
@@ -70,7 +73,7 @@ def write(
     )  # fmt: skip
     with connect(url) as client:
         if styles:
-            write_bytes(_listed(client).encode())
+            _tell_styles(client, out, chosen)
             return
         if style is not None:
             body["style"] = _style(client, style)
@@ -81,9 +84,19 @@ def write(
         _save(out, content)
 
 
-def _listed(client: Client) -> str:
-    """A line for each hand: number, name, who writes it, what it is."""
+def _tell_styles(client: Client, out: Path | None, chosen: str) -> None:
+    """List the hands, or draw a sheet of them into a file."""
     cards = client.get(STYLES)["data"]
+    if out is None:
+        write_bytes(_listed(cards).encode())
+    elif chosen == "svg":
+        _save(out, sheet(cards).encode())
+    else:
+        raise UsageError("A sheet of all hands is an SVG; name a file that ends in .svg.")
+
+
+def _listed(cards: list[dict[str, Any]]) -> str:
+    """A line for each hand: number, name, who writes it, what it is."""
     rows = [(str(number), card["id"], card["model"], card["description"]) for number, card in enumerate(cards, 1)]
     return "".join("\t".join(" ".join(cell.split()) for cell in row) + "\n" for row in rows)
 

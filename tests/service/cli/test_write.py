@@ -1,5 +1,6 @@
 """copyist write: the drawing of the API in a file whose name says the format, whole or not at all."""
 
+import itertools
 import json
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -70,3 +71,22 @@ def test_no_binary_on_a_terminal() -> None:
     code, written = on_a_terminal("write", "--format", "png")
     assert code == 2
     assert "name a file" in written
+
+
+def test_a_sheet_shows_every_hand(run: Run, at: tuple[str, str], server: Server, tmp_path: Path) -> None:
+    """Each hand's own sample, inside of the sheet, below the one before; in no other format."""
+    path = tmp_path / "hands.svg"
+    assert run("write", "--styles", "-o", path, *at) == (0, b"", "")
+    root = ET.fromstring(path.read_text())  # noqa: S314 - our own output
+    cards = server.client.get("/v1/handwriting/styles").json()["data"]
+    samples = [part for part in root if part.tag.endswith("svg")]
+    assert len(samples) == len(cards)
+    assert [text.split(" ")[0] for part in root if (text := part.text) and part.tag.endswith("text")] == [
+        card["id"] for card in cards
+    ]
+    boxes = [[float(part.attrib[name]) for name in ("x", "y", "width", "height")] for part in samples]
+    assert all(below[1] >= above[1] + above[3] for above, below in itertools.pairwise(boxes))
+    wide, tall = (float(root.attrib[name].removesuffix("mm")) for name in ("width", "height"))
+    assert all(x + width <= wide and y + height <= tall for x, y, width, height in boxes)
+    code, _, err = run("write", "--styles", "-o", tmp_path / "hands.png", *at)
+    assert (code, "ends in .svg" in err) == (2, True)
