@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from model.config import ModelConfig
 from model.heads import text_nll
 from model.network import Network
+from model.product import fastest_operand
 from model.window import WindowOptions
 
 VOCABULARY = 98
-OURS, EAGER = "ours (bf16, fused)", "eager autograd (fp32)"
+OURS, EAGER = "ours, fused", "eager autograd (fp32)"
 Pass = Callable[[Tensor, Tensor], None]
 
 
@@ -105,15 +106,21 @@ def _bench_size(hidden: int, batch: int, window: int, rounds: int, device: torch
     torch.manual_seed(1)
     config = ModelConfig(vocabulary=VOCABULARY, hidden=(hidden,) * 3, output=hidden)
     x, y = (torch.randint(VOCABULARY, (window, batch), device=device) for _ in range(2))
-    rivals = _rivals(config, x, y, device)
+    network = Network(config).to(device)
+    operand = _operand(config, batch, device)
+    rivals = _rivals(network, operand, x, y)
     for rival in rivals.values():
         rival(x, y)
+    rates = _rates(network, x, operand)
     seconds: dict[str, list[float]] = {name: [] for name in rivals}
     for _ in range(rounds):
         for name, rival in rivals.items():
             seconds[name].append(_time(rival, x, y, device))
-    sys.stdout.write(f"3 layers of {hidden}, batch {batch}, window {window}, {_name(device)}, medians of {rounds}\n")
-    report: dict[str, object] = {"hidden": hidden, "batch": batch}
+    sys.stdout.write(
+        f"3 layers of {hidden}, batch {batch}, window {window}, {_name(device)}, medians of {rounds}; ours multiplies "
+        f"in {str(operand).removeprefix('torch.')}, its boundaries fire on {', '.join(f'{rate:.0%}' for rate in rates)} of steps\n"
+    )
+    report: dict[str, object] = {"hidden": hidden, "batch": batch, "operand": str(operand), "z_rates": rates}
     for name, times in seconds.items():
         median = statistics.median(times)
         ratio = statistics.median(other / mine for other, mine in zip(times, seconds[OURS], strict=True))
@@ -128,9 +135,9 @@ def _bench_size(hidden: int, batch: int, window: int, rounds: int, device: torch
     return report
 
 
-def _rivals(config: ModelConfig, x: Tensor, y: Tensor, device: torch.device) -> dict[str, Pass]:
-    network = Network(config).to(device)
-    fused: Pass = _Window(network, WindowOptions(torch.bfloat16, compiled=True))
+def _rivals(network: Network, operand: torch.dtype, x: Tensor, y: Tensor) -> dict[str, Pass]:
+    config, device = network.config, x.device
+    fused: Pass = _Window(network, WindowOptions(operand, compiled=True))
     eager: Pass = _Eager(network)
     lstm: Pass = _TorchLSTM(config, bfloat16=False).to(device)
     lstm_bf16: Pass = _TorchLSTM(config, bfloat16=True).to(device)
@@ -142,11 +149,25 @@ def _rivals(config: ModelConfig, x: Tensor, y: Tensor, device: torch.device) -> 
         }
     return {
         OURS: fused,
-        "ours (bf16, not compiled)": _Window(network, WindowOptions(torch.bfloat16)),
+        "ours, not compiled": _Window(network, WindowOptions(operand)),
         EAGER: eager,
         "torch.nn.LSTM (fp32)": lstm,
         "torch.nn.LSTM (bf16)": lstm_bf16,
     }
+
+
+def _operand(config: ModelConfig, batch: int, device: torch.device) -> torch.dtype:
+    """What a training here would choose."""
+    hidden = config.hidden[0]
+    return fastest_operand(device, batch, 3 * hidden, 4 * hidden)
+
+
+@torch.no_grad()
+def _rates(network: Network, x: Tensor, operand: torch.dtype) -> list[float]:
+    """How often boundaries fire in a fresh network: rows that COPY are not multiplied on the way back."""
+    slope = torch.ones((), device=x.device)
+    z = network(x, network.zeros(x.shape[1]), WindowOptions(operand), slope).z
+    return [round(rate, 3) for rate in z.mean((0, 1)).tolist()]
 
 
 def _time(rival: Pass, x: Tensor, y: Tensor, device: torch.device) -> float:
