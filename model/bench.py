@@ -116,11 +116,12 @@ def _bench_size(hidden: int, batch: int, window: int, rounds: int, device: torch
     for _ in range(rounds):
         for name, rival in rivals.items():
             seconds[name].append(_time(rival, x, y, device))
+    dtype, fired = str(operand).removeprefix("torch."), ", ".join(f"{rate:.0%}" for rate in rates)
     sys.stdout.write(
         f"3 layers of {hidden}, batch {batch}, window {window}, {_name(device)}, medians of {rounds}; ours multiplies "
-        f"in {str(operand).removeprefix('torch.')}, its boundaries fire on {', '.join(f'{rate:.0%}' for rate in rates)} of steps\n"
+        f"in {dtype}, its boundaries fire on {fired} of steps\n"
     )
-    report: dict[str, object] = {"hidden": hidden, "batch": batch, "operand": str(operand), "z_rates": rates}
+    report: dict[str, object] = {"hidden": hidden, "batch": batch, "operand": dtype, "z_rates": rates}
     for name, times in seconds.items():
         median = statistics.median(times)
         ratio = statistics.median(other / mine for other, mine in zip(times, seconds[OURS], strict=True))
