@@ -14,6 +14,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from model import checkpoint as checkpoints
+from model.average import AverageError
+from model.average import average as average_of
 from model.budget import Budget
 from model.checkpoint import Checkpoint, CheckpointError
 from model.codec import HandwritingCodec, InkCodec
@@ -162,6 +164,18 @@ def _protocol(loaded: Checkpoint, wanted: str | None) -> str:
             f"it has seen. Train with --protocol {wanted} to measure by it"
         )
     return used
+
+
+@app.command()
+def average(
+    trained: Annotated[list[Path], typer.Argument(help="Checkpoints of one network, trained on from each other.")],
+    out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
+) -> None:
+    """Average the weights of several checkpoints of one network; of a last.safetensors, its running averages."""
+    try:
+        checkpoints.save(out, average_of([checkpoints.load(path) for path in trained]))
+    except (CheckpointError, AverageError, OSError) as error:
+        raise _fail(error) from error
 
 
 @app.command()

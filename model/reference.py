@@ -223,7 +223,7 @@ def read_text(weights: Mapping[str, Array], h: Array, position: Array, text: Seq
     sharpness = np.log1p(np.exp(sharpness))
     position = position + np.log1p(np.exp(forward)) / stride
     edges = np.arange(len(text)) + 0.5
-    upto = weight @ (1 / (1 + np.exp(-sharpness[:, None] * (edges - position[:, None]))))
+    upto = weight @ (0.5 + 0.5 * np.tanh(0.5 * sharpness[:, None] * (edges - position[:, None])))  # a sigmoid
     shares = np.diff(upto, prepend=0.0)
     return TextRead(position, shares @ meanings(weights, text), shares)
 
