@@ -27,12 +27,16 @@ def shipped() -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def cards(shipped: Server) -> dict[str, Any]:
-    """The facts of each bundle by name."""
-    return {card["id"]: card for card in shipped.client.get("/v1/models").json()["data"]}
+    """The facts of each bundle by name, and whether it has hands to write a given text in."""
+    writers = {style["model"] for style in shipped.client.get("/v1/handwriting/styles").json()["data"]}
+    found = shipped.client.get("/v1/models").json()["data"]
+    return {card["id"]: card | {"has_hands": card["id"] in writers} for card in found}
 
 
 def request_of(card: dict[str, Any], seed: int) -> tuple[str, dict[str, Any]]:
     """A request that a bundle can answer."""
+    if card["has_hands"]:
+        return "/v1/handwriting", {"model": card["id"], "text": "It was a dark night.", "candidates": 2, "seed": seed}
     if card["kind"] == "ink":
         return "/v1/handwriting", {"model": card["id"], "max_points": 200, "seed": seed}
     body = {"prompt": "It was a dark and stormy night", "max_tokens": 200, "boundaries": True, "temperature": 0.8}
