@@ -42,6 +42,10 @@ class CuttingProxy:
     def __exit__(self, *_: object) -> None:
         """Stop listening and cut what is open."""
         self._listener.close()
+        self.cut()
+
+    def cut(self) -> None:
+        """Cut what is open."""
         for each in list(self._open):
             self._reset(each)
 

@@ -57,6 +57,15 @@ def paper(page: Any) -> str:
     return words
 
 
+def cut_after_some(page: Any, proxy: CuttingProxy, absences: int) -> None:
+    """Press Write, cut the connection when some text stands on the paper, and let so many new tries meet nobody."""
+    proxy.budgets, proxy.hushes = [4000, *[0] * absences], True  # a reset right away could overtake the text
+    write(page)
+    wait_for(page, "document.querySelector('#text-paper').textContent.length > 'It '.length")
+    proxy.hushes = False
+    proxy.cut()
+
+
 def test_a_text_goes_on_at_the_exact_character(context: Any, proxy: CuttingProxy, server: Server) -> None:
     """However often and wherever the connection is cut, the text and its boundaries are those of one piece."""
     page = open_page(context, proxy.url)
@@ -93,8 +102,7 @@ def test_it_says_so_while_the_server_is_away(context: Any, proxy: CuttingProxy, 
     """As long as nobody answers the page says that it tries; when somebody does, it goes on."""
     page = open_page(context, proxy.url)
     expected = fill_text(page, server)
-    proxy.budgets = [3000, 0, 0]
-    write(page)
+    cut_after_some(page, proxy, 2)
     page.get_by_text("The connection broke; going on where it did").wait_for()
     said(page, "text")
     assert paper(page) == expected
@@ -124,9 +132,7 @@ def test_it_gives_up_after_a_bounded_number_of_tries(context: Any, proxy: Cuttin
     expected = fill_text(page, server)
     page.clock.install()
     asked = bodies(page)
-    proxy.budgets = [4000, *[0] * 100]
-    write(page)
-    page.get_by_text("The connection broke").wait_for()
+    cut_after_some(page, proxy, 100)
     while page.locator("#text-form .go").is_disabled():
         page.clock.run_for(1000)
     words = page.locator("#text-status").inner_text()
