@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from service.catalogue import Catalogue, InkModel, TextModel
-from service.engine.sequence import InkParams, TextParams
+from service.engine.ink import InkParams
+from service.engine.text import TextParams
 
 FOREVER = 10**9
 

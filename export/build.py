@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from export import bundle, onnx_graph, onnx_window, parity, trace
+from export import bundle, onnx_graph, onnx_prompt, onnx_window, parity, trace
 from export.graph import script
 from export.runtime import OnnxStep, Reader
 from export.weights import (
@@ -95,6 +95,7 @@ class Compiled:
         precision: of the stored matrices.
         graph: the ONNX file for any number of rows.
         single: the ONNX file for one row.
+        prompt: the ONNX file that reads many inputs of one row.
         script: the TorchScript file.
         reader: the ONNX file that reads a text, where one is written.
     """
@@ -103,8 +104,14 @@ class Compiled:
     precision: Precision
     graph: bytes
     single: bytes
+    prompt: bytes
     script: bytes
     reader: bytes | None = None
+
+    @property
+    def files(self) -> parity.Files:
+        """What is to be proven of it."""
+        return parity.Files(self.graph, self.single, self.prompt, self.script)
 
     def step(self) -> OnnxStep:
         """Return the ONNX file, running."""
@@ -120,9 +127,9 @@ def compile_network(network: Network, precision: Precision = "float32") -> Compi
     """
     rounded = round_weights(network, precision)
     weights = StepWeights.of(rounded, precision)
-    single = onnx_graph.build(weights, single=True)
+    single, prompt = onnx_graph.build(weights, single=True), onnx_prompt.build(weights)
     reader = onnx_window.reader(weights) if network.config.writes_text else None
-    return Compiled(rounded, precision, onnx_graph.build(weights), single, script(weights), reader)
+    return Compiled(rounded, precision, onnx_graph.build(weights), single, prompt, script(weights), reader)
 
 
 def build(
@@ -188,12 +195,13 @@ def ship(
         ParityError: the proof failed; nothing is written.
         BundleError: the facts do not make a bundle.
     """
-    report = parity.prove(compiled.network, compiled.precision, compiled.graph, compiled.single, compiled.script, steps)
+    report = parity.prove(compiled.network, compiled.precision, compiled.files, steps)
     if report["verdict"] != "passed":
         raise ParityError(report)
     files = {
         bundle.GRAPH_FILE: compiled.graph,
         bundle.SINGLE_FILE: compiled.single,
+        bundle.PROMPT_FILE: compiled.prompt,
         bundle.SCRIPT_FILE: compiled.script,
         bundle.PARITY_FILE: (json.dumps(report, indent=1, allow_nan=False) + "\n").encode("utf-8"),
     }
@@ -223,6 +231,7 @@ def _manifest(compiled: Compiled, codec: Codec, name: str, facts: Facts) -> dict
         "graph": {
             "file": bundle.GRAPH_FILE,
             "single": bundle.SINGLE_FILE,
+            "prompt": bundle.PROMPT_FILE,
             "input": _tensor(input_spec(config)),
             "draw": [_tensor(spec) for spec in draw_specs(config)],
             "drawn": _tensor(drawn_spec(config)),

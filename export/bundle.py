@@ -28,6 +28,7 @@ __all__ = ["Bundle", "BundleError", "StateSpec", "TensorSpec", "load", "write"]
 MANIFEST_FILE = "bundle.json"
 GRAPH_FILE = "step.onnx"
 SINGLE_FILE = "single.onnx"
+PROMPT_FILE = "prompt.onnx"
 SCRIPT_FILE = "step.pt"
 READER_FILE = "read.onnx"
 RECOGNISER_FILE = "recogniser.onnx"
@@ -158,6 +159,11 @@ class Bundle:
     def single(self) -> bytes:
         """The verified ONNX file for one row; it gives that row the very bits that `graph` gives it."""
         return self.files[self.manifest["graph"]["single"]]
+
+    @property
+    def prompt(self) -> bytes:
+        """The verified ONNX file that reads many inputs of one row in one go; they leave the bits that steps leave."""
+        return self.files[self.manifest["graph"]["prompt"]]
 
     @property
     def reader(self) -> bytes | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from model.codec import HandwritingCodec, TextCodec, codec_from_json
 
-FORMAT = "copyist-bundle/2"
+FORMAT = "copyist-bundle/3"
 KINDS = ("text", "ink")
 CELLS = ("hmlstm", "lstm")
 SUFFIXES = (".onnx", ".pt", ".json", ".txt")
@@ -160,9 +160,8 @@ def _check_codec(codec: Any, kind: str, model: Mapping[str, Any]) -> None:
 
 def _check_graph(graph: Any, model: Mapping[str, Any], *, writes_text: bool) -> None:
     """Check names, types and shapes of the step graph against the network's sizes."""
-    needed = ("file", "single", "input", "draw", "drawn", "output", "state", *(["reader"] if writes_text else []))
-    _record(graph, "graph", required=needed)
-    files = [key for key in ("file", "single", "reader") if key in graph]
+    files = ["file", "single", "prompt", *(["reader"] if writes_text else [])]
+    _record(graph, "graph", required=(*files, "input", "draw", "drawn", "output", "state"))
     for key in files:
         if not _matching(graph[key], f"graph.{key}", _FILE_NAME).endswith(".onnx"):
             raise BundleError(f"bundle.json: graph.{key} is {graph[key]!r} but must end in .onnx")
@@ -281,7 +280,7 @@ def _check_metrics(metrics: Any) -> None:
 
 def _check_files(files: Any, graph: Mapping[str, Any]) -> None:
     """Check names and digests; names are bare, so that no path can lead out of the folder."""
-    needed = (graph[key] for key in ("file", "single", "reader") if key in graph)
+    needed = (graph[key] for key in ("file", "single", "prompt", "reader") if key in graph)
     _record(files, "files", required=(*needed, "parity.json"), optional=None)
     for name, digest in files.items():
         _matching(name, "files", _FILE_NAME)

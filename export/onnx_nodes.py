@@ -122,6 +122,33 @@ def branch(graph: Graph, name: str, outputs: dict[str, tuple[int, ...]]) -> onnx
     return helper.make_graph(graph.nodes, name, [], values, list(graph.constants.values()))
 
 
+def body(graph: Graph, name: str, carried: Mapping[str, tuple[str, int]], told: Mapping[str, int]) -> onnx.GraphProto:
+    """Return the body of a `Loop` of one row that takes as many turns as it is told.
+
+    Args:
+        graph: with its nodes; the number of the turn, from 0, stands in it as `turn`.
+        name: of it.
+        carried: float32 tensors by the name they have at the beginning of a turn: their name at its end, and their
+            width, 0 for a number.
+        told: float32 vectors of each turn and their widths, which the loop stacks.
+    """
+    graph("Identity", "goes.on", "going")
+
+    def described(found: str, width: int, *, rows: bool = True) -> onnx.ValueInfoProto:
+        shape = [*([1] if rows else []), *([width] if width else [])]
+        return helper.make_tensor_value_info(found, TensorProto.FLOAT, shape)
+
+    going = [helper.make_tensor_value_info(each, TensorProto.BOOL, []) for each in ("going", "goes.on")]
+    turn = helper.make_tensor_value_info("turn", TensorProto.INT64, [])
+    given = [turn, going[0], *(described(start, width) for start, (_, width) in carried.items())]
+    results = [
+        going[1],
+        *(described(end, width) for end, width in carried.values()),
+        *(described(found, width, rows=False) for found, width in told.items()),
+    ]
+    return helper.make_graph(graph.nodes, name, given, results, list(graph.constants.values()))
+
+
 def serialise(
     graph: Graph,
     inputs: Sequence[TensorSpec],
@@ -132,7 +159,10 @@ def serialise(
 
     def described(specs: Sequence[TensorSpec]) -> list[onnx.ValueInfoProto]:
         return [
-            helper.make_tensor_value_info(spec.name, TYPES[spec.dtype], [graph.rows, *spec.shape[1:]]) for spec in specs
+            helper.make_tensor_value_info(
+                spec.name, TYPES[spec.dtype], [graph.rows if size == "batch" else size for size in spec.shape]
+            )
+            for spec in specs
         ]
 
     free = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (others or {}).items()]

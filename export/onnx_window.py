@@ -32,8 +32,8 @@ def step(graph: Graph, window: WindowWeights, h: str) -> tuple[str, str, str]:
         h: of layer 1 at this step (B, H).
 
     Returns:
-        the new position (B, K), the vector read (B, E), and the place (B, 1) float32: the index of the character with
-        the largest share.
+        the new position (B, K), the vector read (B, E), and the share of the mixture that has passed each slot's end
+        (B, 1, slots), which `place` reads.
     """
     count = window.mixtures
     weight, bias = _pairs(window.weight, count), _pairs(window.bias[None], count)[0]
@@ -58,11 +58,13 @@ def step(graph: Graph, window: WindowWeights, h: str) -> tuple[str, str, str]:
     passed = graph("MatMul", "window.passed", weights, beyond)
     read = graph("MatMul", "window.read", passed, "text")
     vector = graph("Reshape", "window.vector.new", read, graph.axis(-1, window.embedding.shape[1]))
-    return position, vector, _place(graph, passed)
+    return position, vector, passed
 
 
-def _place(graph: Graph, passed: str) -> str:
-    """Find the character with the largest share; the sentinel before the text is left out.
+def place(graph: Graph, passed: str) -> str:
+    """Return the index (B, 1) float32 of the character with the largest share, of `passed` as `step` gives it.
+
+    The sentinel before the text is left out.
 
     A trained network sends the weight that it does not need to a bump far away: that lands on that sentinel, which
     gets all that the mixture leaves behind, and so it says nothing about where the pen is.

@@ -32,10 +32,10 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from export.bundle import GRAPH_FILE, SCRIPT_FILE, SINGLE_FILE
+from export.bundle import GRAPH_FILE, PROMPT_FILE, SCRIPT_FILE, SINGLE_FILE
 from export.engines import Engine, Judge, Judgement, ScriptStep, State, TorchStep
-from export.runtime import OnnxStep
-from export.skipping import batch_invariance, rows_multiplied
+from export.runtime import OnnxPrompt, OnnxStep
+from export.skipping import batch_invariance, read_in_one_go, rows_multiplied
 from export.trace import Trace
 from export.weights import Precision, input_spec, output_spec, state_specs
 from model.config import ModelConfig
@@ -43,7 +43,7 @@ from model.network import Network
 
 Array = NDArray[Any]
 
-FORMAT = "copyist-parity/2"
+FORMAT = "copyist-parity/3"
 MIN_STEPS = 2_000
 OPERATIONS = ("COPY", "UPDATE", "FLUSH")
 # What `verify` replays without a judge: the first steps, before errors can have grown, and whose outputs are kept.
@@ -103,48 +103,64 @@ UNROUNDED = Tolerance(
 )
 
 
-def prove(
-    network: Network, precision: Precision, graph: bytes, single: bytes, script: bytes, trace: Trace
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Files:
+    """What is to be proven.
+
+    Attributes:
+        graph: the ONNX file for any number of rows.
+        single: the ONNX file for one row; held to the other bit for bit.
+        prompt: the ONNX file that reads many inputs of one row; likewise.
+        script: the TorchScript file.
+    """
+
+    graph: bytes
+    single: bytes
+    prompt: bytes
+    script: bytes
+
+    def digests(self) -> dict[str, str]:
+        """Return the sha256 of each by its name in a bundle."""
+        named = {GRAPH_FILE: self.graph, SINGLE_FILE: self.single, PROMPT_FILE: self.prompt, SCRIPT_FILE: self.script}
+        return {name: hashlib.sha256(content).hexdigest() for name, content in named.items()}
+
+
+def prove(network: Network, precision: Precision, files: Files, trace: Trace) -> dict[str, Any]:
     """Run a trace through the judge and the three engines and return the report, verdict included.
 
     Args:
         network: with the very weights that are in the files (see `round_weights`).
         precision: how the files store them, for the report.
-        graph: the ONNX file for any number of rows.
-        single: the ONNX file for one row; held to the other bit for bit.
-        script: the TorchScript file.
+        files: that are to ship.
         trace: what to feed; a bundle that ships needs MIN_STEPS steps of it, which `verify` checks.
     """
     config = network.config
-    onnx_step = OnnxStep(graph, input_spec(config), output_spec(config), state_specs(config))
+    onnx_step = OnnxStep(files.graph, input_spec(config), output_spec(config), state_specs(config))
     engines: dict[str, Engine] = {
         "pytorch": TorchStep(network),
-        "torchscript": ScriptStep(script),
+        "torchscript": ScriptStep(files.script),
         "onnxruntime": onnx_step,
     }
     tallies, golden, operations = _follow(network, engines, trace, precision)
-    skipping = rows_multiplied(graph, config, trace)
-    skipping_alone = rows_multiplied(single, config, trace, single=True)
-    single_step = OnnxStep(single, input_spec(config), output_spec(config), state_specs(config))
+    skipping = rows_multiplied(files.graph, config, trace)
+    skipping_alone = rows_multiplied(files.single, config, trace, single=True)
+    single_step = OnnxStep(files.single, input_spec(config), output_spec(config), state_specs(config))
     batch = batch_invariance(onnx_step, single_step, trace)
+    reading = read_in_one_go(single_step, OnnxPrompt(files.prompt, state_specs(config)), trace)
     reasons = [
         *_trace_faults(operations, config),
         *(fault for name, pair in tallies.items() for tally in pair for fault in tally.faults(name)),
         *skipping.faults(),
         *skipping_alone.faults(),
         *batch.faults(),
+        *reading.faults(),
     ]
     return {
         "format": FORMAT,
         "verdict": "failed" if reasons else "passed",
         "reasons": reasons,
         "network": {**config.to_json(), "parameters": num_parameters(network), "precision": precision},
-        "files": {
-            GRAPH_FILE: hashlib.sha256(graph).hexdigest(),
-            SINGLE_FILE: hashlib.sha256(single).hexdigest(),
-            SCRIPT_FILE: hashlib.sha256(script).hexdigest(),
-        },
+        "files": files.digests(),
         "versions": _versions(),
         "trace": {
             "source": trace.source,
@@ -165,6 +181,7 @@ def prove(
         "skipping": skipping.report(),
         "skipping_alone": skipping_alone.report(),
         "batch_invariance": batch.report(),
+        "reading": reading.report(),
         "golden": golden,
     }
 

@@ -126,6 +126,36 @@ class OnnxStep:
         }
 
 
+class OnnxPrompt:
+    """A graph that reads many inputs of one row, in ONNX Runtime.
+
+    Args:
+        graph: bytes of the ONNX file.
+        states: the carried tensors, as the step has them.
+    """
+
+    def __init__(self, graph: bytes, states: Sequence[StateSpec]) -> None:
+        self.session = onnxruntime.InferenceSession(graph, _options(), providers=["CPUExecutionProvider"])
+        self._given = {one.name for one in self.session.get_inputs()}
+        self._input = self.session.get_inputs()[0].name
+        self._names = [one.name for one in self.session.get_outputs()]
+        self._states = states
+
+    def read(
+        self, inputs: Array, state: Mapping[str, Array], wishes: Mapping[str, Array]
+    ) -> tuple[Array, dict[str, Array]]:
+        """Return the boundaries (T, D) and the state after inputs (T, ...), D being 0 where there are no detectors.
+
+        Args:
+            inputs: to be read one after the other.
+            state: of the row before them. wishes: what its line is, where it writes one; others have no influence.
+        """
+        given = {name: values for name, values in {**state, **wishes}.items() if name in self._given}
+        found = dict(zip(self._names, self.session.run(self._names, {self._input: inputs, **given}), strict=True))
+        boundaries = found.get("boundaries", np.zeros((len(inputs), 0), np.float32))
+        return boundaries, {spec.name: found[spec.next] for spec in self._states}
+
+
 def _options() -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.runtime import OnnxStep
+from export.runtime import OnnxPrompt, OnnxStep
 from export.trace import Trace
 from export.weights import input_spec, output_spec, state_specs
 from model.config import ModelConfig
@@ -179,6 +179,48 @@ def wishes_of(step: OnnxStep, steps: int, rows: int, generator: np.random.Genera
         "logit_bias": barred.astype(np.float32),
     }
     return [{**fixed, "noise": now} for now in uniform]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Whether inputs that are read in one go leave what steps leave.
+
+    Attributes:
+        compared: rows that were read.
+        steps: of each.
+        different: rows whose state or boundaries differ in any bit.
+    """
+
+    compared: int
+    steps: int
+    different: int
+
+    def faults(self) -> list[str]:
+        """Return the sentence to say when it is not so."""
+        if not self.different:
+            return []
+        return [f"{self.different} of {self.compared} rows that are read in one go are not as steps leave them"]
+
+    def report(self) -> dict[str, Any]:
+        """Return the figures."""
+        return {"rows": self.compared, "steps": self.steps, "different": self.different}
+
+
+def read_in_one_go(single: OnnxStep, prompt: OnnxPrompt, trace: Trace) -> Reading:
+    """Read the beginning of every row of a trace in one go, and by steps, and compare every bit."""
+    steps = min(trace.steps, PROFILED_STEPS)
+    different = 0
+    for row in range(trace.rows):
+        inputs = trace.inputs[:steps, row]
+        lines = trace.lines.rows([row]) if trace.lines else None
+        state, fired = single.zeros(1), []
+        boundaries, left = prompt.read(inputs, state, {} if lines is None else lines.given)
+        for x in inputs:
+            _, state = single.step(x[None], state, lines)
+            fired.append([state[name][0] for name in sorted(state) if name[0] == "z"])
+        same = all(np.array_equal(left[name], values) for name, values in state.items())
+        different += not (same and np.array_equal(boundaries, np.reshape(fired, (steps, -1))))
+    return Reading(trace.rows, steps, different)
 
 
 def _rows(wishes: list[dict[str, Array]], rows: Any) -> list[dict[str, Array]]:

@@ -7,7 +7,7 @@ made on the spot, skip what they say they skip, and treat a row alike in any com
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from export import bundle, parity, trace
 from export.bundle import Bundle, TensorSpec
 from export.engines import Engine, ScriptStep
-from export.runtime import Lines, OnnxStep, Reader
-from export.skipping import batch_invariance, rows_multiplied
+from export.onnx_prompt import boundaries_spec, inputs_spec
+from export.runtime import Lines, OnnxPrompt, OnnxStep, Reader
+from export.skipping import batch_invariance, read_in_one_go, rows_multiplied
 from model.codec import HandwritingCodec, codec_from_json
 from model.config import ConfigError, ModelConfig
 
@@ -52,7 +53,7 @@ def verify(folder: Path) -> list[str]:
     report = _parity_report(loaded, config)
     found.append(f"parity.json is of these files and passed on {report['trace']['steps']} steps")
     onnx_step, single_step, script_step = _open(loaded)
-    reader = _open_reader(loaded)
+    prompt, reader = _open_prompt(loaded, config), _open_reader(loaded)
     found.append("all graphs open, with the inputs, outputs and states of the manifest")
     is_int8 = loaded.model.get("precision") == "int8"
     tolerance = GOLDEN_TOLERANCE_INT8 if is_int8 else GOLDEN_TOLERANCE
@@ -67,7 +68,8 @@ def verify(folder: Path) -> list[str]:
     )
     skipping, batch = rows_multiplied(loaded.graph, config, fresh), batch_invariance(onnx_step, single_step, fresh)
     alone = rows_multiplied(loaded.single, config, fresh, single=True)
-    for fault in [*skipping.faults(), *alone.faults(), *batch.faults()]:
+    reading = read_in_one_go(single_step, prompt, fresh)
+    for fault in [*skipping.faults(), *alone.faults(), *batch.faults(), *reading.faults()]:
         raise VerifyError(fault)
     multiplied, row_steps = skipping.multiplied, skipping.steps * skipping.rows
     shares = ", ".join(
@@ -75,6 +77,7 @@ def verify(folder: Path) -> list[str]:
     )
     found.append(f"rows that COPY reach no product; share of rows computed: {shares}")
     found.append(f"rows keep their bits alone and in batches of {', '.join(map(str, batch.sizes))}")
+    found.append(f"{reading.steps} inputs that are read in one go leave the bits that steps leave")
     return found
 
 
@@ -152,7 +155,7 @@ def _parity_report(loaded: Bundle, config: ModelConfig) -> dict[str, Any]:
         for name, digest in report["files"].items():
             if hashlib.sha256(loaded.files[name]).hexdigest() != digest:
                 raise VerifyError(f"parity.json speaks of another {name}")
-        if set(report["files"]) != {bundle.GRAPH_FILE, bundle.SINGLE_FILE, bundle.SCRIPT_FILE}:
+        if set(report["files"]) != {bundle.GRAPH_FILE, bundle.SINGLE_FILE, bundle.PROMPT_FILE, bundle.SCRIPT_FILE}:
             raise VerifyError("parity.json does not speak of all graphs")
         _golden(report["golden"])
         if config.writes_text:
@@ -188,22 +191,40 @@ def _open(loaded: Bundle) -> tuple[OnnxStep, OnnxStep, ScriptStep]:
     return onnx_step, single_step, script_step
 
 
+def _open_prompt(loaded: Bundle, config: ModelConfig) -> OnnxPrompt:
+    """Open the graph that reads many inputs and hold its face against the manifest."""
+    try:
+        prompt = OnnxPrompt(loaded.prompt, loaded.states)
+    except Exception as error:  # noqa: BLE001 - its errors have no base class of their own
+        raise VerifyError(f"ONNX Runtime refuses {loaded.manifest['graph']['prompt']}: {error}") from None
+    wishes = [wish for wish in loaded.draws if wish.name in ("hand", "text")]
+    carried = [state for state in loaded.states if not state.name.startswith("e")]
+    after = [*map(_next, loaded.states), *boundaries_spec(config)]
+    _check_face(prompt.session, (inputs_spec(config), *wishes, *carried), after, 1)
+    return prompt
+
+
 def _open_onnx(loaded: Bundle, *, single: bool) -> OnnxStep:
     """Open an ONNX file and hold its face against the manifest."""
     try:
         step = OnnxStep.of(loaded, single=single)
     except Exception as error:  # noqa: BLE001 - its errors have no base class of their own
         raise VerifyError(f"ONNX Runtime refuses the graph: {error}") from None
-    names = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(int64)": "int64"}
-    rows = 1 if single else "batch"
-    for found, specs in (
-        (step.session.get_inputs(), (loaded.input, *loaded.draws, *loaded.states)),
-        (step.session.get_outputs(), (loaded.drawn, loaded.output, *(_next(state) for state in loaded.states))),
-    ):
-        face = {(one.name, names.get(one.type, one.type), tuple(one.shape)) for one in found}
-        if face != {(spec.name, spec.dtype, (rows, *spec.shape[1:])) for spec in specs}:
-            raise VerifyError("the graph's inputs and outputs are not those of the manifest")
+    given = (loaded.input, *loaded.draws, *loaded.states)
+    after = (loaded.drawn, loaded.output, *(_next(state) for state in loaded.states))
+    _check_face(step.session, given, after, 1 if single else "batch")
     return step
+
+
+def _check_face(session: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], rows: int | str) -> None:
+    """Hold the inputs and outputs of a session, whose batch is so many rows, against what they should be."""
+    names = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(int64)": "int64"}
+    for found, specs in ((session.get_inputs(), inputs), (session.get_outputs(), outputs)):
+        face = {(one.name, names.get(one.type, one.type), tuple(one.shape)) for one in found}
+        if face != {
+            (spec.name, spec.dtype, tuple(rows if size == "batch" else size for size in spec.shape)) for spec in specs
+        }:
+            raise VerifyError("the graph's inputs and outputs are not those of the manifest")
 
 
 def _open_reader(loaded: Bundle) -> Reader | None:

@@ -16,12 +16,14 @@ import structlog
 from export import bundle as bundles
 from export.bundle import Bundle
 from model.codec import HandwritingCodec, InkCodec, TextCodec, UnknownSymbolError, codec_from_json
-from service.engine.lane import InkLane, Lane, TextLane
+from service.engine.ink import InkLane, InkParams, InkSequence
+from service.engine.lane import Lane
 from service.engine.lines import Line, LineLane
 from service.engine.runner import Runner, detectors
 from service.engine.selftest import CompanyError, prove
-from service.engine.sequence import InkParams, InkSequence, Offset, TextParams, TextSequence
+from service.engine.sequence import Offset
 from service.engine.snapshot import WHOLE, Part
+from service.engine.text import TextLane, TextParams, TextSequence
 from service.engine.trace import Hierarchy
 from service.errors import InvalidRequestError, ModelNotFoundError
 from service.ink import copybook

@@ -11,7 +11,8 @@ from structlog.contextvars import bind_contextvars
 from service.catalogue import InkModel, LineModel, fresh_seed
 from service.course import Course
 from service.description import HANDWRITING_EVENTS, PROBLEMS
-from service.engine.sequence import Delta, End, InkParams
+from service.engine.ink import InkParams
+from service.engine.sequence import Delta, End
 from service.errors import EngineFailureError, InvalidRequestError, QueueFullError
 from service.ink import copybook, formats
 from service.ink.reply import FreeReply, TextReply

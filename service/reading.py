@@ -8,7 +8,8 @@ from pydantic import ConfigDict, Field, field_validator
 from starlette.responses import Response
 
 from service.description import PROBLEMS
-from service.engine.sequence import InkParams, TextParams
+from service.engine.ink import InkParams
+from service.engine.text import TextParams
 from service.errors import InvalidRequestError
 from service.ink.schemas import GivenInk, offsets_of, read_ink
 from service.replies import SegmentReply

@@ -11,8 +11,9 @@ from typing import Any, Self
 import orjson
 
 from service.catalogue import InkModel, Served, TextModel
-from service.engine.sequence import Delta, End, TextParams
+from service.engine.sequence import Delta, End
 from service.engine.snapshot import Snapshot
+from service.engine.text import TextParams
 from service.engine.trace import Hierarchy
 from service.ink.prime import Reading
 from service.segments import Offsets, tree

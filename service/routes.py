@@ -14,7 +14,8 @@ from service.catalogue import Catalogue, InkModel, Served, TextModel
 from service.course import Course
 from service.description import COMPLETION_EVENTS, PROBLEMS
 from service.engine.loop import Engine
-from service.engine.sequence import Delta, TextParams
+from service.engine.sequence import Delta
+from service.engine.text import TextParams
 from service.errors import NotReadyError
 from service.ink import copybook
 from service.ink.styles import card as copybook_card
@@ -69,7 +70,7 @@ class Service:
         return StateKeeper(self.sealer, model.bundle.fingerprint, model.codec, model.lane.runner)
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:  # not async, FastAPI would call it on another thread
     service: Service = request.app.state.service
     return service
 

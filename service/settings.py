@@ -75,7 +75,13 @@ class Settings(BaseSettings):
     flush_chars: int = Field(
         32, ge=1, le=65_536, description="A stream's event is sent at so many characters or points"
     )
-    flush_ms: float = Field(15.0, ge=0, le=10_000, allow_inf_nan=False, description="... or so long after the last.")
+    flush_ms: float = Field(
+        15.0,
+        ge=0,
+        le=10_000,
+        allow_inf_nan=False,
+        description="... or so long after the last; with more than 64 streams, longer in proportion.",
+    )
     state_keys: SecretStr | None = Field(
         None,
         description="Secrets of 32 characters or more that seal state and stream tokens, with commas between: the "

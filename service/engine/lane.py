@@ -7,15 +7,15 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from model.codec import REPLACEMENT, TextCodec
-from service import sampling
 from service.engine.scheduler import Scheduler
-from service.engine.sequence import InkSequence, Reason, Score, Sequence, TextSequence
+from service.engine.sequence import Reason, Sequence
 
 S = TypeVar("S", bound=Sequence)
 
-# Stands for a temperature of 0: all but the likeliest symbols have no chance, and the division does not overflow.
-COLDEST = 1e-20
+# Inputs that are read ahead before a step: so many for a row alone, its share of them beside others, and at least so
+# many. One read alone costs four times what it costs in a full batch, but with few at a time nobody waits for it. Where
+# more than a quarter of the rows have something to read, and more than so many, it is sooner read by steps.
+MOST_AHEAD, LEAST_AHEAD, MOST_READING = 128, 8, 4
 
 
 class Stepper(Protocol):
@@ -34,6 +34,10 @@ class Stepper(Protocol):
 
     def step(self, count: int) -> NDArray[np.float32]:
         """Run one step of the first rows, leave what they draw in `drawn` and return their outputs."""
+        ...
+
+    def read(self, row: int, inputs: Seq[Any]) -> NDArray[np.uint8]:
+        """Have a row read inputs of which nothing is drawn and return their trace bytes."""
         ...
 
     def clear(self, row: int) -> None:
@@ -67,6 +71,7 @@ class Lane(ABC, Generic[S]):
     Attributes:
         scheduler: who runs and who waits.
         num_failures: steps that failed, one after the other, until now.
+        num_ahead: inputs that were read ahead before the last step.
     """
 
     def __init__(self, name: str, runner: Stepper) -> None:
@@ -74,6 +79,8 @@ class Lane(ABC, Generic[S]):
         self.runner = runner
         self.scheduler: Scheduler[S] = Scheduler(runner.capacity)
         self.num_failures = 0
+        self.num_ahead = 0
+        self._reading: list[S] = []
 
     @property
     def has_work(self) -> bool:
@@ -94,13 +101,15 @@ class Lane(ABC, Generic[S]):
             if sequence.must_save:
                 sequence.keep(self.runner.save(sequence.row))
             sequence.times.admitted = now
+            self._reading.append(sequence)
         if admitted:
             self._seated()
 
     def step(self) -> list[S]:
         """Run one step of every row and return the sequences that it was for, ended ones included."""
         rows = list(self.scheduler.rows)
-        self._prepare(np.array([sequence.draw() for sequence in rows]))
+        self._read_ahead()
+        self._prepare([sequence.draw() for sequence in rows])
         outputs = self.runner.step(len(rows))
         choices = self.runner.drawn[: len(rows)].tolist()
         self._look(outputs, choices)
@@ -116,6 +125,8 @@ class Lane(ABC, Generic[S]):
     def remove(self, sequence: S) -> None:
         """Free what a sequence occupies, a row or a place in the queue."""
         move = self.scheduler.remove(sequence)
+        if sequence in self._reading:
+            self._reading.remove(sequence)
         if move:
             self.runner.move(*move)
         self._seated()
@@ -127,75 +138,35 @@ class Lane(ABC, Generic[S]):
             sequence.finish(reason)
         return ended
 
+    def _read_ahead(self) -> None:
+        """Read prompts in one go, the first come first, as far as that holds up nobody."""
+        self.num_ahead = 0
+        self._reading = [sequence for sequence in self._reading if sequence.ahead(1)]
+        rows = len(self.scheduler.rows)
+        if len(self._reading) > max(MOST_READING, rows // 4):
+            return
+        left = max(LEAST_AHEAD, MOST_AHEAD // rows)
+        for sequence in self._reading:
+            inputs = sequence.ahead(left)
+            sequence.read(self.runner.read(sequence.row, inputs).tolist())
+            self.runner.inputs[sequence.row] = sequence.next_input
+            if sequence.must_save:
+                sequence.keep(self.runner.save(sequence.row))
+            self.num_ahead += len(inputs)
+            left -= len(inputs)
+            if not left:
+                return
+
     @abstractmethod
     def _wish(self, sequence: S) -> None:
         """Tell the runner how a sequence that was just seated draws."""
 
     @abstractmethod
-    def _prepare(self, draws: sampling.Floats) -> None:
-        """Tell the runner what is new at this step: at least the noise, (B, 4) as the sequences drew it."""
+    def _prepare(self, draws: Seq[Any]) -> None:
+        """Tell the runner what is new at this step: at least the noise, as the sequences drew it."""
 
     def _look(self, outputs: NDArray[np.float32], choices: Seq[Any]) -> None:
         """See what the step gave before the sequences take it in."""
 
     def _seated(self) -> None:
         """Take note that other sequences sit in the rows now, or sit elsewhere."""
-
-
-class TextLane(Lane[TextSequence]):
-    """Completions.
-
-    Args:
-        name: of the bundle.
-        runner: owns the rows.
-        codec: of the bundle; its replacement symbol stands for what it does not know, so it is never drawn.
-    """
-
-    def __init__(self, name: str, runner: Stepper, codec: TextCodec) -> None:
-        super().__init__(name, runner)
-        self._barred = np.zeros(codec.size, np.float32)
-        if REPLACEMENT in codec.symbols:
-            self._barred[codec.symbols.index(REPLACEMENT)] = -np.inf
-
-    def _wish(self, sequence: TextSequence) -> None:
-        wishes, row, params = self.runner.wishes, sequence.row, sequence.params
-        wishes["temperature"][row] = max(params.temperature, COLDEST)
-        wishes["top_p"][row] = params.top_p
-        wishes["top_k"][row] = params.top_k
-        wishes["logit_bias"][row] = self._barred
-
-    def _seated(self) -> None:
-        self._biased = [sequence for sequence in self.scheduler.rows if sequence.bias is not None]
-        self._scored = [sequence for sequence in self.scheduler.rows if sequence.params.logprobs is not None]
-
-    def _prepare(self, draws: sampling.Floats) -> None:
-        self.runner.wishes["noise"][: len(draws)] = draws[:, 0]
-        for sequence in self._biased:  # penalties change it with every symbol
-            if sequence.bias is not None:
-                self.runner.wishes["logit_bias"][sequence.row] = self._barred + sequence.bias
-
-    def _look(self, outputs: NDArray[np.float32], choices: Seq[Any]) -> None:
-        if self._scored:
-            self._score(outputs, choices)
-
-    def _score(self, outputs: NDArray[np.float32], ids: Seq[int]) -> None:
-        """Tell the sequences that asked for it how likely their next symbols were."""
-        wanting = [each for each in self._scored if each.wants_score and ids[each.row] != sampling.FAILED]
-        if not wanting:
-            return
-        scores = sampling.log_likelihoods(outputs[[sequence.row for sequence in wanting]])
-        best = sampling.likeliest(scores, max(sequence.params.logprobs or 0 for sequence in wanting))
-        for sequence, row, order in zip(wanting, scores, best.tolist(), strict=True):
-            token = sequence.upcoming(ids[sequence.row])
-            top = [(each, float(row[each])) for each in order[: sequence.params.logprobs]]
-            sequence.score = Score(token, float(row[token]), top)
-
-
-class InkLane(Lane[InkSequence]):
-    """Free writing."""
-
-    def _wish(self, sequence: InkSequence) -> None:
-        self.runner.wishes["bias"][sequence.row] = sequence.params.bias
-
-    def _prepare(self, draws: sampling.Floats) -> None:
-        self.runner.wishes["noise"][: len(draws)] = draws

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service import sampling
 from service.engine.lane import Lane
-from service.engine.sequence import Offset, Sequence
+from service.engine.sequence import Offset, Sequence, prime_ahead
 from service.engine.snapshot import WHOLE, Snapshot
 from service.sampling import deviates
 
@@ -84,6 +83,8 @@ class LineSequence(Sequence):
         self._place = line.read
         self.must_save = len(unread) == 1 and after is None
 
+    UNREAD = (0.0,) * 5
+
     @property
     def primed(self) -> Snapshot | None:
         """What other lines with the same prime can go on from."""
@@ -117,6 +118,10 @@ class LineSequence(Sequence):
             self._num_drawn += 1
             self.next_input = drawn
 
+    def ahead(self, limit: int) -> Seq[Offset]:
+        """Return what is left of the prime but for its last point."""
+        return prime_ahead(self.next_input, self._unread, limit)
+
     def _stand(self, code: int) -> None:
         """Keep the point just read; where a prime came before, the first one is where the drawing begins."""
         dx, dy, pen_up = self.next_input
@@ -139,5 +144,5 @@ class LineLane(Lane[LineSequence]):
         for name, values in sequence.line.given.items():
             wishes[name][sequence.row] = values
 
-    def _prepare(self, draws: sampling.Floats) -> None:
+    def _prepare(self, draws: Seq[Seq[float]]) -> None:
         self.runner.wishes["noise"][: len(draws)] = draws

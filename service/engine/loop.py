@@ -25,6 +25,7 @@ from service.errors import QueueFullError, ShuttingDownError
 _log = structlog.get_logger(__name__)
 
 MAX_FAILURES = 3
+CROWD = 64
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,15 @@ class FlushPolicy:
 
     Attributes:
         items: so many items.
-        interval_s: so long after the last flush.
+        interval_s: so long after the last flush; in a crowd longer, so that there are only so many events a second.
     """
 
     items: int = 32
     interval_s: float = 0.015
+
+    def interval_among(self, rows: int) -> float:
+        """Return after how many seconds a stream among so many is told again."""
+        return self.interval_s * max(1.0, rows / CROWD)
 
 
 class Stream:
@@ -100,7 +105,7 @@ class Gauges:
 
     Attributes:
         steps: rounds of the loop in which at least one bundle was stepped.
-        row_steps: rows stepped, summed over all steps.
+        row_steps: rows stepped, summed over all steps, those included that read ahead.
         finished: sequences that ended, cancelled and failed ones included.
         cancelled: sequences that ended because their client left.
         cancel_steps_max: the most rounds that passed between an order to cancel and the row being free.
@@ -298,20 +303,21 @@ class Engine:
             return
         now = self._progress_at = self._clock()
         self.gauges.busy_s += now - began
-        self.gauges.row_steps += len(stepped)
+        self.gauges.row_steps += len(stepped) + lane.num_ahead
         ended = [sequence for sequence in stepped if sequence.reason]
+        again = now + self._policy.interval_among(len(stepped))
         for sequence in stepped:
-            if not sequence.reason and self._is_due(sequence, now):
+            is_late = now >= sequence.due_at
+            if (is_late or sequence.num_items >= self._policy.items) and self._is_due(sequence, is_late=is_late):
                 sequence.times.first = sequence.times.first or now
-                sequence.flushed_at = now
+                sequence.due_at = again
                 self._tell(sequence)
         self._tell_ended(lane, ended)
 
-    def _is_due(self, sequence: Sequence, now: float) -> bool:
+    def _is_due(self, sequence: Sequence, *, is_late: bool) -> bool:
         """Whether to tell what a running sequence has."""
-        if sequence.whole or not self._streams[sequence].is_hungry:
+        if sequence.reason or sequence.whole or not self._streams[sequence].is_hungry:
             return False
-        is_late = sequence.times.first is None or now - sequence.flushed_at >= self._policy.interval_s
         return sequence.num_new >= (1 if is_late else self._policy.items)
 
     def _tell_ended(self, lane: Lane[Any], ended: Seq[Sequence]) -> None:

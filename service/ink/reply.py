@@ -13,7 +13,8 @@ import orjson
 
 from service.catalogue import VERSION, InkModel
 from service.course import Course
-from service.engine.sequence import Delta, End, InkParams
+from service.engine.ink import InkParams
+from service.engine.sequence import Delta, End
 from service.engine.trace import MAX_LAYERS, Hierarchy
 from service.errors import InvalidTokenError
 from service.ink import copybook

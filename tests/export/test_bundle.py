@@ -61,6 +61,7 @@ def text_facts() -> dict[str, Any]:
         "graph": {
             "file": "step.onnx",
             "single": "single.onnx",
+            "prompt": "prompt.onnx",
             "input": {"name": "token", "dtype": "int64", "shape": ["batch"]},
             "draw": [
                 {"name": "temperature", "dtype": "float32", "shape": ["batch"]},
@@ -98,6 +99,7 @@ def ink_facts() -> dict[str, Any]:
 FILES = {
     "step.onnx": small_graph(),
     "single.onnx": small_graph(),
+    "prompt.onnx": small_graph(),
     "step.pt": b"script",
     "parity.json": b"{}",
     "LICENSE-DATA.txt": b"none\n",
@@ -242,8 +244,8 @@ def test_what_is_no_bundle_is_refused(tmp_path: Path, found: str) -> None:
         (b"\xff\xfe", "not valid JSON"),
         (b"[]", "one JSON object"),
         (b"{}", "format is None"),
-        (b'{"format": "copyist-bundle/1"}', "reads 'copyist-bundle/2'; export the checkpoint again to get one"),
-        (b'{"format": "copyist-bundle/2"}', "lacks the field 'name'"),
+        (b'{"format": "copyist-bundle/2"}', "reads 'copyist-bundle/3'; export the checkpoint again to get one"),
+        (b'{"format": "copyist-bundle/3"}', "lacks the field 'name'"),
         (b'{"a": 1, "a": 2}', "given twice"),
         (b'{"a": NaN}', "NaN is not a JSON number"),
         (b'{"a": -Infinity}', "-Infinity is not a JSON number"),
@@ -309,6 +311,7 @@ SHA = "0" * 64
         (put("other.onnx", "graph", "file"), "files lacks the field 'other.onnx'"),
         (put("other.onnx", "graph", "single"), "files lacks the field 'other.onnx'"),
         (put("step.onnx", "graph", "single"), "graph.file and graph.single are both 'step.onnx'"),
+        (put("step.onnx", "graph", "prompt"), "graph.file and graph.prompt are both 'step.onnx'"),
         (put("step.pkl", "graph", "single"), "graph.single is 'step.pkl' but must end in .onnx"),
         (put("chosen", "graph", "drawn", "name"), "graph.drawn.name is 'chosen' but must be 'drawn'"),
         (put([], "graph", "draw"), "graph.draw must be a list of 5 to 5"),
@@ -455,8 +458,11 @@ def test_a_graph_that_is_no_graph_is_refused(tmp_path: Path, content: bytes) -> 
 
 def test_a_bundle_replaces_a_bundle_and_nothing_else(folder: Path, tmp_path: Path) -> None:
     """An older bundle gives way as a whole; a folder of something else is left alone."""
-    bundle.write(folder, text_facts(), {key: FILES[key] for key in ("step.onnx", "single.onnx", "parity.json")})
-    assert sorted(path.name for path in folder.iterdir()) == ["bundle.json", "parity.json", "single.onnx", "step.onnx"]
+    bundle.write(
+        folder, text_facts(), {key: FILES[key] for key in ("step.onnx", "single.onnx", "prompt.onnx", "parity.json")}
+    )
+    kept = ["bundle.json", "parity.json", "prompt.onnx", "single.onnx", "step.onnx"]
+    assert sorted(path.name for path in folder.iterdir()) == kept
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "thesis.txt").write_text("years of work")

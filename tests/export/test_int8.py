@@ -25,7 +25,8 @@ def prove(config: ModelConfig, steps: int = 80, graph: bytes | None = None) -> d
     """Prove a random network in int8 on random inputs, with another graph if wanted."""
     compiled = compile_network(network_of(config), "int8")
     inputs = trace.Trace(random_inputs(config, steps, 2), "random")
-    return parity.prove(compiled.network, "int8", graph or compiled.graph, compiled.single, compiled.script, inputs)
+    files = replace(compiled.files, graph=graph or compiled.graph)
+    return parity.prove(compiled.network, "int8", files, inputs)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -57,9 +57,8 @@ def prove(config: Any, steps: int = 64, graph: bytes | None = None, script: byte
     """Prove a random network on random inputs, with other files if wanted."""
     compiled = compile_network(network_of(config))
     inputs = trace.Trace(random_inputs(config, steps, 2), "random")
-    return parity.prove(
-        compiled.network, "float32", graph or compiled.graph, compiled.single, script or compiled.script, inputs
-    )
+    files = replace(compiled.files, graph=graph or compiled.graph, script=script or compiled.script)
+    return parity.prove(compiled.network, "float32", files, inputs)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +123,7 @@ def test_a_trace_without_an_operation_fails() -> None:
         network.layer(0).bias[-1] = -100.0
     compiled = compile_network(network)
     inputs = trace.Trace(random_inputs(TEXT, 50, 2), "random")
-    report = parity.prove(compiled.network, "float32", compiled.graph, compiled.single, compiled.script, inputs)
+    report = parity.prove(compiled.network, "float32", compiled.files, inputs)
     assert report["verdict"] == "failed"
     assert report["reasons"] == [
         "layer 1 never does FLUSH in the trace, so it is not tested",

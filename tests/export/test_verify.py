@@ -38,7 +38,7 @@ def copied(text_made: Made, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", ["bundle.json", "step.onnx", "single.onnx", "step.pt", "parity.json", "LICENSE-DATA.txt"]
+    "name", ["bundle.json", "step.onnx", "single.onnx", "prompt.onnx", "step.pt", "parity.json", "LICENSE-DATA.txt"]
 )
 @pytest.mark.parametrize("damage", ["one bit", "cut", "gone"])
 def test_any_damaged_file_is_refused(copied: Path, name: str, damage: str) -> None:
@@ -100,6 +100,13 @@ def test_a_nudged_graph_for_one_row_is_found_out(copied: Path) -> None:
     """It has to give a row the bits that the other graph gives it."""
     swap(copied, "single.onnx", nudged((copied / "single.onnx").read_bytes()))
     with pytest.raises(VerifyError, match="change their bits with the rows beside them"):
+        verify(copied)
+
+
+def test_a_nudged_graph_for_prompts_is_found_out(copied: Path) -> None:
+    """It has to leave the state that steps leave."""
+    swap(copied, "prompt.onnx", nudged((copied / "prompt.onnx").read_bytes()))
+    with pytest.raises(VerifyError, match="read in one go are not as steps leave them"):
         verify(copied)
 
 

@@ -1,6 +1,7 @@
 """A runner whose outputs are known, and which takes a step only when it is let."""
 
 import threading
+from collections.abc import Sequence as Seq
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,13 @@ class CountingRunner:
         biased = logits + self.wishes["logit_bias"][:count]
         self.drawn[:count] = np.where(broken, -1, np.where(broken[:, None], 0, biased).argmax(1))
         return logits
+
+    def read(self, row: int, inputs: Seq[int]) -> NDArray[np.uint8]:
+        """Add inputs to a row's sum, one after the other."""
+        sums = self._sums[row] + np.cumsum(np.array(inputs) + 1)
+        self._sums[row] = sums[-1]
+        codes: NDArray[np.uint8] = (sums % 16).astype(np.uint8)
+        return codes
 
     def clear(self, row: int) -> None:
         """Start a row's sum at 0."""

@@ -12,6 +12,7 @@ import pytest
 
 from export.bundle import load, write
 from tests.service.conftest import TEXT
+from tests.service.graphs import constants
 from tests.service.server import PATIENCE_S, Server, running
 
 
@@ -224,7 +225,7 @@ def export_broken(source: Path, target: Path, letter: str) -> None:
     files = dict(sound.files)
     for graph_file in [file for file in files if file.endswith(".onnx")]:
         graph = onnx.load_from_string(files[graph_file])
-        (weights,) = [each for each in graph.graph.initializer if each.name.startswith("embedding")]
+        (weights,) = [each for each in constants(graph.graph) if each.name.startswith("embedding")]
         values = onnx.numpy_helper.to_array(weights).copy()
         values[TEXT.encode(letter)] = np.nan
         weights.CopyFrom(onnx.numpy_helper.from_array(values, weights.name))

@@ -18,10 +18,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from export import bundle as bundles_of
 from model.codec import TextCodec, codec_from_json
-from service.engine.lane import InkLane, Lane, TextLane
+from service.engine.ink import InkLane, InkParams, InkSequence
+from service.engine.lane import LEAST_AHEAD, MOST_AHEAD, Lane
 from service.engine.runner import Runner
-from service.engine.sequence import Delta, End, InkParams, InkSequence, Sequence, Status, TextParams, TextSequence
+from service.engine.sequence import Delta, End, Sequence, Status
 from service.engine.snapshot import Part, Snapshot
+from service.engine.text import TextLane, TextParams, TextSequence
 from tests.service.fakes import NUM_SYMBOLS, CountingRunner
 
 CODEC = TextCodec(tuple("abcdefghijk"), "error")
@@ -343,11 +345,15 @@ TestMachine.settings = settings(max_examples=40, stateful_step_count=25)
 
 
 def test_a_long_prompt_delays_nobody() -> None:
-    """Beside a prompt of 2,000 symbols a running stream gets a symbol at each step, and so does one that joins."""
+    """Beside a prompt of 2,000 symbols a running stream gets a symbol at each step, and so does one that joins.
+
+    What is read ahead in between is bounded.
+    """
     lane = TextLane("counting", CountingRunner(4), CODEC)
     running, joining = (TextSequence(CODEC, [1], 0, TextParams(1, 500)) for _ in range(2))
     reading = TextSequence(CODEC, [number % NUM_SYMBOLS for number in range(2000)], 0, TextParams(1, 1))
     lane.scheduler.add(running)
+    ahead = 0
     for step in range(1, 501):
         if step == 100:
             lane.scheduler.add(reading)
@@ -359,7 +365,11 @@ def test_a_long_prompt_delays_nobody() -> None:
                 lane.remove(sequence)
         assert running._num_drawn == step
         assert joining._num_drawn == max(0, step - 199)
-    assert len(reading._trace) == 401
+        assert lane.num_ahead <= MOST_AHEAD // (2 if step < 200 else 3)
+        ahead += lane.num_ahead
+    assert reading.reason == "length"
+    assert len(reading._trace) == 2000
+    assert ahead > 1900
 
 
 def _firsts(lane: Lane[Any], sequences: list[Any]) -> Iterator[int]:
@@ -388,3 +398,76 @@ def test_nobody_starves() -> None:
     assert len(firsts) == 40
     assert all(earlier <= later for earlier, later in pairwise(firsts))
     assert firsts[-1] <= sum(sequence.params.max_tokens for sequence in sequences) / 3 + 9
+
+
+@pytest.mark.parametrize("neighbours", [0, 2])
+@pytest.mark.parametrize("given", [{}, {"echo": True}, {"echo": True, "logprobs": 2}, {"max_tokens": 0}])
+def test_a_prompt_that_is_read_ahead_is_read(
+    model: Model, given: dict[str, Any], neighbours: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether a prompt is read in one go or step by step, alone or in company: the same text, trace and state."""
+    prompt = "abba " * 60 if not isinstance(model.lane, InkLane) else ""
+    prime = np.random.default_rng(3).normal(size=(300, 3)).tolist()
+
+    def told() -> tuple[Delta, int]:
+        others = [model.sequence(400, Part()) for _ in range(neighbours)]
+        if isinstance(model.lane, InkLane):
+            read: Any = InkSequence((0.0, 0.0, 0.0), InkParams(7, given.get("max_tokens", 9)), prime=prime)
+        else:
+            params = {"max_tokens": 9, **given}
+            read = TextSequence(
+                model.codec, model.codec.encode(prompt).tolist(), 0, TextParams(seed=7, **params), part=Part(keeps=True)
+            )
+        ahead = 0
+        delta = Delta()
+        for sequence in (*others, read):
+            model.lane.scheduler.add(sequence)
+        while not read.reason:
+            model.lane.admit(0.0)
+            model.lane.step()
+            ahead += model.lane.num_ahead
+            delta.extend(read.take())
+        for sequence in (*others, read):
+            model.lane.remove(sequence)
+        return delta, ahead
+
+    quick, ahead = told()
+    monkeypatch.setattr(type(model.sequence(1, Part())), "ahead", lambda *_: [])
+    slow, none = told()
+    assert none == 0
+    if "logprobs" in given and not isinstance(model.lane, InkLane):
+        assert ahead == 0
+    else:
+        assert 280 < ahead < 300
+    assert (quick.items, quick.trace, quick.scores) == (slow.items, slow.trace, slow.scores)
+    assert (end_of(quick).trace, end_of(quick).snapshot) == (end_of(slow).trace, end_of(slow).snapshot)
+
+
+@pytest.mark.parametrize(
+    ("rows", "reading", "expected"),
+    [(1, 1, MOST_AHEAD), (4, 4, MOST_AHEAD // 4), (5, 5, 0), (16, 4, LEAST_AHEAD), (64, 16, LEAST_AHEAD), (64, 17, 0)],
+)
+def test_somebody_alone_reads_much_and_a_crowd_a_little(rows: int, reading: int, expected: int) -> None:
+    """The bound goes down with the number of rows, and the first come are served first; many readers step together."""
+    lane = TextLane("counting", CountingRunner(rows), CODEC)
+    prompts = [[1] * 500 if number < reading else [1] for number in range(rows)]
+    sequences = [TextSequence(CODEC, prompt, 0, TextParams(1, 9)) for prompt in prompts]
+    for sequence in sequences:
+        lane.scheduler.add(sequence)
+    lane.admit(0.0)
+    lane.step()
+    assert lane.num_ahead == expected
+    assert [len(sequence._trace) for sequence in sequences] == [expected + 1, *[1] * (rows - 1)]
+
+
+def test_readers_that_are_done_make_way() -> None:
+    """Where too many read at once they step, until so few are left that these may read ahead."""
+    lane = TextLane("counting", CountingRunner(6), CODEC)
+    for length in (3, 3, 40, 40, 40, 40):
+        lane.scheduler.add(TextSequence(CODEC, [1] * length, 0, TextParams(1, 99)))
+    lane.admit(0.0)
+    ahead = []
+    for _ in range(4):
+        lane.step()
+        ahead.append(lane.num_ahead)
+    assert ahead == [0, 0, MOST_AHEAD // 6, MOST_AHEAD // 6]

@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from model.codec import TextCodec
-from service.engine.lane import TextLane
 from service.engine.loop import Engine, FlushPolicy, Stream
-from service.engine.sequence import Delta, TextParams, TextSequence
+from service.engine.sequence import Delta
+from service.engine.text import TextLane, TextParams, TextSequence
 from service.errors import QueueFullError, ShuttingDownError
 from tests.service.fakes import NUM_SYMBOLS, CountingRunner
 
@@ -116,6 +116,26 @@ async def test_the_first_item_is_told_at_once(build: Build) -> None:
     delta = await take(stream)
     assert "".join(delta.items) == text_of([1], 1)
     assert delta.end is None
+
+
+@pytest.mark.parametrize(("rows", "steps"), [(2, 3), (64, 3), (128, 6)])
+async def test_a_crowd_is_told_less_often(build: Build, rows: int, steps: int) -> None:
+    """Up to 64 streams hear something after the interval, so that people see it come; more share as many events."""
+    rig = build(rows, policy=FlushPolicy(items=1000, interval_s=3.0), is_gated=True)
+    rig.submit([1], 100)
+    await rig.until(lambda: rig.engine.num_running == 1)
+    streams = [rig.submit([1], 100) for _ in range(rows - 1)]
+    rig.runner.let(2)  # the first step is of the first stream alone
+    for stream in streams:
+        assert len((await take(stream)).items) == 1
+    waiting = [asyncio.create_task(take(stream)) for stream in streams]
+    for step in range(1, steps + 1):
+        assert not any(task.done() for task in waiting)
+        rig.clock[0] += 1.0
+        rig.runner.let(1)
+        await rig.until(lambda taken=step + 2: rig.engine.gauges.steps == taken)  # type: ignore[misc]
+        await asyncio.sleep(0)
+    assert {len(delta.items) for delta in await asyncio.gather(*waiting)} == {steps}
 
 
 async def test_a_slow_reader_gets_longer_pieces_and_no_queue(build: Build) -> None:

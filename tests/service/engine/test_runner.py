@@ -85,6 +85,24 @@ def test_steps_are_those_of_the_graph(bundle: Bundle) -> None:
             )
 
 
+def test_inputs_read_in_one_go_are_steps(bundle: Bundle) -> None:
+    """A row that reads many inputs at once has the state and the trace bytes of one that steps; others keep theirs."""
+    inputs = inputs_of(bundle, 40, 3)
+    stepped, reading = Runner(bundle, 3), Runner(bundle, 3)
+    _, codes = run(stepped, inputs)
+    others = [reading.save(0), reading.save(2)]
+    found = [
+        *reading.read(1, list(inputs[:7, 1])),
+        *reading.read(1, list(inputs[7:8, 1])),
+        *reading.read(1, inputs[8:, 1]),
+    ]
+    assert found == codes[:, 1].tolist()
+    assert reading.save(1) == stepped.save(1)
+    assert [reading.save(0), reading.save(2)] == others
+    more = inputs_of(bundle, 5, 3, seed=4)
+    assert run(stepped, more)[0][:, 1].tobytes() == run(reading, more)[0][:, 1].tobytes()
+
+
 def test_a_cleared_row_starts_afresh(bundle: Bundle) -> None:
     """A row that was used and cleared gives what a fresh one gives, even after NaN passed through it."""
     inputs = inputs_of(bundle, 10, 2)

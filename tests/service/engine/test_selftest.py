@@ -15,6 +15,7 @@ from export.bundle import Bundle
 from service.catalogue import Catalogue, CatalogueError
 from service.engine.runner import Runner
 from service.engine.selftest import CompanyError, prove
+from tests.service.graphs import constants
 from tests.service.server import Server
 
 
@@ -52,6 +53,17 @@ def test_a_millionth_counts(bundles: Path) -> None:
     bundle = altered(bundles_of.load(bundles / "small-text"), "single.onnx", lambda bias: bias + 1e-6)
     with pytest.raises(CompanyError, match="step 0 of a row among 1 rows has other bits than among 9"):
         prove(bundle, Runner(bundle, 9))
+
+
+def test_prompts_are_to_be_read_as_steps_read_them(bundles: Path) -> None:
+    """The graph that reads many inputs is tried too."""
+    bundle = bundles_of.load(bundles / "small-text")
+    model = onnx.ModelProto.FromString(bundle.prompt)
+    (gain,) = (one for one in constants(model.graph) if one.name == "layer1.gain")
+    gain.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(gain) * np.float32(1 + 1e-6), gain.name))
+    changed = replace(bundle, files=MappingProxyType({**bundle.files, "prompt.onnx": model.SerializeToString()}))
+    with pytest.raises(CompanyError, match="read in one go leave other bits"):
+        prove(changed, Runner(changed, 9))
 
 
 def test_an_output_that_is_not_finite_is_refused(bundles: Path) -> None:
