@@ -81,40 +81,50 @@ def plot_handwriting(codec: HandwritingCodec, text: str, written: Handwriting, o
 
 
 def plot_trace(checkpoint: Checkpoint, inputs: NDArray[Any], out: Path) -> None:
-    """Boundaries over symbols (n,), as bands, or over standardised points (n, 3), as coloured strokes."""
-    z = trace(checkpoint, torch.from_numpy(inputs))
+    """Boundaries over symbols (n,), as bands with what the layers hold, or over standardised points (n, 3), as strokes.
+
+    Over text this is Figure 4 of arXiv 1609.01704: z of each layer with a detector, the norm of every layer's h, and
+    how often each layer was computed.
+    """
+    z, norms = trace(checkpoint, torch.from_numpy(inputs))
     if isinstance(checkpoint.codec, TextCodec):
-        _plot_text(checkpoint.codec, inputs, z, out)
+        _plot_text(checkpoint.codec, inputs, z, norms, out)
     elif isinstance(checkpoint.codec, InkCodec):
         _plot_ink(checkpoint.codec, inputs, z, out)
 
 
 @torch.no_grad()
-def trace(checkpoint: Checkpoint, inputs: torch.Tensor) -> NDArray[np.int64]:
-    """Read symbols (n,) or points (n, 3) one by one; give z (n, L-1)."""
+def trace(checkpoint: Checkpoint, inputs: torch.Tensor) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Read symbols (n,) or points (n, 3) one by one; give z (n, L-1) and the norm of each layer's h (n, L)."""
     network, generator = checkpoint.network(), torch.Generator().manual_seed(0)
-    state, z = network.zeros(1), []
+    state, z, norms = network.zeros(1), [], []
     for x in inputs:
         _, state = network.step(x[None], state, noise=network.step_noise(1, generator))
         z.append([int(layer.z) for layer in state.layers[:-1]])
-    return np.asarray(z, np.int64).reshape(len(z), -1)
+        norms.append([float(layer.h.norm()) for layer in state.layers])
+    return np.asarray(z, np.int64).reshape(len(z), -1), np.asarray(norms, np.float32)
 
 
-def _plot_text(codec: TextCodec, ids: NDArray[np.int64], z: NDArray[np.int64], out: Path) -> None:
+def _plot_text(
+    codec: TextCodec, ids: NDArray[np.int64], z: NDArray[np.int64], norms: NDArray[np.float32], out: Path
+) -> None:
     detectors = z.shape[1]
-    figure, axes = plt.subplots(LINES, 1, figsize=(14, 1.0 * LINES + 0.3 * detectors), layout="constrained")
+    # From top to bottom z1, z2 ..., then the norms of h1, h2 ..., each in shares of its layer's largest.
+    bands = np.concatenate([z, norms / norms.max(0, initial=1e-9)], 1)
+    names = [f"z{level + 1}" for level in range(detectors)] + [f"|h{level + 1}|" for level in range(norms.shape[1])]
+    height = len(names)
+    figure, axes = plt.subplots(LINES, 1, figsize=(14, LINES * (0.7 + 0.2 * height)), layout="constrained")
     for row, axis in enumerate(np.atleast_1d(axes)):
         part = slice(row * LINE, (row + 1) * LINE)
-        if detectors:
-            axis.imshow(
-                z[part].T[::-1], cmap="gray", aspect="auto", vmin=0, vmax=1, extent=(-0.5, LINE - 0.5, 0, detectors)
-            )
+        shown_bands = np.full((LINE, height), np.nan)
+        shown_bands[: len(bands[part])] = bands[part]
+        axis.imshow(shown_bands.T, cmap="gray", aspect="auto", vmin=0, vmax=1, extent=(-0.5, LINE - 0.5, 0, height))
         for place in range(len(ids[part])):
             text = codec.decode(ids[part][place : place + 1])
             shown = {"\n": "↵", " ": " "}.get(text, text)
-            axis.text(place, detectors + 0.15, shown, ha="center", va="bottom", family="monospace", fontsize=9)
-        axis.set_yticks([level + 0.5 for level in range(detectors)], [f"z{level + 1}" for level in range(detectors)])
-        axis.set(xticks=[], xlim=(-0.5, LINE - 0.5), ylim=(0, detectors + 1))
+            axis.text(place, height + 0.15, shown, ha="center", va="bottom", family="monospace", fontsize=9)
+        axis.set_yticks([height - level - 0.5 for level in range(height)], names, fontsize=7)
+        axis.set(xticks=[], xlim=(-0.5, LINE - 0.5), ylim=(0, height + 1))
         for spine in axis.spines.values():
             spine.set_visible(False)
     active = [len(ids), *(int(v) for v in _active(z))]

@@ -55,12 +55,15 @@ def test_curves_are_drawn(records: int, detectors: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("detector", ["step", "sample"])
 def test_a_trace_is_what_the_network_did(detector: str, tmp_path: Path) -> None:
-    """Its z are those of a walk over the same symbols; a sampled detector's are the same each time."""
+    """Its z and norms are those of a walk over the same symbols; a sampled detector's z are the same each time."""
     corpus = small("text", tmp_path)
     made = checkpoint_for(corpus, detector=detector)
     ids = torch.from_numpy(np.asarray(corpus.data.valid, np.int64))
-    z = trace(made, ids)
-    assert np.array_equal(z, trace(made, ids))
+    z, norms = trace(made, ids)
+    assert np.array_equal(z, trace(made, ids)[0])
+    assert norms.shape == (len(ids), len(made.model.hidden))
+    copied = (z[1:, 0] == 0) & (z[:-1, 1] == 0)  # layer 2 did not move at these steps
+    assert np.array_equal(norms[1:, 1][copied], norms[:-1, 1][copied])
     if detector == "step":
         with torch.no_grad():
             assert np.array_equal(z, walk(made.network(), ids[:, None]).z[:, 0, :-1].numpy())
