@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,8 +55,23 @@ def serving(bundles: Path, cores: list[int], **settings: Any) -> Iterator[Served
     Raises:
         ServerError: it did not come up.
     """
-    with _started("service", bundles, cores, settings) as server:
-        yield server
+    given = {"bundles": bundles, "port": 0, "log_format": "json", "log_level": "info", **settings}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COPYIST_")}
+    environment |= {f"COPYIST_{name.upper()}": str(value) for name, value in given.items()}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    if cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(process.pid, cores)
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+    reader = threading.Thread(target=_drain, args=(process, lines), daemon=True)
+    reader.start()
+    try:
+        yield Served(_address(lines), process.pid)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait(PATIENCE_S)
+        reader.join(PATIENCE_S)
 
 
 @contextmanager
@@ -76,32 +91,10 @@ def sharing_a_port(bundles: Path, cores: list[int], count: int, **settings: Any)
         port, servers = 0, []
         for number in range(count):
             own = [cores[number % len(cores)]] if cores else []
-            given = {**settings, "port": port}
-            servers.append(stack.enter_context(_started("bench.shared_port", bundles, own, given)))
+            given = {**settings, "port": port, "share_port": True}
+            servers.append(stack.enter_context(serving(bundles, own, **given)))
             port = urlsplit(servers[0].url).port or 0
         yield servers[0]
-
-
-@contextmanager
-def _started(module: str, bundles: Path, cores: list[int], settings: Mapping[str, Any]) -> Iterator[Served]:
-    """Run a module that serves."""
-    given = {"bundles": bundles, "port": 0, "log_format": "json", "log_level": "info", **settings}
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("COPYIST_")}
-    environment |= {f"COPYIST_{name.upper()}": str(value) for name, value in given.items()}
-    process = subprocess.Popen(
-        [sys.executable, "-m", module], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
-    )
-    if cores and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(process.pid, cores)
-    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-    reader = threading.Thread(target=_drain, args=(process, lines), daemon=True)
-    reader.start()
-    try:
-        yield Served(_address(lines), process.pid)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait(PATIENCE_S)
-        reader.join(PATIENCE_S)
 
 
 def _drain(process: subprocess.Popen[str], lines: "queue.SimpleQueue[str]") -> None:

@@ -96,18 +96,44 @@ def main(arguments: list[str] | None = None) -> int:
     # uvicorn raises the signal again once it has stopped; by then it has done its work.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
+        sockets = [_shared_port(settings)] if settings.share_port else None
+    except OSError as error:
+        print(f"COPYIST_SHARE_PORT: {settings.host}:{settings.port} cannot be shared: {error}", file=sys.stderr)
+        return 1
+    try:
         app = create_app(settings)
     except CatalogueError as error:
         print(error, file=sys.stderr)
         return 1
     server = Server(app, settings)
     try:
-        server.run()
+        server.run(sockets)
     except KeyboardInterrupt:
         return 0
     finally:
         app.state.service.engine.stop()  # after a second signal nobody else has
     return 0 if server.started else 1
+
+
+def _shared_port(settings: Settings) -> socket.socket:
+    """A socket that further processes may listen beside.
+
+    Raises:
+        OSError: the system cannot, or somebody has the port who does not share it.
+    """
+    if not hasattr(socket, "SO_REUSEPORT"):
+        raise OSError("this system lets no two processes listen on one port")
+    ((family, kind, proto, _, address), *_) = socket.getaddrinfo(
+        settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    shared = socket.socket(family, kind, proto)
+    try:
+        shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        shared.bind(address)
+    except OSError:
+        shared.close()
+        raise
+    return shared
 
 
 if __name__ == "__main__":

@@ -23,6 +23,9 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65_535, description="Port to listen on; 0 takes a free one.")
+    share_port: bool = Field(
+        False, description="Whether further processes may listen on it; the system deals connections out to them."
+    )
     bundles: Path = Field(Path(__file__).parent / "bundles", description="Folder whose subfolders are the bundles.")
 
     api_keys: SecretStr | None = Field(

@@ -87,6 +87,29 @@ class TestStarting:
         assert result.returncode != 0
         assert "address already in use" in result.stderr
 
+    def test_a_port_may_be_shared(self, bundles: Path) -> None:
+        """With COPYIST_SHARE_PORT two processes listen on one port, both answer, and one goes on without the other."""
+        with running(bundles, share_port=True) as first:
+            port = first.url.rpartition(":")[2]
+            with running(bundles, share_port=True, port=port) as second:
+                assert second.url == first.url
+                for _ in range(60):  # the system deals connections out by their addresses
+                    body = {"model": "small-text", "prompt": "a", "max_tokens": 1}
+                    assert httpx.post(f"{first.url}/v1/completions", json=body, timeout=PATIENCE_S).status_code == 200
+                assert first.stop() == 0
+                assert second.complete(prompt="a", max_tokens=3)["choices"][0]["finish_reason"] == "length"
+        served = [[entry.get("route") for entry in server.log].count("/v1/completions") for server in (first, second)]
+        assert sum(served) == 61
+        assert min(served) > 5
+
+    def test_a_port_that_is_not_shared_is_an_error(self, server: Server, bundles: Path) -> None:
+        """Who wants to share a port that somebody has for themselves is told so."""
+        port = server.url.rpartition(":")[2]
+        result = service("--port", port, COPYIST_BUNDLES=str(bundles), COPYIST_SHARE_PORT="true")
+        assert result.returncode == 1
+        assert result.stderr.startswith(f"COPYIST_SHARE_PORT: 127.0.0.1:{port} cannot be shared: ")
+        assert result.stderr.count("\n") == 1
+
     def test_the_command_line_wins_over_the_environment(self, bundles: Path) -> None:
         """--port is obeyed where COPYIST_PORT says something else."""
         with subprocess.Popen(

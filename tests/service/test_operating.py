@@ -39,6 +39,8 @@ def allowed(field: dict[str, Any]) -> str:
     kind = kinds[0]
     if "enum" in kind:
         return ", ".join(f"`{each}`" for each in kind["enum"])
+    if kind["type"] == "boolean":
+        return "`true` or `false`"
     lowest = kind.get("minimum", f"above {kind['exclusiveMinimum']:g}" if "exclusiveMinimum" in kind else None)
     if lowest is not None:
         low = lowest if isinstance(lowest, str) else f"{lowest:,}"
@@ -57,6 +59,8 @@ def default(name: str) -> str:
         return "the shipped ones"
     if value in (None, ()):
         return "none"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
     if hasattr(value, "get_secret_value"):
         value = value.get_secret_value()
     return f"{value:,}" if isinstance(value, (int, float)) and name != "port" else f"`{value}`"
