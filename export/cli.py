@@ -30,6 +30,8 @@ from model.data.errors import DataError
 from model.data.ink import InkCorpus
 from model.recognise import load_recogniser
 
+FREE = "any"  # use of data that may be passed on
+
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 console = Console(stderr=True)
 COMMANDS = ("build", "verify", "measure", "restore")
@@ -178,11 +180,12 @@ def _measured(loaded: Checkpoint, compiled: Compiled, corpus: Corpus | None, *, 
 
 
 def _trace(compiled: Compiled, codec: Codec, corpus: Corpus | None) -> trace.Trace:
-    """Return a trace of real data where there is some, else of what the network writes.
+    """Return a trace of real data where there is some that anyone may have, else of what the network writes.
 
-    A network that writes texts writes long ones itself: a real line is over long before the trace is.
+    The trace is in the bundle, and a bundle must not pass on data that is not free. A network that writes texts writes
+    long ones itself: a real line is over long before the trace is.
     """
-    if corpus is None or compiled.reader is not None:
+    if corpus is None or corpus.facts.get("use") != FREE or compiled.reader is not None:
         return sampled(compiled, codec, TRACE_ROWS, TRACE_STEPS)
     name = f"the test split of {corpus.facts.get('name')}"
     if isinstance(corpus.data, InkCorpus):

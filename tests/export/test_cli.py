@@ -13,6 +13,7 @@ from model import checkpoint as checkpoints
 from model.checkpoint import Checkpoint
 from model.codec import TextCodec
 from model.config import ModelConfig, TrainConfig
+from model.data.known import UNKNOWN_USE
 from model.network import Network
 from tests.export.conftest import FIXTURES, Made
 
@@ -47,6 +48,7 @@ def test_a_checkpoint_becomes_a_measured_bundle(
     """Figures come from the shipped file, facts from the checkpoint, the command line and a file of further figures."""
     monkeypatch.setattr(cli, "TRACE_ROWS", 1)
     monkeypatch.setattr(cli, "TRACE_STEPS", 400)  # `verify` of a full trace is tested on another bundle
+    monkeypatch.setattr(cli, "FREE", UNKNOWN_USE)
     more = tmp_path / "control.json"
     more.write_text('{"control_test_bpc": 1.9, "test_bpc": 0.1}')
     arguments = ("--data", FIXTURES / "text.txt", "--metrics", more, "--precision", "float16", "--use", "tests only")
@@ -83,6 +85,18 @@ def test_without_data_the_network_writes_its_own_trace(
     assert made.model["precision"] == "int8"
     assert made.name == "other-name"
     assert made.metrics == {}
+    assert "sampled from the network itself" in json.loads(made.files["parity.json"])["trace"]["source"]
+
+
+def test_data_that_is_not_free_stays_out_of_the_bundle(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody said that this text may be passed on: it is measured, and the trace is what the network writes."""
+    monkeypatch.setattr(cli, "TRACE_ROWS", 2)
+    monkeypatch.setattr(cli, "TRACE_STEPS", 200)
+    assert run(trained, tmp_path / "mine", "--name", "mine", "--data", FIXTURES / "text.txt") == 0
+    made = bundle.load(tmp_path / "mine")
+    assert "test_bpc" in made.metrics
     assert "sampled from the network itself" in json.loads(made.files["parity.json"])["trace"]["source"]
 
 
