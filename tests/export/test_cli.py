@@ -105,7 +105,7 @@ def test_verify_is_a_command(text_made: Made) -> None:
     command = [sys.executable, "-m", "export", "verify", str(text_made.bundle.path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("ok: ") == 8
+    assert done.stdout.count("ok: ") == 9
 
 
 @pytest.mark.parametrize(
