@@ -13,8 +13,8 @@ from service.engine.sequence import Reason, Sequence
 S = TypeVar("S", bound=Sequence)
 
 # Inputs that are read ahead before a step: so many for a row alone, its share of them beside others, and at least so
-# many. One read alone costs three to four times what it does in a full batch, but with few at a time nobody waits for it. Where
-# more than a quarter of the rows have something to read, and more than so many, it is sooner read by steps.
+# many. One read alone costs three to four times what it does in a full batch, but with few at a time nobody waits for
+# it. Where more than a quarter of the rows have something to read, and more than so many, it is sooner read by steps.
 MOST_AHEAD, LEAST_AHEAD, MOST_READING = 128, 8, 4
 
 
