@@ -1,17 +1,21 @@
 """The page over connections that are really cut: what it shows in the end is what an uncut stream would have shown."""
 
+import contextlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
 from tests.service.page.browsing import open_page, said, wait_for
 from tests.service.page.cutting import CuttingProxy
 from tests.service.page.test_ink import LINES, bodies, drawn, whole
-from tests.service.server import Server, running
+from tests.service.server import PATIENCE_S, Server, running
 
+COMPANY = 400  # streams that slow another one down
 CUTS = [1500, 2600, 700, 90, 1900, 3100]  # bytes; the 90 end within the head of a reply
 
 
@@ -49,6 +53,13 @@ def fill_text(page: Any, server: Server, count: int = 400) -> str:
     page.locator("#text-form").get_by_label("Seed").fill("8")
     reply = server.complete(prompt="It ", max_tokens=count, seed=8, temperature=0.7)
     return "It " + str(reply["choices"][0]["text"])
+
+
+def keep_busy(server: Server) -> None:
+    """Ask for many long texts at once, beside which one more is slow; how that ends is the server's affair."""
+    many = {"model": "small-text", "prompt": "It ", "n": COMPANY, "max_tokens": 4096, "seed": 1}
+    with contextlib.suppress(httpx.HTTPError):
+        httpx.post(f"{server.url}/v1/completions", json=many, timeout=PATIENCE_S)
 
 
 def paper(page: Any) -> str:
@@ -112,15 +123,20 @@ def test_a_restart_of_the_server_leaves_no_trace(
     context: Any, proxy: CuttingProxy, server: Server, bundles: Path
 ) -> None:
     """A server that is told to stop ends the stream with an error; its successor goes on with the same text."""
-    with running(bundles, drain_s=0.01) as first:
+    with running(bundles, drain_s=0.01, rows=COMPANY + 1, max_choices=COMPANY, max_total_tokens=10**7) as first:
         proxy.port = port_of(first)
         page = open_page(context, proxy.url)
         expected = fill_text(page, server, 4096)
         asked = bodies(page)
+        # Alone, the small network writes 4,096 characters before anything could stop it.
+        company = threading.Thread(target=keep_busy, args=(first,))
+        company.start()
+        first.gauges_when(lambda gauges: gauges["running"] == COMPANY)
         write(page)
         wait_for(page, "document.querySelector('#text-layers .layer') !== null")
         proxy.port = port_of(server)
         first.stop()
+        company.join()
         assert "4096 characters" in said(page, "text")
         assert paper(page) == expected
         assert asked[-1]["resume_at"] > 0
