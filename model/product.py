@@ -15,7 +15,8 @@ def prepare(weight: Tensor, batch: int) -> Product:
     """Return a function x (batch, K) -> x @ weight (batch, N).
 
     bfloat16 on a CPU: the weight is laid out once as oneDNN wants it, instead of in every product (6 to 20 % less time
-    at 64 and 32 rows), where oneDNN takes bfloat16 at all: without AVX-512 it does not. Elsewhere a product into the same buffer again and again: its result lives until the next call.
+    at 64 and 32 rows), where oneDNN takes bfloat16 at all: without AVX-512 it does not. Elsewhere a product into the
+    same buffer again and again: its result lives until the next call.
 
     Args:
         weight: (K, N), in the operand dtype.
