@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from model.config import ModelConfig
 from model.heads import text_nll
 from model.network import Network
-from model.product import fastest_operand
+from model.product import fastest_operand, onednn_takes_bfloat16
 from model.window import WindowOptions
 
 VOCABULARY = 98
@@ -158,13 +158,15 @@ def _rivals(network: Network, operand: torch.dtype, x: Tensor, y: Tensor) -> dic
             EAGER: eager,
             "torch.nn.LSTM (bf16)": _Captured(lstm_bf16, x, y),
         }
-    return {
+    rivals = {
         OURS: fused,
         "ours, not compiled": _Window(network, WindowOptions(operand)),
         EAGER: eager,
         "torch.nn.LSTM (fp32)": lstm,
-        "torch.nn.LSTM (bf16)": lstm_bf16,
     }
+    if onednn_takes_bfloat16():  # without, PyTorch's LSTM has no bfloat16 either
+        rivals["torch.nn.LSTM (bf16)"] = lstm_bf16
+    return rivals
 
 
 def _operand(config: ModelConfig, batch: int, device: torch.device) -> torch.dtype:

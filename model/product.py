@@ -22,7 +22,7 @@ def prepare(weight: Tensor, batch: int) -> Product:
         weight: (K, N), in the operand dtype.
         batch: rows of a left operand, at the most.
     """
-    if weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and _lays_out_bfloat16():
+    if weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and onednn_takes_bfloat16():
         packed = torch.ops.mkldnn._reorder_linear_weight(weight.t().contiguous(), batch)  # noqa: SLF001 (inductor's own)
         linear = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001
         return lambda x: linear(x, packed, None, "none", [], "")
@@ -50,6 +50,6 @@ def fastest_operand(device: torch.device, batch: int, depth: int, width: int) ->
     return candidates[best.index(min(best))]
 
 
-def _lays_out_bfloat16() -> bool:
-    """Whether oneDNN is here and multiplies bfloat16 on this processor."""
+def onednn_takes_bfloat16() -> bool:
+    """Whether oneDNN is here and multiplies bfloat16 on this processor: on x86, with AVX-512."""
     return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001
