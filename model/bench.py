@@ -158,7 +158,7 @@ def _rivals(network: Network, operand: torch.dtype, x: Tensor, y: Tensor) -> dic
             EAGER: eager,
             "torch.nn.LSTM (bf16)": _Captured(lstm_bf16, x, y),
         }
-    rivals = {
+    rivals: dict[str, Pass] = {
         OURS: fused,
         "ours, not compiled": _Window(network, WindowOptions(operand)),
         EAGER: eager,
