@@ -13,6 +13,7 @@ PYTEST_ARGS ?=
 
 SERVE := .venv/serve
 DEV   := .venv/dev
+MADE_FROM := pyproject.toml $(wildcard service/kernel/*.[ch] service/kernel/*.inc)
 PIP   := -m pip install --disable-pip-version-check --quiet --quiet
 
 .DEFAULT_GOAL := help
@@ -23,14 +24,14 @@ help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 # An environment is made anew from scratch, and only when what it is made from has changed: a second start asks pip nothing.
-$(SERVE)/.installed: pyproject.toml
+$(SERVE)/.installed: $(MADE_FROM)
 	@echo "installing the service into $(SERVE) (about 285 MB)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Copyist needs Python 3.11 or later; set PYTHON=")'
 	@rm -rf $(SERVE) && $(PYTHON) -m venv $(SERVE)
 	@$(SERVE)/bin/python $(PIP) --editable .
 	@touch $@
 
-$(DEV)/.installed: pyproject.toml
+$(DEV)/.installed: $(MADE_FROM)
 	@echo "installing the training stack and the tools into $(DEV) (about 1.7 GB)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Copyist needs Python 3.11 or later; set PYTHON=")'
 	@rm -rf $(DEV) && $(PYTHON) -m venv $(DEV)

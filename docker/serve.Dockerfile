@@ -24,6 +24,9 @@ extras = project['optional-dependencies']; \
 print(*project['dependencies'], *extras['redis'], *extras['otel'], sep='\n')" \
         > requirements.txt \
     && python3 -m pip --python /opt/venv/bin/python install --requirement requirements.txt
+# The kernel is compiled here; where no compiler can be had, the image serves without it, by ONNX Runtime alone.
+RUN { apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev; } >/dev/null \
+    || echo "no C compiler here: the image will have no kernel" >&2
 COPY README.md LICENSE ./
 COPY model model
 COPY export export

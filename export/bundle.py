@@ -19,9 +19,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from numpy.typing import NDArray
+
 from export import manifest as _manifest
 from export.manifest import BundleError
-from export.wire import WireError, has_external_data
+from export.wire import WireError, constants, has_external_data, operators
 
 __all__ = ["Bundle", "BundleError", "StateSpec", "TensorSpec", "load", "write"]
 
@@ -159,6 +161,16 @@ class Bundle:
     def single(self) -> bytes:
         """The verified ONNX file for one row; it gives that row the very bits that `graph` gives it."""
         return self.files[self.manifest["graph"]["single"]]
+
+    @property
+    def constants(self) -> dict[str, NDArray[Any]]:
+        """The arrays in the graph for one row, by the names that `export/onnx_graph.py` gives them."""
+        return constants(self.single)
+
+    @property
+    def operators(self) -> dict[str, str]:
+        """The operators of the graph for one row, by the names of their nodes."""
+        return operators(self.single)
 
     @property
     def prompt(self) -> bytes:

@@ -1,12 +1,16 @@
-"""Look inside an ONNX file without the onnx package: does it ask for data that is kept outside of it?
+"""Look inside an ONNX file without the onnx package: does it ask for data outside of it, and what arrays are in it?
 
 ONNX Runtime follows `external_data` references to any path they name, so a file from elsewhere could make a server map
 a file of its host. A bundle must be self-contained; this check reads just enough of the protobuf encoding
-(https://protobuf.dev/programming-guides/encoding/) to say so before any runtime opens the graph.
+(https://protobuf.dev/programming-guides/encoding/) to say so before any runtime opens the graph. The same reading gives
+the weights to whoever computes with them in another way.
 """
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MAX_DEPTH = 64
@@ -22,6 +26,9 @@ _CHILDREN: Final[dict[str, dict[int, str]]] = {
     "SparseTensor": {1: "Tensor", 2: "Tensor"},
 }
 _TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 13, 14
+_TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_RAW = 1, 2, 8, 9
+_NODE_NAME, _NODE_OPERATOR = 3, 4
+_DTYPES: Final = {1: "<f4", 2: "u1", 3: "i1", 6: "<i4", 7: "<i8", 10: "<f2", 11: "<f8"}  # TensorProto.DataType
 
 
 class WireError(ValueError):
@@ -38,6 +45,81 @@ def has_external_data(model: bytes) -> bool:
     if not any(number == 7 for number, _ in _fields(view)):
         raise WireError("there is no graph in it")
     return _has_external(view, "Model", 0)
+
+
+def constants(model: bytes) -> dict[str, NDArray[Any]]:
+    """Return the arrays that an ONNX model holds, in branches too, by name; of equal names the last.
+
+    Raises:
+        WireError: it is no ONNX model, or an array is of a type or size that is not understood.
+    """
+    found: dict[str, NDArray[Any]] = {}
+    for kind, message in _walk(memoryview(model), "Model", 0):
+        if kind == "Tensor":
+            name, values = _tensor(message)
+            found[name] = values
+    return found
+
+
+def operators(model: bytes) -> dict[str, str]:
+    """Return what the nodes of an ONNX model do, in branches too, by their names.
+
+    Raises:
+        WireError: it is no ONNX model.
+    """
+    found = {}
+    for kind, message in _walk(memoryview(model), "Model", 0):
+        if kind == "Node":
+            texts = {
+                number: _text(value) for number, value in _fields(message) if number in (_NODE_NAME, _NODE_OPERATOR)
+            }
+            found[texts.get(_NODE_NAME, "")] = texts.get(_NODE_OPERATOR, "")
+    return found
+
+
+def _walk(message: memoryview, kind: str, depth: int) -> Iterator[tuple[str, memoryview]]:
+    """Yield a message and all that it holds, by kind."""
+    if depth > _MAX_DEPTH:
+        raise WireError("it is nested too deeply")
+    yield kind, message
+    children = _CHILDREN.get(kind, {})
+    for number, value in _fields(message) if children else ():
+        if number in children and isinstance(value, memoryview):
+            yield from _walk(value, children[number], depth + 1)
+
+
+def _tensor(message: memoryview) -> tuple[str, NDArray[Any]]:
+    """Name and values of a tensor that keeps them as raw bytes, as `onnx.numpy_helper` writes them."""
+    name, kind, shape = "", 0, list[int]()
+    raw = memoryview(b"")
+    for number, value in _fields(message):
+        if number == _TENSOR_NAME:
+            name = _text(value)
+        elif number == _TENSOR_RAW and isinstance(value, memoryview):
+            raw = value
+        elif number == _TENSOR_TYPE and isinstance(value, int):
+            kind = value
+        elif number == _TENSOR_DIMS:
+            shape += [value] if isinstance(value, int) else _varints(value)
+    if kind not in _DTYPES:
+        raise WireError(f"{name} is of the unknown type {kind}")
+    try:
+        return name, np.frombuffer(raw, _DTYPES[kind]).reshape(shape)
+    except ValueError:
+        raise WireError(f"{name} has {len(raw)} bytes, which are not {shape}") from None
+
+
+def _text(value: int | memoryview) -> str:
+    return "" if isinstance(value, int) else bytes(value).decode("utf-8", "replace")
+
+
+def _varints(message: memoryview) -> list[int]:
+    """Numbers one after the other."""
+    values, at = [], 0
+    while at < len(message):
+        value, at = _varint(message, at)
+        values.append(value)
+    return values
 
 
 def _has_external(message: memoryview, kind: str, depth: int) -> bool:

@@ -37,7 +37,7 @@ def create_app(settings: Settings) -> FastAPI:
     Raises:
         CatalogueError: there is no sound bundle to serve.
     """
-    catalogue = Catalogue.open(settings.bundles, settings.rows)
+    catalogue = Catalogue.open(settings.bundles, settings.rows, kernel=settings.kernel)
     policy = FlushPolicy(settings.flush_chars, settings.flush_ms / 1000)
     engine = Engine(catalogue.lanes, policy, settings.queue, settings.stall_s)
     rates = Rates(settings)

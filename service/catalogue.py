@@ -19,7 +19,8 @@ from model.codec import HandwritingCodec, InkCodec, TextCodec, UnknownSymbolErro
 from service.engine.ink import InkLane, InkParams, InkSequence
 from service.engine.lane import Lane
 from service.engine.lines import Line, LineLane
-from service.engine.runner import Runner, detectors
+from service.engine.opening import open_rows
+from service.engine.rows import detectors
 from service.engine.selftest import CompanyError, prove
 from service.engine.sequence import Offset
 from service.engine.snapshot import WHOLE, Part
@@ -65,7 +66,7 @@ class Served:
     @property
     def fingerprint(self) -> str:
         """Which code, which weights and what sort of machine answer: where all are equal, so are the bytes."""
-        machine = hashlib.sha256(machine_class().encode()).hexdigest()
+        machine = hashlib.sha256(f"{machine_class()} {self.lane.runner.stepper}".encode()).hexdigest()
         return f"copyist-{VERSION}-{self.bundle.fingerprint[:12]}-{machine[:8]}"
 
 
@@ -247,12 +248,13 @@ class Catalogue:
         self._models = dict(models)
 
     @classmethod
-    def open(cls, folder: Path, rows: int) -> "Catalogue":
+    def open(cls, folder: Path, rows: int, *, kernel: bool = True) -> "Catalogue":
         """Open every bundle in a folder.
 
         Args:
             folder: its subfolders are bundles.
             rows: to be stepped together, of each bundle.
+            kernel: whether they may be stepped by the compiled kernel.
 
         Raises:
             CatalogueError: there are none, one is not sound, or two have one name.
@@ -262,7 +264,7 @@ class Catalogue:
             raise CatalogueError(f"There are no bundles in {folder}; set COPYIST_BUNDLES to a folder that holds some.")
         models: dict[str, Served] = {}
         for path in paths:
-            model = _open(path, rows)
+            model = _open(path, rows, kernel=kernel)
             if model.name in models:
                 raise CatalogueError(f"{path} and another bundle are both named {model.name}.")
             models[model.name] = model
@@ -354,7 +356,7 @@ def fresh_seed() -> int:
     return secrets.randbits(SEED_BITS)
 
 
-def _open(path: Path, rows: int) -> Served:
+def _open(path: Path, rows: int, *, kernel: bool) -> Served:
     """Check, open and try one bundle; the first request finds it warm."""
     began = time.perf_counter()
     try:
@@ -363,7 +365,7 @@ def _open(path: Path, rows: int) -> Served:
         hierarchy = Hierarchy(len(checked.hidden), has_detectors=bool(detectors(checked)), hidden=tuple(checked.hidden))
     except (bundles.BundleError, ValueError) as error:
         raise CatalogueError(f"A bundle cannot be served: {error}") from None
-    runner = Runner(checked, rows)
+    runner = open_rows(checked, rows, kernel=kernel)
     try:
         proof = prove(checked, runner)
     except CompanyError as error:
@@ -374,6 +376,7 @@ def _open(path: Path, rows: int) -> Served:
         batch_sizes=proof.sizes,
         row_steps=proof.row_steps,
         machine=machine_class(),
+        stepper=runner.stepper,
         ms=proof.ms,
     )
     took_ms = round(1000 * (time.perf_counter() - began))

@@ -37,6 +37,9 @@ class Settings(BaseSettings):
     )
 
     rows: int = Field(64, ge=1, le=1024, description="Sequences of one bundle that are stepped together.")
+    kernel: bool = Field(
+        True, description="Whether the compiled kernel steps them, where it was built; else ONNX Runtime does."
+    )
     queue: int = Field(128, ge=0, le=100_000, description="Sequences of one bundle that may wait; one more gets a 429.")
     max_tokens: int = Field(4096, ge=1, le=1_000_000, description="Largest max_tokens of a completion.")
     max_choices: int = Field(16, ge=1, le=1024, description="Most choices of a completion: its prompts times n.")

@@ -42,6 +42,11 @@ class Rows(Protocol):
     """What a state token's row is judged by."""
 
     @property
+    def stepper(self) -> str:
+        """By whom rows are stepped."""
+        ...
+
+    @property
     def row_bytes(self) -> int:
         """Size of a row."""
         ...
@@ -82,7 +87,7 @@ class StateKeeper:
         self._sealer, self._codec, self._rows = sealer, codec, rows
         self._fingerprint = bytes.fromhex(fingerprint)
         self._kind = _KINDS["text" if isinstance(codec, TextCodec) else "ink"]
-        self._machine = _digest(machine_class())
+        self._machine = _digest(f"{machine_class()} {rows.stepper}")
         counts = _COUNT.size * codec.size if isinstance(codec, TextCodec) else 0
         fixed = _HEAD.size + (_INK.size if self._kind else _TEXT.size) + _BLOBS * _LENGTH.size
         self.max_bytes = fixed + 5 * MAX_HELD_CHARS + 4 + MAX_TOLD_BYTES + counts + rows.row_bytes

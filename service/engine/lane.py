@@ -21,6 +21,7 @@ MOST_AHEAD, LEAST_AHEAD, MOST_READING = 128, 8, 4
 class Stepper(Protocol):
     """What a lane needs of a runner."""
 
+    stepper: str
     capacity: int
     inputs: NDArray[Any]
     wishes: dict[str, NDArray[Any]]

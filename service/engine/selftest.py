@@ -1,8 +1,9 @@
 """Before anything is served: does a row keep its bits in any company, on this processor, with this very bundle?
 
-The promise "same seed, same bytes, whoever else is served" rests on kernels that ONNX Runtime chooses by the processor
-it finds. So it is not believed but tried: random rows with wishes of their own are stepped all together, then again
-alone and in smaller companies of another order, and everything a step leaves behind is compared bit for bit.
+The promise "same seed, same bytes, whoever else is served" rests on code that is chosen by the processor it finds,
+ONNX Runtime's or our own. So it is not believed but tried: random rows with wishes of their own are stepped all
+together, then again alone and in smaller companies of another order, and everything a step leaves behind is compared
+bit for bit.
 """
 
 import time
@@ -12,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from export.bundle import Bundle
-from service.engine.runner import MAX_ROWS, Runner
+from service.engine.rows import Rows
+from service.engine.runner import MAX_ROWS
 from service.engine.text import COLDEST
 
 STEPS = 12
@@ -41,7 +43,7 @@ class Proof:
     ms: int
 
 
-def prove(bundle: Bundle, runner: Runner) -> Proof:
+def prove(bundle: Bundle, runner: Rows) -> Proof:
     """Try a runner that nobody uses yet; it is left with cleared rows.
 
     Raises:
@@ -61,7 +63,7 @@ def prove(bundle: Bundle, runner: Runner) -> Proof:
                 if found[place] != all_of_them[row]:
                     raise CompanyError(
                         f"step {step} of a row among {len(rows)} rows has other bits than among {count}: on this "
-                        "processor this version of ONNX Runtime does not treat rows alike"
+                        "processor rows are not treated alike"
                     )
     for row in range(min(ALONE, count)):
         if _read(runner, inputs, row) != [wanted[-1][row], *(step[row][-1] for step in wanted[:-1])]:
@@ -95,7 +97,7 @@ def _inputs(bundle: Bundle, count: int, random: np.random.Generator) -> Inputs:
     return [(x, {**wishes, "noise": now}) for x, now in zip(tokens, noise, strict=True)]
 
 
-def _run(runner: Runner, inputs: Inputs, rows: Any) -> list[list[bytes]]:
+def _run(runner: Rows, inputs: Inputs, rows: Any) -> list[list[bytes]]:
     """Step some of the rows together from a fresh state; return all that each step leaves of each row."""
     count = len(rows)
     for place in range(count):
@@ -118,7 +120,7 @@ def _run(runner: Runner, inputs: Inputs, rows: Any) -> list[list[bytes]]:
     return seen
 
 
-def _read(runner: Runner, inputs: Inputs, row: int) -> list[Any]:
+def _read(runner: Rows, inputs: Inputs, row: int) -> list[Any]:
     """Read in one go what a row reads at all steps; return its state after them, and the trace bytes."""
     runner.clear(0)
     for name, values in inputs[0][1].items():

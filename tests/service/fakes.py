@@ -23,6 +23,8 @@ class CountingRunner:
         counts: rows of each step so far.
     """
 
+    stepper = "sums"
+
     def __init__(self, capacity: int, *, is_gated: bool = False) -> None:
         self.capacity = capacity
         self.inputs: NDArray[Any] = np.zeros(capacity, np.int64)

@@ -16,14 +16,19 @@ ANYONE = {"name": "none: the weights are random", "licence": "CC0-1.0", "use": "
 
 
 def network(
-    codec: TextCodec | InkCodec, hidden: tuple[int, ...], cell: Literal["hmlstm", "lstm"] = "hmlstm", seed: int = 0
+    codec: TextCodec | InkCodec,
+    hidden: tuple[int, ...],
+    cell: Literal["hmlstm", "lstm"] = "hmlstm",
+    seed: int = 0,
+    *,
+    layer_norm: bool = True,
 ) -> Network:
     """Return a network with lively detectors and, for text, opinions about what comes next."""
     torch.manual_seed(seed)
     if isinstance(codec, TextCodec):
-        config = ModelConfig("text", cell, codec.size, 16, hidden, 20)
+        config = ModelConfig("text", cell, codec.size, 16, hidden, 20, layer_norm=layer_norm)
     else:
-        config = ModelConfig("ink", cell, 0, 16, hidden, 20, mixtures=4)
+        config = ModelConfig("ink", cell, 0, 16, hidden, 20, mixtures=4, layer_norm=layer_norm)
     made = Network(config)
     with torch.no_grad():
         made.output.weight.mul_(4)

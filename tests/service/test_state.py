@@ -35,6 +35,7 @@ class Rows:
     """Rows of eight bytes, of which one value is not sound."""
 
     row_bytes = 8
+    stepper = "test"
 
     def check(self, saved: bytes) -> None:
         """Refuse it, and other sizes."""

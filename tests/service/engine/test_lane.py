@@ -202,9 +202,8 @@ def test_a_poisoned_row_harms_nobody(model: Model) -> None:
         if not model.lane.scheduler.rows:
             break
         if step == 4:
-            for side in runner._sides:
-                for tensor in side.values():
-                    tensor[poisoned.row] = np.nan
+            for tensor in runner._now.values():
+                tensor[poisoned.row] = np.nan
         for sequence in model.lane.step():
             if sequence.reason:
                 model.lane.remove(sequence)

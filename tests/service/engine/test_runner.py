@@ -1,5 +1,6 @@
 """The runner on real bundles: rows are private, and what it says of a step is what the graph says."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,26 @@ from export import bundle as bundles_of
 from export.bundle import Bundle
 from export.runtime import OnnxStep
 from export.skipping import wishes_of
-from service.engine.runner import Runner, detectors
+from service.engine.kernel import KernelRows
+from service.engine.rows import Rows, detectors
+from service.engine.runner import Runner
 from service.engine.trace import Hierarchy
+from service.kernel.library import library
 
 NAMES = ["small-text", "small-ink", "deep", "control", "bytes", "strict"]
+IN_BYTES = ["small-ink", "deep"]  # what the kernel runs
+
+Opened = tuple[Bundle, Callable[[Bundle, int], Rows]]
+
+
+@pytest.fixture(params=[*(f"{name} by graphs" for name in NAMES), *(f"{name} by kernel" for name in IN_BYTES)])
+def opened(request: pytest.FixtureRequest, bundles: Path, odd_bundles: Path) -> Opened:
+    """Each of the bundles there are, and each way in which its rows can be stepped."""
+    name, _, stepper = request.param.partition(" by ")
+    if stepper == "kernel" and library() is None:
+        pytest.skip("no kernel was built here")
+    folder = bundles if name.startswith("small") else odd_bundles
+    return bundles_of.load(folder / name), KernelRows if stepper == "kernel" else Runner
 
 
 @pytest.fixture(params=NAMES)
@@ -33,7 +50,7 @@ def inputs_of(bundle: Bundle, steps: int, rows: int, seed: int = 0) -> Any:
     return random.integers(0, bundle.model["vocabulary"], (steps, rows))
 
 
-def run(runner: Runner, inputs: Any) -> tuple[Any, Any]:
+def run(runner: Rows, inputs: Any) -> tuple[Any, Any]:
     """Step all rows through their inputs and return outputs (T, B, V) and trace bytes (T, B)."""
     steps, rows = inputs.shape[:2]
     outputs, codes = [], []
@@ -44,15 +61,16 @@ def run(runner: Runner, inputs: Any) -> tuple[Any, Any]:
     return np.array(outputs), np.array(codes)
 
 
-def test_a_row_is_the_same_bits_alone_and_in_company(bundle: Bundle) -> None:
+def test_a_row_is_the_same_bits_alone_and_in_company(opened: Opened) -> None:
     """Outputs and trace bytes of a row do not depend on how many rows there are, bit for bit.
 
     One row has a graph of its own, and more than 64 are run in parts, of which the last may be of one row.
     """
+    bundle, make = opened
     inputs = inputs_of(bundle, 24, 130)
-    outputs, codes = run(Runner(bundle, 130), inputs)
+    outputs, codes = run(make(bundle, 130), inputs)
     for rows in (1, 2, 5, 64, 65, 129):
-        some_outputs, some_codes = run(Runner(bundle, 130), inputs[:, :rows])
+        some_outputs, some_codes = run(make(bundle, 130), inputs[:, :rows])
         assert some_outputs.tobytes() == outputs[:, :rows].tobytes()
         assert np.array_equal(some_codes, codes[:, :rows])
 
@@ -85,10 +103,11 @@ def test_steps_are_those_of_the_graph(bundle: Bundle) -> None:
             )
 
 
-def test_inputs_read_in_one_go_are_steps(bundle: Bundle) -> None:
+def test_inputs_read_in_one_go_are_steps(opened: Opened) -> None:
     """A row that reads many inputs at once has the state and the trace bytes of one that steps; others keep theirs."""
+    bundle, make = opened
     inputs = inputs_of(bundle, 40, 3)
-    stepped, reading = Runner(bundle, 3), Runner(bundle, 3)
+    stepped, reading = make(bundle, 3), make(bundle, 3)
     _, codes = run(stepped, inputs)
     others = [reading.save(0), reading.save(2)]
     found = [
@@ -103,15 +122,15 @@ def test_inputs_read_in_one_go_are_steps(bundle: Bundle) -> None:
     assert run(stepped, more)[0][:, 1].tobytes() == run(reading, more)[0][:, 1].tobytes()
 
 
-def test_a_cleared_row_starts_afresh(bundle: Bundle) -> None:
+def test_a_cleared_row_starts_afresh(opened: Opened) -> None:
     """A row that was used and cleared gives what a fresh one gives, even after NaN passed through it."""
+    bundle, make = opened
     inputs = inputs_of(bundle, 10, 2)
-    fresh, codes = run(Runner(bundle, 2), inputs)
-    runner = Runner(bundle, 2)
+    fresh, codes = run(make(bundle, 2), inputs)
+    runner = make(bundle, 2)
     run(runner, inputs_of(bundle, 7, 2, seed=1))
-    for side in runner._sides:
-        for tensor in side.values():
-            tensor[0] = np.nan
+    for tensor in runner._now.values():
+        tensor[0] = np.nan
     for row in range(2):
         runner.clear(row)
     again, again_codes = run(runner, inputs)
@@ -141,10 +160,11 @@ def test_moved_rows_go_on_as_if_nothing_happened(bundles: Path, data: st.DataObj
         assert np.array_equal(runner.codes[: len(seats)], alone_codes[step, seats])
 
 
-def test_a_saved_row_goes_on_elsewhere(bundle: Bundle) -> None:
+def test_a_saved_row_goes_on_elsewhere(opened: Opened) -> None:
     """Saved at any position and restored in another runner, row and company, a row goes on bit for bit, trace too."""
+    bundle, make = opened
     inputs = inputs_of(bundle, 24, 3)
-    first, second = Runner(bundle, 3), Runner(bundle, 3)
+    first, second = make(bundle, 3), make(bundle, 3)
     saved, outputs, codes = [], [], []
     for step in range(24):
         saved.append(first.save(1))
@@ -163,9 +183,10 @@ def test_a_saved_row_goes_on_elsewhere(bundle: Bundle) -> None:
         assert again_codes[:, there].tolist() == codes[position : position + 4]
 
 
-def test_a_state_that_no_step_leaves_behind_is_refused(bundle: Bundle) -> None:
+def test_a_state_that_no_step_leaves_behind_is_refused(opened: Opened) -> None:
     """Too short, too long, not finite, a boundary that is neither 0 nor 1: refused, and the row stays as it was."""
-    runner = Runner(bundle, 1)
+    bundle, make = opened
+    runner = make(bundle, 1)
     run(runner, inputs_of(bundle, 5, 1))
     saved = runner.save(0)
     infinite = np.frombuffer(saved, "<f4").copy()

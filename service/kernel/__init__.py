@@ -1,0 +1,1 @@
+"""The step of a network in bytes as a C library of our own; where there is none, ONNX Runtime runs the graphs."""

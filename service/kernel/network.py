@@ -1,0 +1,202 @@
+"""A bundle's weights, laid out as the kernel reads them (kernel.h)."""
+
+import ctypes
+from collections.abc import Mapping
+from ctypes import c_float, c_int32, c_int64, c_void_p
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.bundle import Bundle
+
+Array = NDArray[Any]
+
+TILE, LANES = 16, 8
+MOST_LAYERS = 5  # whose boundaries, before a step and after it, fit into a trace byte
+HIDDEN_ZERO = 64  # the byte that stands for 0 in a rounded h
+# As in `model.heads` and `model.attention`, which bring PyTorch with them; a test holds them together.
+CORRELATION_LIMIT, LOG_SCALE_FLOOR, LOG_SCALE_CEILING, STRIDE = 0.999, -6.0, 4.0, 15.0
+
+
+class _Matrix(ctypes.Structure):
+    _fields_ = (
+        ("codes", c_void_p),
+        ("offset", c_void_p),
+        ("scale", c_void_p),
+        ("depth", c_int64),
+        ("width", c_int64),
+    )
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        ("own", _Matrix),
+        ("above", _Matrix),
+        ("out", _Matrix),
+        ("gain", c_void_p),
+        ("bias", c_void_p),
+        ("edge", c_float),
+        ("falls", c_int32),
+        ("size", c_int64),
+        ("detects", c_int64),
+    )
+
+
+class _Dense(ctypes.Structure):
+    _fields_ = (("values", c_void_p), ("bias", c_void_p), ("depth", c_int64), ("width", c_int64))
+
+
+class _Network(ctypes.Structure):
+    _fields_ = (
+        ("layers", c_void_p),
+        ("num_layers", c_int64),
+        ("table", c_void_p),
+        ("table_bias", c_void_p),
+        ("vocabulary", c_int64),
+        ("stride", c_int64),
+        ("sources", c_int64),
+        ("sent", c_int64),
+        ("head", _Dense),
+        ("mixtures", c_int64),
+        ("correlation_limit", c_float),
+        ("scale_floor", c_float),
+        ("scale_ceiling", c_float),
+        ("window_mixtures", c_int64),
+        ("character_width", c_int64),
+        ("slots", c_int64),
+        ("window", _Dense),
+        ("window_into", c_void_p),
+        ("window_out", c_void_p),
+        ("window_out_width", c_int64),
+        ("window_stride", c_float),
+    )
+
+
+def can_run(bundle: Bundle) -> bool:
+    """Whether the kernel computes networks like a bundle's: hierarchical, in bytes, of at most five layers."""
+    model = bundle.model
+    return (
+        model["cell"] == "hmlstm"
+        and model["precision"] == "int8"
+        and len(bundle.hidden) <= MOST_LAYERS
+        and (bundle.reader is None or model["character_width"] % LANES == 0)
+    )
+
+
+class KernelNetwork:
+    """A network for the kernel, made once from a bundle that `can_run`.
+
+    Attributes:
+        address: where the kernel finds it, for as long as this lives.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._kept: list[Any] = []
+        model, arrays = bundle.model, _Constants(bundle.constants)
+        layers = (_Layer * len(bundle.hidden))()
+        for number, size in enumerate(bundle.hidden, start=1):
+            layers[number - 1] = self._layer(arrays, bundle, number, size)
+        stride = max(layer.own.width for layer in layers)
+        network = _Network(
+            layers=ctypes.addressof(layers),
+            num_layers=len(layers),
+            stride=stride,
+            vocabulary=model["vocabulary"] if bundle.kind == "text" else 0,
+            sources=len(layers) + (bundle.reader is not None),
+            sent=model["output"],
+            head=self._dense(arrays["head.weight"], arrays["head.bias"]),
+            mixtures=model["mixtures"] if bundle.kind == "ink" else 0,
+            correlation_limit=CORRELATION_LIMIT,
+            scale_floor=LOG_SCALE_FLOOR,
+            scale_ceiling=LOG_SCALE_CEILING,
+        )
+        # In doubles, so that the last bit of a sum does not depend on the order that NumPy adds in.
+        first = arrays["input.weight"].astype(np.float64)
+        network.table = self._rows(arrays["embedding"].astype(np.float64) @ first, stride)
+        if bundle.reader is not None:
+            self._window(network, arrays, bundle, stride)
+        elif bundle.kind == "ink":
+            network.table_bias = self._rows(arrays["input.bias"][None], stride)
+        self._kept += [layers, network]
+        self.address = ctypes.addressof(network)
+
+    def _layer(self, arrays: "_Constants", bundle: Bundle, number: int, size: int) -> _Layer:
+        name = f"layer{number}"
+        layer = _Layer(
+            own=self._matrix(arrays, f"{name}.own.weight"),
+            out=self._matrix(arrays, f"{name}.out.weight"),
+            bias=self._keep(arrays[f"{name}.bias"]),
+            size=size,
+        )
+        if f"{name}.gain" in arrays:
+            layer.gain = self._keep(arrays[f"{name}.gain"])
+        if number < len(bundle.hidden):
+            layer.above = self._matrix(arrays, f"{name}.above.weight")
+            layer.detects = 1
+            layer.edge = float(arrays[f"{name}.detector.edge"][0])
+            layer.falls = bundle.operators[f"{name}.over"] == "Less"
+        return layer
+
+    def _window(self, network: _Network, arrays: "_Constants", bundle: Bundle, stride: int) -> None:
+        count, width = bundle.model["window_mixtures"], bundle.model["character_width"]
+        # The graph has a column of zeros beside each of the last 2K, which the kernel has no use for.
+        columns = [*range(count), *range(count + 1, 5 * count, 2)]
+        bias = np.atleast_2d(arrays["window.bias"])[0]
+        network.window = self._dense(arrays["window.weight"][:, columns], bias[columns])
+        network.window_into = self._rows(arrays["window.into.weight"], stride)
+        sent = arrays["window.out.weight"]
+        network.window_out_width = _up(sent.shape[1], TILE)
+        network.window_out = self._rows(sent, network.window_out_width)
+        network.window_mixtures, network.character_width = count, width
+        network.slots = next(wish.shape[1] for wish in bundle.draws if wish.name == "text")
+        network.window_stride = STRIDE
+
+    def _matrix(self, arrays: "_Constants", name: str) -> _Matrix:
+        """Bytes (K, N) in tiles of 16 columns, four rows of a column beside each other."""
+        codes, scale = arrays[name], arrays[f"{name}.scale"]
+        depth, width = _up(codes.shape[0], 4), _up(codes.shape[1], TILE)
+        whole = np.zeros((depth, width), np.int8)
+        whole[: codes.shape[0], : codes.shape[1]] = codes
+        tiles = whole.reshape(depth // 4, 4, width // TILE, TILE).transpose(2, 0, 3, 1)
+        offset = -HIDDEN_ZERO * whole.sum(axis=0, dtype=np.int32)
+        return _Matrix(self._keep(tiles), self._keep(offset), self._rows(scale[None], width), depth, width)
+
+    def _dense(self, values: Array, bias: Array) -> _Dense:
+        width = _up(values.shape[1], LANES)
+        return _Dense(self._rows(values, width), self._rows(bias.reshape(1, -1), width), len(values), width)
+
+    def _rows(self, values: Array, width: int) -> int:
+        """Keep rows of floats with zeros after them, and return where."""
+        whole = np.zeros((len(values), width), np.float32)
+        whole[:, : values.shape[1]] = values
+        return self._keep(whole)
+
+    def _keep(self, values: Array) -> int:
+        """Keep an array at an address that a cache line begins at, with room to read a vector too much."""
+        values = np.ascontiguousarray(values)
+        room = np.zeros(values.nbytes + 128, np.uint8)
+        start = -room.ctypes.data % 64
+        kept = room[start : start + values.nbytes].view(values.dtype)
+        kept[:] = values.reshape(-1)
+        self._kept.append(room)
+        return int(kept.ctypes.data)
+
+
+class _Constants:
+    """A graph's arrays by name, floats of 16 bits as those of 32 that they stand for."""
+
+    def __init__(self, arrays: Mapping[str, Array]) -> None:
+        self._arrays = arrays
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._arrays or f"{name}.half" in self._arrays
+
+    def __getitem__(self, name: str) -> Array:
+        half = self._arrays.get(f"{name}.half")
+        return self._arrays[name] if half is None else half.astype(np.float32)
+
+
+def _up(size: int, step: int) -> int:
+    """The next multiple of a step."""
+    return -(-size // step) * step
