@@ -16,7 +16,6 @@ from bench import cores as several
 from bench import e2e, http, writing
 from bench.engine import (
     OURS,
-    OURS_SERVED,
     Case,
     check,
     compare,
@@ -226,10 +225,10 @@ def _whole(told: dict[str, Any], shipped: Path, text: str, folder: Path, options
         for name, found in figures.items():
             _say(f"{name:12s} {found}")
         told[f"e2e_{label}"] = figures
-        share, of_steps = (round(figures[str(middle)]["items_per_s"] / raw[name], 3) for name in (OURS_SERVED, OURS))
-        _say(f"share at {middle} streams of the raw engine {share}, of steps without drawing {of_steps}")
+        share = round(figures[str(middle)]["items_per_s"] / raw[OURS], 3)
+        _say(f"share at {middle} streams of the raw engine {share}")
         if label == "wide":
-            told[f"e2e_share_{middle}"], told[f"e2e_share_{middle}_of_steps"] = share, of_steps
+            told[f"e2e_share_{middle}"] = share
             told["first_char_idle_p99_ms"] = figures["idle"]["first_p99"]
             told[f"first_char_{middle}_p99_ms"] = figures[f"{middle}_probed"]["first_p99"]
             told["memory"] = figures["memory"]

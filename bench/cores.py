@@ -1,8 +1,8 @@
 """What several cores are best used for: threads, processes, or ONNX Runtime's own pool.
 
-First single steps: the same number of streams on one core, on ONNX Runtime's pool over two, divided between two
-threads of one process, and divided between two processes. Then the service: one process whose engine and whose talking
-to clients share two cores, beside two processes behind one port.
+First single steps: the same number of streams on one core, by the graphs on ONNX Runtime's pool over two, divided
+between two threads of one process, and divided between two processes. Then the service: one process whose engine and
+whose talking to clients share two cores, beside two processes behind one port.
 """
 
 import statistics
@@ -15,10 +15,11 @@ from bench.engine import Case, stepping
 from bench.load import Plan, run
 from bench.machine import cores, pinned
 from bench.options import Options
-from bench.replay import Array, Replay
+from bench.replay import Array, Replay, Serving
 from bench.served import Served, serving, sharing_a_port
 from bench.sidebyside import engines
 from bench.traces import arrange
+from export.bundle import Bundle
 from service.engine.runner import MAX_ROWS
 
 ONE_CORE = "one engine, one core"
@@ -33,16 +34,15 @@ REPEATS = 3
 def steps(case: Case, batch: int, options: Options) -> dict[str, float]:
     """Return items per second of each way to step `batch` streams, medians of interleaved rounds, wall time."""
     inputs = arrange(case.inputs, batch, options.items)
-    graph = stepping(case.bundle, batch)
     here = cores()[:2]
-    ways: dict[str, Callable[[], float]] = {ONE_CORE: _alone(graph, inputs, here[0])}
+    ways: dict[str, Callable[[], float]] = {ONE_CORE: _alone(Serving(case.bundle, inputs), here[0])}
     if len(here) > 1:
-        ways[POOL] = _rate(Replay(graph, inputs, threads=2, most_rows=MAX_ROWS))
+        ways[POOL] = _rate(Replay(stepping(case.bundle, batch), inputs, threads=2, most_rows=MAX_ROWS))
     if len(here) == 1 or batch == 1:
         return _medians(ways, options.rounds)
     half = inputs[:, : batch // 2].copy()
-    ways[THREADS] = _threads(stepping(case.bundle, batch // 2), half, here)
-    with engines(stepping(case.bundle, batch // 2), half, here) as pair:
+    ways[THREADS] = _threads(case.bundle, half, here)
+    with engines(case.bundle.path, half, here) as pair:
         ways[PROCESSES] = lambda: pair.rate(range(2))
         return _medians(ways, options.rounds)
 
@@ -83,8 +83,8 @@ def _medians(ways: dict[str, Callable[[], float]], rounds: int) -> dict[str, flo
     return {name: round(statistics.median(found[1:])) for name, found in rates.items()}
 
 
-def _alone(graph: bytes, inputs: Array, core: int) -> Callable[[], float]:
-    measure = _rate(Replay(graph, inputs, most_rows=MAX_ROWS))
+def _alone(replay: Serving, core: int) -> Callable[[], float]:
+    measure = _rate(replay)
 
     def way() -> float:
         with pinned(core):
@@ -93,7 +93,7 @@ def _alone(graph: bytes, inputs: Array, core: int) -> Callable[[], float]:
     return way
 
 
-def _rate(replay: Replay) -> Callable[[], float]:
+def _rate(replay: Replay | Serving) -> Callable[[], float]:
     def way() -> float:
         began = time.perf_counter()
         items = sum(replay() for _ in range(REPEATS))
@@ -102,9 +102,9 @@ def _rate(replay: Replay) -> Callable[[], float]:
     return way
 
 
-def _threads(graph: bytes, inputs: Array, here: list[int]) -> Callable[[], float]:
+def _threads(bundle: Bundle, inputs: Array, here: list[int]) -> Callable[[], float]:
     """Engines that share an interpreter; each thread builds and runs its own."""
-    replays = [Replay(graph, inputs, most_rows=MAX_ROWS) for _ in here]
+    replays = [Serving(bundle, inputs) for _ in here]
 
     def way() -> float:
         gate = threading.Barrier(len(here))

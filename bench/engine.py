@@ -1,9 +1,9 @@
 """The engine against what one would otherwise run, one core, from one stream to hundreds.
 
-All candidates of a table run in turns on one core, fed with the same recorded inputs, bound to their state in the same
-way. Ours is the graph that ships, without the drawing that rivals do not do either; what the service's own runner makes
-of it, drawing included, stands beside it. Text and ink, at full width with random weights that set recorded
-boundaries, and the shipped bundles at their own size.
+All candidates of a table run in turns on one core, fed with the same recorded inputs. Ours is what the service runs,
+its own work and the drawing included, which rivals do not do. Beside it stands the bundle's graph in ONNX Runtime,
+bound to its state as the rivals are, without drawing: what skipping saves is told by graphs alone, with and without.
+Text and ink, at full width with random weights that set recorded boundaries, and the shipped bundles at their own size.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from bench import networks, rivals
 from bench.floor import Machine, Work
 from bench.machine import cores
 from bench.options import Options
-from bench.replay import Array, Replay, steps_in, without_drawing
+from bench.replay import Array, Replay, Serving, steps_in, without_drawing
 from bench.rounds import Speeds, Turn, interleave
 from bench.sidebyside import engines
 from bench.traces import Bits, Boundaries, arrange, record
@@ -27,11 +27,12 @@ from export.bundle import Bundle
 from export.weights import Precision, StepWeights, round_weights
 from model.config import Kind, ModelConfig
 from model.network import Network
-from service.engine.runner import MAX_ROWS, Runner
+from service.engine.opening import open_rows
+from service.engine.runner import MAX_ROWS
 
 OURS = "ours"
-OURS_FLOAT32 = "ours in fp32"
-OURS_SERVED = "ours as served, with drawing"
+OURS_GRAPHS = "ours by graphs, not drawing"
+OURS_FLOAT32 = "ours by graphs in fp32"
 LSTM_FLOAT32 = ("LSTM operator fp32", "LSTM products fp32")
 LSTM_INT8 = ("LSTM operator int8", "LSTM products int8")
 MASKS = "masks instead of skipping"
@@ -88,7 +89,7 @@ def wide_case(recorded: Boundaries, kind: Kind, hidden: int, precision: Precisio
 def check(case: Case) -> None:
     """Raise AssertionError unless a network that obeys sets the very boundaries that were recorded."""
     rows, steps = min(4, case.inputs.shape[1]), min(48, len(case.inputs))
-    runner = Runner(case.bundle, rows)
+    runner = open_rows(case.bundle, rows)
     places = np.arange(case.fired.shape[-1])
     for now in range(steps):
         runner.inputs[:] = case.inputs[now, :rows]
@@ -101,8 +102,8 @@ def candidates(case: Case, batch: int, options: Options) -> dict[str, Turn]:
     """Return who takes turns at a batch size, ours first."""
     inputs = arrange(case.inputs, batch, options.items)
     turns: dict[str, Turn] = {
-        OURS: Replay(stepping(case.bundle, batch), inputs, most_rows=MAX_ROWS),
-        OURS_SERVED: _Served(case.bundle, inputs),
+        OURS: Serving(case.bundle, inputs),
+        OURS_GRAPHS: Replay(stepping(case.bundle, batch), inputs, most_rows=MAX_ROWS),
     }
     others: dict[str, Any] = {name: Replay(graph, inputs) for name, graph in _lstms(case.config).items()}
     if case.network is not None:
@@ -130,7 +131,7 @@ def report(case: Case, batch: int, speeds: Speeds, floor: Machine | None) -> dic
         "vs_lstm_int8": round(speeds.ratio(OURS, int8), 2),
     }
     if MASKS in speeds.seconds:
-        figures["vs_masks"] = round(speeds.ratio(OURS, MASKS), 2)
+        figures["vs_masks"] = round(speeds.ratio(OURS_GRAPHS, MASKS), 2)
     if floor is not None and case.network is not None:
         work = Work.of(case.weights(case.precision), case.fired)
         floor_us = work.floor_us(batch, floor, 1 if case.precision == "int8" else 4)
@@ -144,33 +145,19 @@ def two_engines(case: Case, batch: int, options: Options) -> dict[str, float] | 
     if len(cores()) < 2:
         return None
     inputs = arrange(case.inputs, batch, options.items)
-    with engines(stepping(case.bundle, batch), inputs, cores()[:2]) as pair:
+    with engines(case.bundle.path, inputs, cores()[:2]) as pair:
         one, two, gain = pair.gain(options.rounds)
     return {"one_per_s": round(one), "two_per_s": round(two), "gain": round(gain, 2)}
 
 
 def stepping(bundle: Bundle, batch: int) -> bytes:
-    """Return the graph that the service runs for so many rows, without drawing."""
+    """Return the graph for so many rows, without drawing."""
     return without_drawing(bundle.single if batch == 1 else bundle.graph, bundle.output.name)
 
 
 def recording(bundle: Bundle, options: Options, text: Path) -> Boundaries:
     """Record a bundle's boundaries at the size of a run."""
     return record(bundle, options.rows, options.steps, text)
-
-
-class _Served:
-    """Steps through a recording as the service steps, its runner's own work included."""
-
-    def __init__(self, bundle: Bundle, inputs: Array) -> None:
-        self._inputs, self._batch = inputs, inputs.shape[1]
-        self._runner = Runner(bundle, self._batch)
-
-    def __call__(self) -> int:
-        for x in self._inputs:
-            self._runner.inputs[:] = x
-            self._runner.step(self._batch)
-        return int(len(self._inputs) * self._batch)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Steps an ONNX graph through recorded inputs as fast as ONNX Runtime lets one: bound once, nothing allocated."""
+"""Steps through recorded inputs: an ONNX graph as fast as ONNX Runtime lets one, and rows as the service has them."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -9,6 +9,8 @@ import onnx
 from numpy.typing import NDArray
 
 from bench.machine import open_session
+from export.bundle import Bundle
+from service.engine.opening import open_rows
 
 Array = NDArray[Any]
 _DTYPES = {
@@ -97,6 +99,27 @@ class Replay:
         axis = _axis_of(spec)
         shape = [self.batch if place == axis else size for place, size in enumerate(spec.shape)]
         return np.zeros(shape, _DTYPES[spec.type])
+
+
+class Serving:
+    """Steps rows through recorded inputs as the service opens and steps them, drawing included.
+
+    Args:
+        bundle: to step.
+        inputs: (S, B) int64 or (S, B, 3) float32.
+    """
+
+    def __init__(self, bundle: Bundle, inputs: Array) -> None:
+        self._inputs, self._batch = inputs, inputs.shape[1]
+        self._rows = open_rows(bundle, self._batch)
+
+    def __call__(self, steps: int | None = None) -> int:
+        """Take so many steps, all that are recorded if not said, and return how many items that were."""
+        chosen = self._inputs[:steps]
+        for x in chosen:
+            self._rows.inputs[:] = x
+            self._rows.step(self._batch)
+        return int(len(chosen) * self._batch)
 
 
 def without_drawing(graph: bytes, output: str) -> bytes:

@@ -7,9 +7,11 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from bench.machine import pinned
-from bench.replay import Array, Replay
+from bench.replay import Array, Serving
+from export import bundle as bundles
 
 REPEATS = 3
 
@@ -45,14 +47,14 @@ class Engines:
 
 
 @contextmanager
-def engines(graph: bytes, inputs: Array, cores: list[int]) -> Iterator[Engines]:
-    """Run one engine per core for as long as the block."""
+def engines(bundle: Path, inputs: Array, cores: list[int]) -> Iterator[Engines]:
+    """Run one engine of a bundle per core for as long as the block."""
     context = multiprocessing.get_context("spawn")
     pipes, processes = [], []
     try:
         for core in cores:
             mine, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(graph, inputs, core, theirs), daemon=True)
+            process = context.Process(target=_work, args=(bundle, inputs, core, theirs), daemon=True)
             process.start()
             theirs.close()
             pipes.append(mine)
@@ -65,10 +67,10 @@ def engines(graph: bytes, inputs: Array, cores: list[int]) -> Iterator[Engines]:
             process.join()
 
 
-def _work(graph: bytes, inputs: Array, core: int, pipe: Connection) -> None:
+def _work(bundle: Path, inputs: Array, core: int, pipe: Connection) -> None:
     """Step through the recording each time the word comes, and tell how fast it went."""
     with pinned(core):
-        replay = Replay(graph, inputs)
+        replay = Serving(bundles.load(bundle), inputs)
         replay(2)
         while True:
             try:
