@@ -95,7 +95,7 @@ bench-http: $(DEV)/.installed ## what HTTP costs per streamed character, and the
 	@$(DEV)/bin/python -m bench http $(ARGS)
 
 .PHONY: bench-cores
-bench-cores: $(DEV)/.installed ## what several cores are best used for: threads, processes, or ONNX Runtime's own pool
+bench-cores: $(DEV)/.installed ## what several cores are best used for: threads, processes, or ONNX Runtime's own pool; six minutes
 	@$(DEV)/bin/python -m bench cores $(ARGS)
 
 .PHONY: bench-writing

@@ -28,7 +28,7 @@ from bench.engine import (
 from bench.floor import Machine
 from bench.lane import WritingLane
 from bench.machine import cores, describe, pinned
-from bench.options import FULL, QUICK, Options
+from bench.options import CORES, FULL, QUICK, Options
 from bench.rounds import Speeds, interleave
 from export import bundle as bundles
 from export.bundle import Bundle
@@ -94,7 +94,7 @@ def cores_command(
     quick: Quick = False, shipped: Shipped = SHIPPED, text: TextName = "prose", ink: InkName = "ink-free"
 ) -> None:
     """Measure what several cores are best used for: threads, processes, or ONNX Runtime's pool; steps and HTTP."""
-    options = QUICK if quick else FULL
+    options = QUICK if quick else CORES
     told: dict[str, Any] = {"machine": describe(), "quick": quick}
     with tempfile.TemporaryDirectory() as name:
         for bundle in (bundles.load(shipped / text), bundles.load(shipped / ink)):
