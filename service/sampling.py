@@ -8,6 +8,9 @@ Every function works on a batch of rows, and a row's result has the same bits wh
 are element by element or, where they run along a row, in the order of the row. All arithmetic is float64.
 """
 
+import threading
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +20,7 @@ DRAWS = 4
 SMALLEST = 2.0**-52
 FAILED = -1
 _WORD = 2**64 - 1
+_of_thread = threading.local()
 
 
 def uniforms(seed: int, choice: int, start: int, count: int) -> Floats:
@@ -30,11 +34,25 @@ def uniforms(seed: int, choice: int, start: int, count: int) -> Floats:
         start: first position, from 0.
         count: number of positions.
     """
-    key = (seed & _WORD) | (choice << 64)
+    generator, state = _generator()
+    state["state"]["key"][:] = seed & _WORD, choice & _WORD
     # NumPy's generator steps its counter before it uses it, so it is set to one before the first position.
     before = (start - 1) % 2**256
-    bits: NDArray[np.uint64] = np.random.Philox(key=key, counter=before).random_raw(DRAWS * count)
+    state["state"]["counter"][:] = [before >> shift & _WORD for shift in (0, 64, 128, 192)]
+    generator.state = state
+    bits: NDArray[np.uint64] = generator.random_raw(DRAWS * count)
     return ((bits >> np.uint64(13)).astype(np.float64).reshape(count, DRAWS) + 0.5) * 2.0**-51
+
+
+def _generator() -> tuple[np.random.Philox, Any]:
+    """Return this thread's generator and a state for it with nothing left over from earlier draws.
+
+    A new generator for every call would ask the system for a seed that nobody uses, which is dear.
+    """
+    if not hasattr(_of_thread, "generator"):
+        _of_thread.generator = np.random.Philox(0)
+        _of_thread.state = _of_thread.generator.state
+    return _of_thread.generator, _of_thread.state
 
 
 def deviates(uniform: Floats) -> Floats:
