@@ -21,6 +21,7 @@ from service.cli.client import ClientSettings, connect
 from service.cli.options import Json, Url
 from service.cli.problems import CommandError, RefusedError
 from service.cli.terminal import output, write_bytes
+from service.kernel.library import best_variant
 from service.machine import machine_class
 from service.settings import Settings
 
@@ -75,6 +76,10 @@ def _machine() -> Iterator[Finding]:
         yield Finding(name, version is not None, version or "not installed")
     # Results are the same bits, and state tokens are good, within one class.
     yield Finding("cpu", True, f"{os.cpu_count()} cores, {machine_class()}")
+    kernel = best_variant()
+    yield Finding(
+        "kernel", True, kernel or "none: no C compiler was there at installation; ONNX Runtime steps all bundles"
+    )
 
 
 def _version(distribution: str) -> str | None:

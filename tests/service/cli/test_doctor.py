@@ -37,7 +37,7 @@ def test_all_is_well(run: Run) -> None:
     """Interpreter, libraries, processor, each bundle and the port are looked at, and every setting is listed."""
     code, findings, settings = report(run)
     assert code == 0
-    assert {"python", "onnxruntime", "cpu", "bundle small-ink", "bundle small-text", "port"} <= set(findings)
+    assert {"python", "onnxruntime", "cpu", "kernel", "bundle small-ink", "bundle small-text", "port"} <= set(findings)
     assert all(finding["is_good"] for finding in findings.values())
     assert set(settings) == {
         f"COPYIST_{name.upper()}" for name in (*Settings.model_fields, *ClientSettings.model_fields)
