@@ -17,7 +17,7 @@ from export.bundle import BundleError
 from export.hands import NAMES, choose
 from export.measure import measure as measure_step
 from export.onnx_recogniser import build as build_recogniser
-from export.restore import restore
+from export.restore import restore, restore_recogniser
 from export.runtime import OnnxStep, Reader
 from export.verify import VerifyError, config_of
 from export.verify import verify as verify_bundle
@@ -28,7 +28,7 @@ from model.codec import HandwritingCodec, codec_from_json
 from model.corpus import Codec, Corpus
 from model.data.errors import DataError
 from model.data.ink import InkCorpus
-from model.recognise import load_recogniser
+from model.recognise import Recogniser, load_recogniser
 
 FREE = "any"  # use of data that may be passed on
 
@@ -73,7 +73,8 @@ def build(
     data_licence: Annotated[str | None, typer.Option(help="Licence of the data.")] = None,
     use: Annotated[str | None, typer.Option(help="What the weights may be used for.")] = None,
     recogniser: Annotated[
-        Path | None, typer.Option(help="Of a network that writes texts: what judges its ink, a file or folder.")
+        Path | None,
+        typer.Option(help="Of a network that writes texts: what judges its ink, a file, a folder or a bundle."),
     ] = None,
     hands: Annotated[
         int, typer.Option(min=0, max=len(NAMES), help="Of a network that writes texts: hands to name, 0 for none.")
@@ -153,14 +154,22 @@ def _writing(
     """Return the named hands and the recogniser of a network that writes texts, and figures about them."""
     if compiled.reader is None or not isinstance(codec, HandwritingCodec) or (recogniser is None and not count):
         return None, {}
-    trained, facts = (None, {}) if recogniser is None else load_recogniser(recogniser)
+    judge, known = (None, {}) if recogniser is None else _judge(recogniser)
     console.print("letting every hand write", highlight=False)
-    chosen, figures = choose(compiled.step(), Reader(compiled.reader), codec, trained, max(1, count))
-    if trained is None:
+    chosen, figures = choose(compiled.step(), Reader(compiled.reader), codec, judge, max(1, count))
+    if judge is None:
         return Writing(chosen), figures
+    return Writing(chosen, build_recogniser(judge), judge.codec, known), figures
+
+
+def _judge(path: Path) -> tuple[Recogniser, dict[str, Any]]:
+    """Return a recogniser that was trained, or that of a bundle, and how well it reads real ink."""
+    if (path / bundle.MANIFEST_FILE).is_file():
+        other = bundle.load(path)
+        return restore_recogniser(other), dict(other.writing["recogniser"]["facts"])
+    trained, facts = load_recogniser(path)
     known = {key: facts["valid"][key] for key in ("split", "cer", "lines", "exact_lines") if key in facts["valid"]}
-    known |= {"data": facts["data"].get("name"), "protocol": facts["data"].get("protocol")}
-    return Writing(chosen, build_recogniser(trained), trained.codec, known), figures
+    return trained, known | {"data": facts["data"].get("name"), "protocol": facts["data"].get("protocol")}
 
 
 def _measured(loaded: Checkpoint, compiled: Compiled, corpus: Corpus | None, *, compare: bool) -> dict[str, Any]:

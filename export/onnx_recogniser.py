@@ -13,7 +13,7 @@ from export.onnx_nodes import Graph, serialise
 from model.recognise import Recogniser
 
 Array = NDArray[np.float32]
-_GATES = (0, 3, 1, 2)  # PyTorch has i, f, g, o; ONNX i, o, f, c
+GATES = (0, 3, 1, 2)  # PyTorch has i, f, g, o; ONNX i, o, f, c
 
 
 def build(recogniser: Recogniser) -> bytes:
@@ -76,7 +76,7 @@ def _lstm(graph: Graph, name: str, layer: nn.Module, hidden: int, x: str) -> str
 def _gates(values: Array) -> Array:
     """Rows (4H, ...) of the gates in ONNX' order."""
     parts = np.split(values, 4)
-    return np.concatenate([parts[gate] for gate in _GATES])
+    return np.concatenate([parts[gate] for gate in GATES])
 
 
 def _stored(graph: Graph, name: str, values: Array) -> str:

@@ -6,17 +6,22 @@ what the bundle computes. What a bundle has no use for, the optimiser's moments 
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from export.bundle import SCRIPT_FILE, Bundle
 from export.graph import load_script
+from export.onnx_recogniser import GATES
 from export.verify import config_of
 from export.weights import HIDDEN_STEPS, ExportError
+from export.wire import WireError, constants
 from model.checkpoint import Checkpoint
-from model.codec import codec_from_json
+from model.codec import HandwritingCodec, codec_from_json
 from model.config import ModelConfig, TrainConfig
 from model.network import Network
+from model.recognise import Recogniser, RecogniserConfig
 
 
 def restore(bundle: Bundle) -> Checkpoint:
@@ -37,6 +42,50 @@ def restore(bundle: Bundle) -> Checkpoint:
     facts |= {"data": dict(bundle.manifest["data"]), "bundle": bundle.fingerprint}
     train = TrainConfig.from_json(training["config"]) if "config" in training else TrainConfig()
     return Checkpoint(config, train, codec_from_json(dict(bundle.codec)), facts, weights)
+
+
+def restore_recogniser(bundle: Bundle) -> Recogniser:
+    """Return the recogniser of a bundle, so that it can judge another network; `build` makes the same file of it again.
+
+    Raises:
+        ExportError: the bundle has none, or its file does not hold one of this shape.
+    """
+    if bundle.recogniser is None:
+        raise ExportError(f"{bundle.name} has no recogniser")
+    codec = codec_from_json(dict(bundle.writing["recogniser"]["codec"]))
+    try:
+        held = {name.removesuffix(".half"): values for name, values in constants(bundle.recogniser).items()}
+        layers = sum(name.endswith(".own") for name in held)
+        hidden = len(held["head.weight"]) // 2
+        assert isinstance(codec, HandwritingCodec), "the manifest was checked"
+        made = Recogniser(RecogniserConfig(channels=len(held["fine.bias"]), hidden=hidden, layers=layers), codec)
+        for name, convolution in (("fine", made.fine), ("coarse", made.coarse)):
+            _set(_parameter(convolution.weight), _tensor(held[f"{name}.weight"]).reshape(convolution.weight.shape))
+            _set(_parameter(convolution.bias), _tensor(held[f"{name}.bias"]))
+        for number, layer in enumerate(made.layers, start=1):
+            given, own = (_tensor(held[f"lstm{number}.{kind}"]).reshape(2, 4 * hidden, -1) for kind in ("input", "own"))
+            biases = _tensor(held[f"lstm{number}.bias"]).reshape(2, 2, 4 * hidden)
+            for way, side in enumerate((layer.ahead, layer.back)):
+                parts = {"weight_ih": given[way], "weight_hh": own[way]}
+                parts |= {"bias_ih": biases[way, 0], "bias_hh": biases[way, 1]}
+                for kind, values in parts.items():
+                    _set(_parameter(getattr(side, f"{kind}_l0")), _gates(values))
+        _set(made.head.weight, _tensor(held["head.weight"]).T)
+        _set(made.head.bias, _tensor(held["head.bias"]))
+    except (KeyError, RuntimeError, WireError) as error:
+        raise ExportError(f"{bundle.name}: its recogniser is not one of this shape ({error})") from error
+    return made.eval()
+
+
+def _gates(values: Tensor) -> Tensor:
+    """Rows (4H, ...) of the gates in PyTorch's order, of those in ONNX'."""
+    parts = values.chunk(4)
+    return torch.cat([parts[GATES.index(gate)] for gate in range(4)])
+
+
+def _tensor(values: NDArray[Any]) -> Tensor:
+    """Values as float32, whatever they were stored as."""
+    return torch.from_numpy(values.astype(np.float32))
 
 
 def _weights(config: ModelConfig, held: dict[str, Tensor]) -> dict[str, Tensor]:

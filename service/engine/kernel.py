@@ -81,7 +81,8 @@ class KernelRows(Rows):
 
     def step(self, count: int) -> NDArray[np.float32]:
         """Run one step of rows 0 .. count-1 and return their outputs (count, V or 6M+1), valid until the next step."""
-        self._library.copyist_step(*self._addresses, 0, count, self._variant)
+        if not self._library.copyist_step(*self._addresses, 0, count, self._variant):
+            raise MemoryError
         outputs: NDArray[np.float32] = self._outputs[:count]
         return outputs
 
@@ -90,7 +91,8 @@ class KernelRows(Rows):
         given = np.ascontiguousarray(inputs, self.inputs.dtype)
         codes = np.zeros(len(given), np.uint8)
         where = given.ctypes.data, len(given), codes.ctypes.data
-        self._library.copyist_read(*self._addresses, row, *where, self._variant)
+        if not self._library.copyist_read(*self._addresses, row, *where, self._variant):
+            raise MemoryError
         return codes
 
     def _pointer(self, name: str) -> Any:

@@ -52,35 +52,24 @@ int32_t copyist_variant(void) {
   return PLAIN;
 }
 
-// Step rows start .. start + count - 1.
-void copyist_step(const Network *network, const Rows *rows, int64_t start, int64_t count, int32_t variant) {
+// Step rows start .. start + count - 1. Returns 0, having done nothing, where there is no memory to do it in.
+int32_t copyist_step(const Network *network, const Rows *rows, int64_t start, int64_t count, int32_t variant) {
 #if defined(__x86_64__)
-  if (variant == VNNI) {
-    step_vnni(network, rows, start, count);
-    return;
-  }
-  if (variant == AVX2) {
-    step_avx2(network, rows, start, count);
-    return;
-  }
+  if (variant == VNNI) return step_vnni(network, rows, start, count);
+  if (variant == AVX2) return step_avx2(network, rows, start, count);
 #endif
   (void)variant;
-  step_plain(network, rows, start, count);
+  return step_plain(network, rows, start, count);
 }
 
 // Have one row read `count` inputs (int64, or 3 floats each) of which nothing is drawn; the trace byte of each to codes.
-void copyist_read(const Network *network, const Rows *rows, int64_t row, const void *inputs, int64_t count,
-                  uint8_t *codes, int32_t variant) {
+// Returns 0 as above.
+int32_t copyist_read(const Network *network, const Rows *rows, int64_t row, const void *inputs, int64_t count,
+                     uint8_t *codes, int32_t variant) {
 #if defined(__x86_64__)
-  if (variant == VNNI) {
-    read_vnni(network, rows, row, inputs, count, codes);
-    return;
-  }
-  if (variant == AVX2) {
-    read_avx2(network, rows, row, inputs, count, codes);
-    return;
-  }
+  if (variant == VNNI) return read_vnni(network, rows, row, inputs, count, codes);
+  if (variant == AVX2) return read_avx2(network, rows, row, inputs, count, codes);
 #endif
   (void)variant;
-  read_plain(network, rows, row, inputs, count, codes);
+  return read_plain(network, rows, row, inputs, count, codes);
 }

@@ -18,9 +18,9 @@ def library() -> ctypes.CDLL | None:
         pointer, number, small = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
         found.copyist_variant.restype = small
         found.copyist_step.argtypes = [pointer, pointer, number, number, small]
-        found.copyist_step.restype = None
+        found.copyist_step.restype = small
         found.copyist_read.argtypes = [pointer, pointer, number, pointer, number, pointer, small]
-        found.copyist_read.restype = None
+        found.copyist_read.restype = small
     except (OSError, AttributeError):
         return None
     return found

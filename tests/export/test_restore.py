@@ -6,14 +6,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from export import bundle as bundles_of
 from export.build import compile_network
 from export.bundle import SCRIPT_FILE, Bundle
-from export.restore import restore
+from export.onnx_recogniser import build as build_recogniser
+from export.restore import restore, restore_recogniser
 from export.weights import ExportError, Precision, StepWeights
 from model import checkpoint as checkpoints
 from tests.export.conftest import Made
 from tests.export.test_cli import run
 from tests.export.test_written import CODEC, network, shipped
+from tests.service.server import ROOT
 
 
 def assert_same_weights(found: StepWeights, wanted: StepWeights) -> None:
@@ -80,3 +83,11 @@ def test_a_file_of_another_shape_is_refused(text_made: Made, ink_made: Made) -> 
     mixed = Bundle(text_made.bundle.path, text_made.bundle.manifest, files)
     with pytest.raises(ExportError, match=r"step\.pt does not hold a network of this shape"):
         restore(mixed)
+
+
+def test_a_recogniser_comes_back(tmp_path: Path) -> None:
+    """The very file that ships is made of it again, so it may judge the next network's ink."""
+    shipped_ink = bundles_of.load(ROOT / "service" / "bundles" / "ink")
+    assert build_recogniser(restore_recogniser(shipped_ink)) == shipped_ink.recogniser
+    with pytest.raises(ExportError, match="has no recogniser"):
+        restore_recogniser(shipped("float32", tmp_path / "written"))
