@@ -6,10 +6,7 @@
 // any company and on any processor.
 //
 // step.inc is compiled once for each instruction set that multiplies bytes in a way of its own.
-#include "kernel.h"
-
-#include <stdlib.h>
-#include <string.h>
+#include "room.h"
 
 #define INLINE static inline __attribute__((always_inline))
 
