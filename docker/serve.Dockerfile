@@ -24,7 +24,9 @@ extras = project['optional-dependencies']; \
 print(*project['dependencies'], *extras['redis'], *extras['otel'], sep='\n')" \
         > requirements.txt \
     && python3 -m pip --python /opt/venv/bin/python install --requirement requirements.txt
-# The kernel is compiled here; where no compiler can be had, the image serves without it, by ONNX Runtime alone.
+# The kernel is compiled here; where no compiler can be had, the image serves without it, by ONNX Runtime alone. Its
+# version does not matter: it stays in this stage.
+# hadolint ignore=DL3008
 RUN { apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev; } >/dev/null \
     || echo "no C compiler here: the image will have no kernel" >&2
 COPY README.md LICENSE ./
