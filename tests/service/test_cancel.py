@@ -88,7 +88,7 @@ def test_a_place_in_the_queue_is_free_at_once(idle: Server, is_streamed: bool) -
     with ExitStack() as stack:
         occupy(idle, stack, ROWS)
         with Client(idle, stream=is_streamed):
-            idle.gauges_when(lambda gauges: gauges["waiting"] == 1)
+            idle.gauges_when(lambda gauges: (gauges["running"], gauges["waiting"]) == (ROWS, 1))
         after = idle.gauges_when(lambda gauges: gauges["waiting"] == 0)
         assert after["running"] == ROWS
         assert after["cancelled"] == before["cancelled"] + 1
