@@ -156,7 +156,7 @@ def test_it_carries_the_shipped_bundles(models: list[dict[str, Any]]) -> None:
 
 def test_it_streams_text(service: tuple[str, str]) -> None:
     """A completion arrives piece by piece, each character with the boundaries and the operations of the layers."""
-    body = {"model": "prose", "prompt": "It was", "max_tokens": 1000, "seed": 1, "boundaries": True}
+    body = {"model": "prose", "prompt": "It was", "max_tokens": 4000, "seed": 1, "boundaries": True}
     choices = [event["choices"][0] for event in stream(f"{service[1]}/v1/completions", body)]
     written = len("".join(choice["text"] for choice in choices))
     assert len(choices) > 1
@@ -169,10 +169,10 @@ def test_it_streams_text(service: tuple[str, str]) -> None:
 
 def test_it_streams_ink(service: tuple[str, str]) -> None:
     """Free writing arrives piece by piece, in columns that join to as many points as were asked for."""
-    events = stream(f"{service[1]}/v1/handwriting", {"model": "ink-free", "max_points": 1000, "seed": 1})
+    events = stream(f"{service[1]}/v1/handwriting", {"model": "ink-free", "max_points": 4000, "seed": 1})
     assert len(events) > 1
     for column in ("x", "y", "pen"):
-        assert sum(len(event[column]) for event in events) == 1000
+        assert sum(len(event[column]) for event in events) == 4000
     assert events[-1]["finish_reason"] == "length"
 
 
