@@ -16,7 +16,7 @@ from bench.load import Plan, run
 from bench.machine import cores, pinned
 from bench.options import Options
 from bench.replay import Array, Replay, Serving
-from bench.served import Served, serving, sharing_a_port
+from bench.served import Served, serving
 from bench.sidebyside import engines
 from bench.traces import arrange
 from export.bundle import Bundle
@@ -56,7 +56,7 @@ def served(model: Model, options: Options) -> dict[str, dict[str, float]]:
     told = settings(options)
     with (
         serving(model.bundles, here[:2], **told) as single,
-        sharing_a_port(model.bundles, here[:2], 2, **told) as double,
+        serving(model.bundles, here[:2], processes=2, **told) as double,
     ):
         for _ in range(min(3, options.rounds)):
             for streams in options.streams:

@@ -51,10 +51,10 @@ def settings(options: Options) -> dict[str, int]:
 def measure(model: Model, options: Options) -> dict[str, Any]:
     """Return what a server does for each number of streams, alone and with a request beside them, and its memory.
 
-    The server may use two cores, of which the client takes a little of the second.
+    The server has a process for each of two cores, as it has by default; the client takes a little of the second.
     """
     here = cores()
-    with serving(model.bundles, here[:2], **settings(options)) as server:
+    with serving(model.bundles, here[:2], processes=len(here[:2]), **settings(options)) as server:
         figures: dict[str, Any] = {"memory": _memory_by_length(model, server, here[-1])}
         figures["idle"] = _shown(_probe(model, server, 0, options, here[-1]))
         first_peak = server.peak_mb()
@@ -79,7 +79,7 @@ def _load(model: Model, server: Served, streams: int, options: Options, core: in
             streams,
             seconds=options.load_s,
             warm_s=options.warm_s,
-            pid=server.pid,
+            pids=server.pids,
             core=core,
         )
     )
@@ -97,7 +97,7 @@ def _probe(model: Model, server: Served, streams: int, options: Options, core: i
             warm_s=options.warm_s if streams else 0.0,
             probe=model.body(1),
             probes=options.probes,
-            pid=server.pid,
+            pids=server.pids,
             core=core,
         )
     )

@@ -54,7 +54,7 @@ def measure(shipped: Path, name: str, options: Options) -> dict[str, Any]:
                     options.http_streams,
                     seconds=options.load_s,
                     warm_s=options.warm_s,
-                    pid=server.pid,
+                    pids=server.pids,
                     core=here[-1],
                 )
                 found = run(plan)
@@ -66,7 +66,7 @@ def measure(shipped: Path, name: str, options: Options) -> dict[str, Any]:
                 f"chars_per_s{policy}": round(found.items_per_s),
                 f"client_share{policy}": _rounded(found.client_share),
             }
-    with serving(shipped, here[:2]) as server:
+    with serving(shipped, here[:2], processes=len(here[:2])) as server:
         ask = {"model": name, "prompt": PROMPT, "max_tokens": 1, "stream": True, "boundaries": True}
         probes = Plan(server.url, "/v1/completions", {}, 0, probe=ask, probes=options.probes, core=here[-1])
         found = run(probes)

@@ -44,7 +44,7 @@ class Plan:
         probe: body of a request whose first character is timed, or None for none.
         probes: how many of them at most; when they are done, so is the load.
         probe_gap_s: from one probe's end to the next one's start.
-        pid: of the server, whose use of the processor is counted; 0 for none.
+        pids: of the server's processes, whose use of the processor is counted.
         core: to run on; -1 leaves it to the system.
     """
 
@@ -57,7 +57,7 @@ class Plan:
     probe: dict[str, Any] | None = None
     probes: int = 0
     probe_gap_s: float = 0.01
-    pid: int = 0
+    pids: list[int] = field(default_factory=list)
     core: int = -1
 
 
@@ -73,7 +73,7 @@ class Findings:
         gap_p50, gap_p99: between events of one stream.
         num_first: how many first items were timed.
         cpu_us_per_item: of the whole server.
-        cpu_main_us_per_item: of its main thread, which is the one that talks to clients.
+        cpu_main_us_per_item: of its processes' main threads, which are those that talk to clients.
         client_share: of a core that this client used.
         slowest_per_s: items of the stream that got fewest.
     """
@@ -142,7 +142,7 @@ class _Client:
         self.streams = [self._ask(self.plan.body | {"seed": number}) for number in range(self.plan.streams)]
         began = time.perf_counter()
         self._take_until(began + self.plan.warm_s)
-        counted, server, client = time.perf_counter(), _cpu_s(self.plan.pid), time.process_time()
+        counted, server, client = time.perf_counter(), _cpu_s(self.plan.pids), time.process_time()
         if self.plan.probe is not None and not self.plan.streams:
             self._probe_until(counted + PATIENCE_S)
         elif self.plan.probe is not None:
@@ -152,7 +152,7 @@ class _Client:
         else:
             self._take_until(counted + 10 * PATIENCE_S, is_over=lambda: not self._running)
         ended = time.perf_counter()
-        used = {name: spent - server.get(name, 0.0) for name, spent in _cpu_s(self.plan.pid).items()}
+        used = {name: spent - server.get(name, 0.0) for name, spent in _cpu_s(self.plan.pids).items()}
         busy = (time.process_time() - client) / max(ended - counted, 1e-9)
         for request in list(self._running):
             self._close(request)
@@ -223,7 +223,7 @@ class _Client:
         findings.slowest_per_s = min((sum(n for _, n in told) for told in inside), default=0) / (ended - counted)
         if used and total:
             findings.cpu_us_per_item = 1e6 * sum(used.values()) / total
-            findings.cpu_main_us_per_item = 1e6 * used.get(str(self.plan.pid), 0.0) / total
+            findings.cpu_main_us_per_item = 1e6 * sum(used.get(str(pid), 0.0) for pid in self.plan.pids) / total
         return findings
 
 
@@ -292,13 +292,10 @@ def _percentiles(values: Iterable[float]) -> tuple[float | None, float | None]:
     return float(np.percentile(known, 50)), float(np.percentile(known, 99))
 
 
-def _cpu_s(pid: int) -> dict[str, float]:
-    """Seconds each thread of a process has had a core for; empty where the system does not tell."""
-    tasks = Path(f"/proc/{pid}/task")
-    if not pid or not tasks.exists():
-        return {}
+def _cpu_s(pids: Iterable[int]) -> dict[str, float]:
+    """Seconds each thread of some processes has had a core for; empty where the system does not tell."""
     spent = {}
-    for task in tasks.iterdir():
+    for task in (task for pid in pids for task in Path(f"/proc/{pid}/task").glob("*")):
         fields = (task / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         spent[task.name] = (int(fields[11]) + int(fields[12])) / TICKS_PER_S
     return spent

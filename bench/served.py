@@ -8,11 +8,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_S = 120.0
@@ -28,19 +27,21 @@ class Served:
 
     Attributes:
         url: http://HOST:PORT.
-        pid: of its process.
+        pid: of its process, or of the parent of those that serve.
     """
 
     url: str
     pid: int
 
+    @property
+    def pids(self) -> list[int]:
+        """Its process and those it started, as far as the system tells."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        return [self.pid, *(map(int, children.read_text("ascii").split()) if children.exists() else ())]
+
     def peak_mb(self) -> float:
-        """The most memory it ever held, 0 where the system does not tell."""
-        status = Path(f"/proc/{self.pid}/status")
-        if not status.exists():
-            return 0.0
-        facts = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines() if ":" in line)
-        return int(facts["VmHWM"].split()[0]) / 1024
+        """The most memory that its processes ever held, added up; 0 where the system does not tell."""
+        return sum(map(_peak_mb, self.pids))
 
 
 @contextmanager
@@ -50,12 +51,12 @@ def serving(bundles: Path, cores: list[int], **settings: Any) -> Iterator[Served
     Args:
         bundles: folder to serve.
         cores: it may run on; none leaves it to the system.
-        settings: environment variables without COPYIST_, in lower case.
+        settings: environment variables without COPYIST_, in lower case; without `processes` it is one.
 
     Raises:
         ServerError: it did not come up.
     """
-    given = {"bundles": bundles, "port": 0, "log_format": "json", "log_level": "info", **settings}
+    given = {"bundles": bundles, "port": 0, "log_format": "json", "log_level": "info", "processes": 1, **settings}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COPYIST_")}
     environment |= {f"COPYIST_{name.upper()}": str(value) for name, value in given.items()}
     process = subprocess.Popen(
@@ -67,34 +68,11 @@ def serving(bundles: Path, cores: list[int], **settings: Any) -> Iterator[Served
     reader = threading.Thread(target=_drain, args=(process, lines), daemon=True)
     reader.start()
     try:
-        yield Served(_address(lines), process.pid)
+        yield Served(_address(lines, given["processes"]), process.pid)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait(PATIENCE_S)
         reader.join(PATIENCE_S)
-
-
-@contextmanager
-def sharing_a_port(bundles: Path, cores: list[int], count: int, **settings: Any) -> Iterator[Served]:
-    """Run several processes of the service on one port; the kernel deals connections out to them.
-
-    Args:
-        bundles: folder to serve.
-        cores: they may run on, each on one of its own as far as there are so many.
-        count: number of processes.
-        settings: as of `serving`.
-
-    Raises:
-        ServerError: one did not come up.
-    """
-    with ExitStack() as stack:
-        port, servers = 0, []
-        for number in range(count):
-            own = [cores[number % len(cores)]] if cores else []
-            given = {**settings, "port": port, "share_port": True}
-            servers.append(stack.enter_context(serving(bundles, own, **given)))
-            port = urlsplit(servers[0].url).port or 0
-        yield servers[0]
 
 
 def _drain(process: subprocess.Popen[str], lines: "queue.SimpleQueue[str]") -> None:
@@ -107,7 +85,16 @@ def _drain(process: subprocess.Popen[str], lines: "queue.SimpleQueue[str]") -> N
     lines.put("")
 
 
-def _address(lines: "queue.SimpleQueue[str]") -> str:
+def _peak_mb(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status")
+    if not status.exists():
+        return 0.0
+    facts = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines() if ":" in line)
+    return int(facts["VmHWM"].split()[0]) / 1024
+
+
+def _address(lines: "queue.SimpleQueue[str]", processes: int) -> str:
+    """Where a server listens, once all of its processes do."""
     seen = []
     while line := lines.get(timeout=PATIENCE_S):
         seen.append(line.strip())
@@ -115,6 +102,7 @@ def _address(lines: "queue.SimpleQueue[str]") -> str:
             entry = json.loads(line)
         except ValueError:
             continue
-        if entry.get("event") == "listening":
+        processes -= entry.get("event") == "listening"
+        if not processes:
             return f"http://{entry['host']}:{entry['port']}"
     raise ServerError("the server did not start: " + " ".join(seen[-3:]))

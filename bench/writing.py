@@ -116,7 +116,7 @@ def measure(shipped: Path, bundle: Bundle, data: Path, count: int, options: Opti
     reader = Recogniser(bundle.files[reads["file"]], codec_of(reads["codec"]))
     real = held_out(data, codec, "official" if bundle.data.get("protocol") == "official" else "paper", count)
     here = cores()
-    with serving(shipped, here[:2]) as server:
+    with serving(shipped, here[:2], processes=len(here[:2])) as server:
         written = write(server, bundle.name, codec, hands, [line.text for line in real])
         figures: dict[str, Any] = {"lines": len(real), "characters": sum(len(line.text) for line in real)}
         figures |= shares([line.text for line in real])

@@ -6,74 +6,15 @@ with an error event and exits with code 0. A second signal does not wait for the
 """
 
 import argparse
-import asyncio
-import math
-import signal
-import socket
 import sys
-from types import FrameType
 from typing import Any
 
-import structlog
-import uvicorn
-from fastapi import FastAPI
 from pydantic import ValidationError
 
 from service import log
-from service.app import create_app
-from service.catalogue import CatalogueError
-from service.connections import bounded
+from service.port import reserve
+from service.processes import CAN_SHARE, Parent, num_processes
 from service.settings import Settings
-
-_log = structlog.get_logger(__name__)
-
-SWITCH_INTERVAL_S = 5e-4
-GRACE_S = 2
-
-
-class Server(uvicorn.Server):
-    """uvicorn, with our way of stopping."""
-
-    def __init__(self, app: FastAPI, settings: Settings) -> None:
-        config = uvicorn.Config(
-            app,
-            host=settings.host,
-            port=settings.port,
-            http=bounded(settings, app.state.metrics.refused),
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]  # a timer of asyncio takes it as it is
-            timeout_graceful_shutdown=math.ceil(settings.drain_s) + GRACE_S,
-        )
-        super().__init__(config)
-        self._engine, self._drain_s = app.state.service.engine, settings.drain_s
-        self._is_hurried = False
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Open bundles, then listen, and say where."""
-        await super().startup(sockets)
-        for server in getattr(self, "servers", ()):
-            for listener in server.sockets:
-                host, port = listener.getsockname()[:2]
-                _log.info("listening", host=host, port=port)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop on the first signal, end what still runs on the second, and drop everything on the third."""
-        if self.should_exit and not self._is_hurried:
-            self._is_hurried = True
-            self._engine.end_all()
-        else:
-            super().handle_exit(sig, frame)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drain: nothing new, and an end to everything after a while."""
-        self._engine.drain()
-        _log.info("draining", open=self._engine.num_open)
-        asyncio.get_running_loop().call_later(self._drain_s, self._engine.end_all)
-        await super().shutdown(sockets)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -90,50 +31,26 @@ def main(arguments: list[str] | None = None) -> int:
         for problem in error.errors():
             print(f"COPYIST_{str(problem['loc'][0]).upper()}: {problem['msg']}", file=sys.stderr)
         return 2
+    count = num_processes(settings)
+    if count > 1 and not CAN_SHARE:
+        print("COPYIST_PROCESSES: this system lets one process serve, not several", file=sys.stderr)
+        return 2
     log.configure(settings)
-    # The engine's thread shares the interpreter with asyncio: a shorter turn keeps first characters quick.
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    # uvicorn raises the signal again once it has stopped; by then it has done its work.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if count == 1:
+        # What the service is made of is imported by who serves, which the parent of several does not.
+        from service.server import serve
+
+        try:
+            return serve(settings)
+        except KeyboardInterrupt:
+            return 0
     try:
-        sockets = [_shared_port(settings)] if settings.share_port else None
+        port = reserve(settings.host, settings.port)
     except OSError as error:
-        print(f"COPYIST_SHARE_PORT: {settings.host}:{settings.port} cannot be shared: {error}", file=sys.stderr)
+        print(f"{settings.host}:{settings.port} cannot be listened on: {error.strerror}", file=sys.stderr)
         return 1
-    try:
-        app = create_app(settings)
-    except CatalogueError as error:
-        print(error, file=sys.stderr)
-        return 1
-    server = Server(app, settings)
-    try:
-        server.run(sockets)
-    except KeyboardInterrupt:
-        return 0
-    finally:
-        app.state.service.engine.stop()  # after a second signal nobody else has
-    return 0 if server.started else 1
-
-
-def _shared_port(settings: Settings) -> socket.socket:
-    """A socket that further processes may listen beside.
-
-    Raises:
-        OSError: the system cannot, or somebody has the port who does not share it.
-    """
-    if not hasattr(socket, "SO_REUSEPORT"):
-        raise OSError("this system lets no two processes listen on one port")
-    ((family, kind, proto, _, address), *_) = socket.getaddrinfo(
-        settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )
-    shared = socket.socket(family, kind, proto)
-    try:
-        shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        shared.bind(address)
-    except OSError:
-        shared.close()
-        raise
-    return shared
+    with port:
+        return Parent(settings, count, port).run()
 
 
 if __name__ == "__main__":

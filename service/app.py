@@ -22,34 +22,39 @@ from service.pages import Pages
 from service.rates import RateHeaders, Rates
 from service.routes import Service, router
 from service.settings import Settings
+from service.siblings import Siblings
 
 _PROBES = ("/healthz", "/readyz")
 _MAY_SEND = ("authorization", "content-type", "last-event-id", "x-request-id")
 _MAY_READ = ("x-request-id", "x-seed", "retry-after", "x-should-retry", "ratelimit", "ratelimit-policy")
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, siblings: Siblings | None = None) -> FastAPI:
     """Return the application, its bundles opened; the engine runs from its start-up to its shutdown.
 
     Args:
         settings: of the operator.
+        siblings: the other processes of the service; without them, there are none.
 
     Raises:
         CatalogueError: there is no sound bundle to serve.
     """
+    siblings = siblings or Siblings()
     catalogue = Catalogue.open(settings.bundles, settings.rows, kernel=settings.kernel)
     policy = FlushPolicy(settings.flush_chars, settings.flush_ms / 1000)
     engine = Engine(catalogue.lanes, policy, settings.queue, settings.stall_s)
-    rates = Rates(settings)
+    rates = Rates(settings, siblings.tally)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         """Run the engine while the application runs."""
         engine.start()
+        await siblings.answer({"families": metrics.families, "trouble": lambda: engine.trouble})
         try:
             yield
         finally:
             engine.stop()
+            siblings.close()
             await rates.close()
             if stop_tracing:
                 await to_thread.run_sync(stop_tracing)
@@ -64,12 +69,12 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         telemetry=tracing.OFF,
     )
-    app.state.service = service = Service(settings, catalogue, engine, rates)
+    app.state.service = service = Service(settings, catalogue, engine, rates, siblings)
     app.include_router(router)
     app.include_router(reading.router)
     app.include_router(handwriting.router)
     app.include_router(streams.router)
-    pages, metrics = Pages(), Metrics(catalogue, engine, service.sealer)
+    pages, metrics = Pages(), Metrics(catalogue, engine, service.sealer, siblings)
     for path in pages.paths:
         app.add_route(path, pages.serve, include_in_schema=False)
     app.state.metrics = metrics

@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, clear_contextvars, get_contextvars, merge_contextvars
+from structlog.typing import EventDict
 
 from service.settings import Settings
 
@@ -20,11 +21,17 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _QUIET_ROUTES = ("/healthz", "/readyz", "/metrics")
 
 
-def configure(settings: Settings) -> None:
-    """Send our log and that of the libraries to standard error, in one form."""
+def configure(settings: Settings, **facts: Any) -> None:
+    """Send our log and that of the libraries to standard error, in one form, each line with these facts."""
+
+    def add_facts(_logger: Any, _method: str, entry: EventDict) -> EventDict:
+        entry.update(facts)
+        return entry
+
     is_console = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
     shared: list[Any] = [
         merge_contextvars,
+        add_facts,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -38,7 +45,8 @@ def configure(settings: Settings) -> None:
     structlog.configure(
         processors=[*shared, *render],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # It writes a line and its end at once, so that lines of several processes do not run into each other.
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(

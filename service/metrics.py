@@ -5,11 +5,11 @@ once, at its end, and a request once, when it is answered. Labels are names of b
 this code, never anything that a client sends.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from starlette.requests import Request
@@ -19,6 +19,7 @@ from service.catalogue import VERSION, Catalogue, Served, TextModel
 from service.engine.loop import Engine, Stream
 from service.engine.sequence import End, Reason
 from service.seal import Sealer
+from service.siblings import Siblings, Silence
 
 PATH = "/metrics"
 OPERATIONS = {"U": "UPDATE", "C": "COPY", "F": "FLUSH"}
@@ -39,12 +40,14 @@ class Metrics:
         catalogue: of the bundles it serves.
         engine: that steps them; its ends are recorded from now on.
         sealer: of state and stream tokens.
+        siblings: the other processes of the service.
 
     Attributes:
-        registry: what a scrape reads.
+        registry: what this process tells.
     """
 
-    def __init__(self, catalogue: Catalogue, engine: Engine, sealer: Sealer) -> None:
+    def __init__(self, catalogue: Catalogue, engine: Engine, sealer: Sealer, siblings: Siblings) -> None:
+        self._siblings = siblings
         # They double the number of series and say no more than when this process began.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
@@ -130,16 +133,48 @@ class Metrics:
         """Record a connection that was refused before there was a request, by the code of its error."""
         self._refused.labels(code).inc()
 
+    def families(self) -> list[Metric]:
+        """Return all that this process tells."""
+        return list(self.registry.collect())
+
     async def scrape(self, request: Request) -> Response:
-        """Return everything, in the form that the scraper asks for."""
+        """Return everything, in the form that the scraper asks for; of several processes, each with its number."""
         encode, media_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(self.registry), headers={"content-type": media_type})
+        told: Collector = self.registry
+        if self._siblings.are_any:
+            told = _Joined()
+            told.add(self._siblings.number, self.families())
+            for number, families in (await self._siblings.ask("families")).items():
+                if not isinstance(families, Silence):
+                    told.add(number, families)
+        return Response(encode(told), headers={"content-type": media_type})
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"copyist_{name}", text, labels, registry=self.registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
         return Histogram(f"copyist_{name}", text, labels, buckets=buckets, registry=self.registry)
+
+
+class _Joined(Collector):
+    """What several processes tell: the samples of each with its number as a label."""
+
+    def __init__(self) -> None:
+        self._families: dict[str, Metric] = {}
+
+    def add(self, number: int, families: list[Metric]) -> None:
+        """Add what a process tells."""
+        for family in families:
+            joined = self._families.setdefault(
+                family.name, Metric(family.name, family.documentation, family.type, family.unit)
+            )
+            joined.samples += [
+                sample._replace(labels={**sample.labels, "process": str(number)}) for sample in family.samples
+            ]
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the families."""
+        return self._families.values()
 
 
 class _Now(Collector):

@@ -26,9 +26,10 @@ class Rates:
 
     Args:
         settings: `rate_limit` and `rate_store`; without a limit nothing is counted.
+        tally: file descriptor of memory to count in together with other processes, if there are any.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, tally: int | None = None) -> None:
         self._limit: Any = None
         self._pool: Any = None
         if settings.rate_limit is None:
@@ -39,7 +40,11 @@ class Rates:
         from limits.storage import storage_from_string
 
         store = settings.rate_store.get_secret_value()
-        if store.startswith("memory"):
+        if store.startswith("memory") and tally is not None:
+            from service.tally import Tally
+
+            storage: Any = Tally(tally)
+        elif store.startswith("memory"):
             storage = storage_from_string("async+memory://", wrap_exceptions=True)
         else:
             from redis.asyncio import ConnectionPool

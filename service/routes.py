@@ -36,6 +36,7 @@ from service.schemas import (
 )
 from service.seal import Sealer
 from service.settings import Settings
+from service.siblings import Siblings, Silence
 from service.state import StateKeeper
 from service.streaming import Choices, EventStream, WholeReply
 
@@ -52,18 +53,22 @@ class Service:
         catalogue: of bundles.
         engine: that steps them.
         rates: what each key may ask of it; to be charged before it is asked.
+        siblings: the other processes of the service.
 
     Attributes:
         keys: that are let in.
         sealer: of state and stream tokens.
     """
 
-    def __init__(self, settings: Settings, catalogue: Catalogue, engine: Engine, rates: Rates) -> None:
+    def __init__(
+        self, settings: Settings, catalogue: Catalogue, engine: Engine, rates: Rates, siblings: Siblings
+    ) -> None:
         self.settings, self.catalogue, self.engine, self.rates = settings, catalogue, engine, rates
+        self.siblings = siblings
         self.keys = settings.keys
         if not settings.state_secrets:
-            _log.info("no state keys: state and stream tokens are good for this process only")
-        self.sealer = Sealer(settings.state_secrets, settings.state_ttl_s)
+            _log.info("no state keys: state and stream tokens are good until this service ends")
+        self.sealer = Sealer(settings.state_secrets or [siblings.secret], settings.state_ttl_s)
 
     def keeper(self, model: TextModel | InkModel) -> StateKeeper:
         """Return what makes and reads the state tokens of a model."""
@@ -182,9 +187,9 @@ async def healthz(here: Here) -> Health:
 
 @router.get("/readyz", summary="Whether to send requests", responses={503: PROBLEMS[503]})
 async def readyz(here: Here) -> Health:
-    """Answer 200 as long as the engine moves: work without a step, or a shutdown begun, is 503."""
-    if here.engine.trouble:
-        raise NotReadyError(here.engine.trouble)
+    """Answer 200 as long as the engine of each process moves: work without a step, or a shutdown begun, is 503."""
+    if trouble := here.engine.trouble or await _trouble_elsewhere(here.siblings):
+        raise NotReadyError(trouble)
     return _health(here.engine, "ready")
 
 
@@ -231,6 +236,16 @@ def _text_params(body: CompletionRequest, seed: int, max_tokens: int) -> TextPar
         presence_penalty=body.presence_penalty,
         frequency_penalty=body.frequency_penalty,
     )
+
+
+async def _trouble_elsewhere(siblings: Siblings) -> str | None:
+    """What is the matter with another process that connections are dealt out to."""
+    for told in (await siblings.ask("trouble")).values():
+        if isinstance(told, Silence):
+            return "A process of the service does not answer."
+        if told:
+            return str(told)
+    return None
 
 
 def _health(engine: Engine, status: str) -> Health:

@@ -23,8 +23,8 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65_535, description="Port to listen on; 0 takes a free one.")
-    share_port: bool = Field(
-        False, description="Whether further processes may listen on it; the system deals connections out to them."
+    processes: int = Field(
+        0, ge=0, le=64, description="Processes that share it, for as many cores; 0 is one for each core, four at most."
     )
     bundles: Path = Field(Path(__file__).parent / "bundles", description="Folder whose subfolders are the bundles.")
 
@@ -91,7 +91,7 @@ class Settings(BaseSettings):
     state_keys: SecretStr | None = Field(
         None,
         description="Secrets of 32 characters or more that seal state and stream tokens, with commas between: the "
-        "first seals, all open. Replicas share them; without any, tokens end with the process that made them.",
+        "first seals, all open. Replicas share them; without any, tokens end with the service that made them.",
     )
     state_ttl_s: float = Field(
         86_400, gt=0, le=31_536_000, allow_inf_nan=False, description="How long state and stream tokens are good for."

@@ -20,7 +20,7 @@ DONE = "[DONE]"
 
 
 class Server:
-    """`python -m service` on a free port.
+    """`python -m service` on a free port, in one process unless the settings say otherwise.
 
     Args:
         bundles: folder to serve.
@@ -33,7 +33,7 @@ class Server:
     """
 
     def __init__(self, bundles: Path, **settings: Any) -> None:
-        given = {"bundles": bundles, "port": 0, "log_format": "json", "log_level": "debug", **settings}
+        given = {"bundles": bundles, "port": 0, "log_format": "json", "log_level": "debug", "processes": 1, **settings}
         environment = {name: value for name, value in os.environ.items() if not name.startswith("COPYIST_")}
         environment |= {f"COPYIST_{name.upper()}": str(value) for name, value in given.items()}
         environment["PYTHONWARNINGS"] = "default"

@@ -81,34 +81,13 @@ class TestStarting:
         assert written.startswith(f"COPYIST_{name}: ")
         assert written.count("\n") == 1
 
-    def test_a_taken_port_is_an_error(self, server: Server, bundles: Path) -> None:
+    @pytest.mark.parametrize("processes", ["1", "2"])
+    def test_a_taken_port_is_an_error(self, processes: str, server: Server, bundles: Path) -> None:
         """A second service on the same port ends with an exit code other than 0 and says why."""
-        result = service("--port", server.url.rpartition(":")[2], COPYIST_BUNDLES=str(bundles))
-        assert result.returncode != 0
-        assert "address already in use" in result.stderr
-
-    def test_a_port_may_be_shared(self, bundles: Path) -> None:
-        """With COPYIST_SHARE_PORT two processes listen on one port, both answer, and one goes on without the other."""
-        with running(bundles, share_port=True) as first:
-            port = first.url.rpartition(":")[2]
-            with running(bundles, share_port=True, port=port) as second:
-                assert second.url == first.url
-                for _ in range(60):  # the system deals connections out by their addresses
-                    body = {"model": "small-text", "prompt": "a", "max_tokens": 1}
-                    assert httpx.post(f"{first.url}/v1/completions", json=body, timeout=PATIENCE_S).status_code == 200
-                assert first.stop() == 0
-                assert second.complete(prompt="a", max_tokens=3)["choices"][0]["finish_reason"] == "length"
-        served = [[entry.get("route") for entry in server.log].count("/v1/completions") for server in (first, second)]
-        assert sum(served) == 61
-        assert min(served) > 5
-
-    def test_a_port_that_is_not_shared_is_an_error(self, server: Server, bundles: Path) -> None:
-        """Who wants to share a port that somebody has for themselves is told so."""
         port = server.url.rpartition(":")[2]
-        result = service("--port", port, COPYIST_BUNDLES=str(bundles), COPYIST_SHARE_PORT="true")
-        assert result.returncode == 1
-        assert result.stderr.startswith(f"COPYIST_SHARE_PORT: 127.0.0.1:{port} cannot be shared: ")
-        assert result.stderr.count("\n") == 1
+        result = service("--port", port, COPYIST_BUNDLES=str(bundles), COPYIST_PROCESSES=processes)
+        assert result.returncode != 0
+        assert "address already in use" in result.stderr.lower()
 
     def test_the_command_line_wins_over_the_environment(self, bundles: Path) -> None:
         """--port is obeyed where COPYIST_PORT says something else."""
@@ -127,6 +106,25 @@ class TestStarting:
 
 
 class TestStopping:
+    @pytest.mark.parametrize("processes", ["1", "2"])
+    @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+    def test_a_service_that_is_not_up_yet_stops_too(self, processes: str, sent: signal.Signals, bundles: Path) -> None:
+        """A signal that comes while bundles are opened ends it, without a traceback and before it listens."""
+        with subprocess.Popen(
+            [sys.executable, "-m", "service", "--port", "0"],
+            cwd=ROOT,
+            env={**os.environ, "COPYIST_BUNDLES": str(bundles), "COPYIST_PROCESSES": processes},
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stderr is not None
+            assert any('"bundle opened"' in line for line in process.stderr)
+            process.send_signal(sent)
+            rest = process.stderr.read()
+        assert process.returncode in (0, -sent)
+        assert "Traceback" not in rest
+        assert '"listening"' not in rest
+
     def test_an_idle_service_stops_at_once(self, bundles: Path) -> None:
         """SIGTERM ends it with exit code 0, and no warning or traceback was logged in its life."""
         with running(bundles) as server:
