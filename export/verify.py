@@ -31,7 +31,8 @@ MISMATCH_SHARE = 1e-4
 # First steps of the golden trace on this machine against the recorded ones of another: float32, some dozen steps.
 GOLDEN_TOLERANCE = 1e-4
 # In int8 an h near the middle between two multiples of 1/63 may be rounded to either, and then a row goes on a little
-# apart from the recorded one; and from the other engine's, though in few steps and by little.
+# apart from the recorded one; and from the other engine's, though in few steps and by little. In the golden trace a row
+# that is further apart than this is left, as one is whose boundaries differ.
 GOLDEN_TOLERANCE_INT8 = 0.5
 TIED_SHARE, TIED_TOLERANCE = 0.02, 0.2
 
@@ -56,9 +57,8 @@ def verify(folder: Path) -> list[str]:
     prompt, reader = _open_prompt(loaded, config), _open_reader(loaded)
     found.append("all graphs open, with the inputs, outputs and states of the manifest")
     is_int8 = loaded.model.get("precision") == "int8"
-    tolerance = GOLDEN_TOLERANCE_INT8 if is_int8 else GOLDEN_TOLERANCE
     for name, engine in (("ONNX Runtime", onnx_step), ("TorchScript", script_step)):
-        followed, total = replay(name, engine, report["golden"], tolerance, reader)
+        followed, total = replay(name, engine, report["golden"], reader, is_int8=is_int8)
         found.append(f"{name} took the recorded boundaries on {followed} of {total} row-steps of the golden trace")
     seed = int(loaded.fingerprint[:8], 16)
     lines = None if reader is None else trace.random_lines(reader, _codec_of(loaded), FRESH_ROWS, seed)
@@ -98,13 +98,15 @@ def replay(
     name: str,
     engine: Engine,
     golden: Mapping[str, Any],
-    tolerance: float = GOLDEN_TOLERANCE,
     reader: Reader | None = None,
+    *,
+    is_int8: bool = False,
 ) -> tuple[int, int]:
     """Feed the golden trace to an engine and compare with what the judge did.
 
     A row is followed until its boundaries differ from the recorded ones. In the first steps, before rounding errors can
-    have grown, they may only differ where the judge was near its threshold, and outputs must agree.
+    have grown, they may only differ where the judge was near its threshold, and outputs must agree; or in int8, where
+    the rounding of an h may set a row apart, those of half the rows.
 
     Returns:
         Row-steps followed, and all of them.
@@ -130,11 +132,15 @@ def replay(
                     raise VerifyError(f"{name}: {key} of row {row} differs from the recorded one at golden step {now}")
                 on_track[row] = False
         if now < len(outputs) and on_track.any():
-            worst = float(parity.differences(output, outputs[now])[on_track].max())
-            if not worst <= tolerance:
-                raise VerifyError(f"{name}: outputs differ by {worst:.2g} from the recorded ones at golden step {now}")
-        if now == len(outputs) - 1 and not on_track.any():
-            raise VerifyError(f"{name}: no row took the recorded boundaries over the first {now + 1} golden steps")
+            off = np.where(on_track, parity.differences(output, outputs[now]), 0)
+            if is_int8:
+                on_track &= off <= GOLDEN_TOLERANCE_INT8
+            elif not off.max() <= GOLDEN_TOLERANCE:
+                raise VerifyError(
+                    f"{name}: outputs differ by {off.max():.2g} from the recorded ones at golden step {now}"
+                )
+        if now == len(outputs) - 1 and on_track.sum() < (rows / 2 if is_int8 else 1):
+            raise VerifyError(f"{name}: too few rows went as recorded over the first {now + 1} golden steps")
         followed += on_track
     return int(followed.sum()), steps * rows
 
