@@ -46,6 +46,24 @@ class Reading(NamedTuple):
     hand: Tensor
 
 
+class Masks(NamedTuple):
+    """Factors that hide a part of the network from a window (model/dropping.py); empty or None where nothing is.
+
+    Attributes:
+        weights: of layer 1's input matrix (E, N), then of each layer's matrix (K, N).
+        sent: of what the output module reads (B, sum of its sources).
+        embedded: of the output embedding (B, O).
+    """
+
+    weights: tuple[Tensor, ...] = ()
+    sent: Tensor | None = None
+    embedded: Tensor | None = None
+
+    def each(self) -> list[Tensor]:
+        """Those that there are."""
+        return [mask for mask in (*self.weights, self.sent, self.embedded) if mask is not None]
+
+
 @dataclass(frozen=True)
 class WindowResult:
     """What `Network.forward` gives.
@@ -82,15 +100,16 @@ class OutputModule(nn.Module):
             nn.init.orthogonal_(rows)
         nn.init.normal_(self.weight, std=config.output**-0.5)
 
-    def forward(self, h: Tensor) -> Tensor:
+    def forward(self, h: Tensor, hidden: Tensor | None = None) -> Tensor:
         """All sources side by side (N, sum H) -> raw outputs (N, outputs) float32 (or float64).
 
         The output embedding's product runs in the dtype of h, the head's in that of the weights: means and scales of
-        pen offsets need more digits than bfloat16 has.
+        pen offsets need more digits than bfloat16 has. `hidden` (N, O) multiplies the output embedding.
         """
         gates = torch.sigmoid(h @ self.gate.to(h.dtype))
         scaled = torch.cat([gates[:, n : n + 1] * part for n, part in enumerate(h.split(list(self.sources), 1))], 1)
         embedded = torch.relu(scaled @ self.project.to(h.dtype)).to(self.weight.dtype)
+        embedded = embedded if hidden is None else embedded * hidden
         return embedded @ self.weight + self.bias
 
 
@@ -134,19 +153,21 @@ class Network(nn.Module):
             raise ValueError(NEEDS_TEXT)
         return self.attention.step(state.layers[0].h, before.attention.position, reading.differences)[1]
 
-    def embed(self, x: Tensor, hand: Tensor | None = None) -> Tensor:
+    def embed(self, x: Tensor, hand: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Layer 1's input share of s for symbols (...) int64 or offsets (..., B, 3) of a hand (B, E): (..., N).
 
-        For text this is a row of a (V, N) table, made once per call: E and W never meet inside the time loop.
+        For text this is a row of a (V, N) table, made once per call: E and W never meet inside the time loop. A mask
+        (E, N) multiplies the input matrix.
         """
-        first = self.layer(0)
-        if first.input is None:
+        matrix: Tensor | None = self.layer(0).input
+        if matrix is None:
             msg = "layer 1 has an input matrix"
             raise RuntimeError(msg)
+        matrix = matrix if mask is None else matrix * mask
         if self.config.kind == "text":
-            return nn.functional.embedding(x, self.embedding.weight @ first.input)
+            return nn.functional.embedding(x, self.embedding.weight @ matrix)
         embedded = nn.functional.linear(x, self.embedding.weight, self._embedding_bias)
-        return (embedded if hand is None else embedded + hand) @ first.input
+        return (embedded if hand is None else embedded + hand) @ matrix
 
     @property
     def _embedding_bias(self) -> Tensor:
@@ -233,6 +254,7 @@ class Network(nn.Module):
         slope: Tensor,
         noise: Tensor | None = None,
         condition: Condition | None = None,
+        masks: Masks | None = None,
     ) -> WindowResult:
         """A window of T steps, by the hand-written forward and backward of `model.window`.
 
@@ -243,16 +265,20 @@ class Network(nn.Module):
             slope: the paper's a, a 0-d tensor.
             noise: uniform (T, B, L-1), for a sampled detector.
             condition: what each row writes, where the network writes a text.
+            masks: what is hidden from it.
         """
         if self.config.writes_text and condition is None:
             raise ValueError(NEEDS_TEXT)
+        masks = masks or Masks()
         layers = [self.layer(index) for index in range(self.config.num_layers)]
         differences, hand = (None, None) if condition is None else self.read(condition)
-        source = self.embed(x, hand)
+        source = self.embed(x, hand, masks.weights[0] if masks.weights else None)
         h, final, z, logit = run_window(
-            self.config, layers, source, state, options, slope, noise, self.attention, differences
+            self.config, layers, source, state, options, slope, noise, self.attention, differences, masks.weights[1:]
         )
-        raw = self.output(h.flatten(0, 1))
+        seen = h if masks.sent is None else h * masks.sent.to(h.dtype)
+        hidden = None if masks.embedded is None else masks.embedded.repeat(len(h), 1)
+        raw = self.output(seen.flatten(0, 1), hidden)
         return WindowResult(raw.unflatten(0, h.shape[:2]), final, z, logit)
 
     def detector_columns(self) -> list[Tensor]:

@@ -22,6 +22,7 @@ from model.codec import HandwritingCodec
 from model.config import ModelConfig, Precision, Preset, TrainConfig
 from model.corpus import Corpus, Window, training_window
 from model.data.batches import TextStreams
+from model.dropping import draw_masks
 from model.evaluate import evaluate
 from model.metrics import bits_per_symbol
 from model.network import Network
@@ -143,11 +144,13 @@ class Trainer:
         """Train on the next window."""
         window = self._with_restarts(training_window(self.streams))
         share = self.config.batch // self.workers.count
-        window = window.rows(self.workers.rank * share, (self.workers.rank + 1) * share).to(self.workers.device)
+        own = slice(self.workers.rank * share, (self.workers.rank + 1) * share)
+        window = window.rows(own.start, own.stop).to(self.workers.device)
         # Early averages would remember the initial weights: the horizon grows with the run.
         decay = min(self.config.average, (1 + self.budget.done) / (10 + self.budget.done))
         rate, slope = self.config.learning_rate_at(self.budget.done, progress), self.config.slope_at(progress)
-        self.update(window, rate, slope, decay, self._noise(share))
+        noise = self._noise(own)
+        self.update(window, rate, slope, decay, noise, draw_masks(self.network, self.config, own, self.generator))
         self.budget.done += 1
         if self.workers.device.type == "cpu":
             self._check_finite()
@@ -308,13 +311,13 @@ class Trainer:
         draws = torch.rand(self.config.batch, generator=self.generator, device=self.workers.device)
         return window._replace(fresh=window.fresh | (draws < self.config.restarts).to(window.fresh.device))
 
-    def _noise(self, rows: int) -> Tensor | None:
+    def _noise(self, rows: slice) -> Tensor | None:
         if self.model.detector != "sample":
             return None
         # All workers draw for all streams and take their own share, so that their number changes nothing.
         shape = (self.config.window, self.config.batch, self.model.num_layers - 1)
         noise = torch.rand(shape, generator=self.generator, device=self.workers.device)
-        return noise[:, self.workers.rank * rows : (self.workers.rank + 1) * rows]
+        return noise[:, rows]
 
     def _record(self, progress: float, found: dict[str, Any], nats: float, steps: float) -> dict[str, Any]:
         totals, elapsed = self.update.totals, self.budget.elapsed_s

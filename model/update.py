@@ -15,7 +15,7 @@ from model.config import TrainConfig
 from model.corpus import Window
 from model.evaluate import stacked_z, stopping_nll, window_nll
 from model.metrics import BoundaryCounts
-from model.network import Network
+from model.network import Masks, Network
 from model.state import NetworkState
 from model.window import WindowOptions
 from model.workers import Workers
@@ -91,15 +91,25 @@ class Update:
         self.done = 0
         self._window: Window | None = None
         self._noise: Tensor | None = None
+        self._masks: Masks | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self, window: Window, rate: float, slope: float, decay: float, noise: Tensor | None = None) -> None:
+    def __call__(
+        self,
+        window: Window,
+        rate: float,
+        slope: float,
+        decay: float,
+        noise: Tensor | None = None,
+        masks: Masks | None = None,
+    ) -> None:
         """Train on one window.
 
         Args:
             window: (T, B) of this worker's streams, on any device.
             rate: learning rate. slope: the paper's a. decay: of the averages.
             noise: uniform (T, B, L-1), for a sampled detector.
+            masks: what is hidden from the network.
         """
         self.rate.fill_(rate)
         self.slope.fill_(slope)
@@ -107,37 +117,41 @@ class Update:
         if self.device.type != "cuda":
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
-            self._run(window, noise)
+            self._run(window, noise, masks)
         else:
-            self._run_captured(window, noise)
+            self._run_captured(window, noise, masks)
         self.done += 1
 
-    def _run_captured(self, window: Window, noise: Tensor | None) -> None:
+    def _run_captured(self, window: Window, noise: Tensor | None, masks: Masks | None) -> None:
         if self._window is None:
             self._window = Window(*(part.to(self.device) for part in window))
             self._noise = None if noise is None else noise.clone()
+            self._masks = masks
         for buffer, part in zip(self._window, window, strict=True):
             buffer.copy_(part, non_blocking=True)
         if noise is not None and self._noise is not None:
             self._noise.copy_(noise)
+        if masks is not None and self._masks is not None:
+            for mask, drawn in zip(self._masks.each(), masks.each(), strict=True):
+                mask.copy_(drawn)
         if self._graph is not None:
             self._graph.replay()
         elif self.done < WARM_UPS:
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
-                self._run(self._window, self._noise)
+                self._run(self._window, self._noise, self._masks)
             torch.cuda.current_stream().wait_stream(side)
         else:
             self.optimiser.zero_grad(set_to_none=True)
             self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self._graph):
-                self._run(self._window, self._noise)
+                self._run(self._window, self._noise, self._masks)
             self._graph.replay()
 
-    def _run(self, window: Window, noise: Tensor | None) -> None:
+    def _run(self, window: Window, noise: Tensor | None, masks: Masks | None) -> None:
         state = self.state.keep(~window.fresh)
-        result = self.network(window.inputs, state, self.options, self.slope, noise, window.condition)
+        result = self.network(window.inputs, state, self.options, self.slope, noise, window.condition, masks)
         nats = window_nll(self.network, result.raw, window).sum()
         real = window.weight.sum()
         # Whether the line is over is learned beside the ink, and reported apart from it.

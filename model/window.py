@@ -54,6 +54,7 @@ def run_window(
     noise: Tensor | None = None,
     attention: Attention | None = None,
     differences: Tensor | None = None,
+    masks: tuple[Tensor, ...] = (),
 ) -> tuple[Tensor, NetworkState, Tensor, Tensor]:
     """Run all layers over a window.
 
@@ -66,6 +67,7 @@ def run_window(
         slope: the paper's a, 0-d.
         noise: uniform (T, B, L-1), for a sampled detector.
         attention, differences: of a network that writes a given text, and the text as `Attention.read` gave it.
+        masks: multiply the layers' matrices (K, N) for this window; none for none.
 
     Returns:
         h of all layers side by side (T, B, sum H), and after them the vector read from the text where there is one, in
@@ -88,7 +90,14 @@ def run_window(
         0 if attention is None else attention.mixtures,
     )
     reading = (None, None, None) if attention is None else (differences, attention.weight, attention.bias)
-    parameters = [parameter for layer in layers for parameter in (layer.weight, layer.gain, layer.bias)]
+    weights: list[Tensor] = [layer.weight for layer in layers]
+    if masks:
+        weights = [weight * mask for weight, mask in zip(weights, masks, strict=True)]
+    parameters = [
+        parameter
+        for layer, weight in zip(layers, weights, strict=True)
+        for parameter in (weight, layer.gain, layer.bias)
+    ]
     h, z, logit, *final = _Window.apply(plan, source, *reading, *parameters)  # type: ignore[no-untyped-call]
     states = tuple(LayerState(*final[3 * n : 3 * n + 3]) for n in range(len(layers)))
     place = None if attention is None else AttentionState(*final[3 * len(layers) :])
