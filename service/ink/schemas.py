@@ -107,7 +107,7 @@ class HandwritingRequest(_Strict):
     prime_text: Annotated[str, Field(min_length=1, max_length=MAX_PRIME_CHARS)] | None = Field(
         None, description="What the prime says, where a network is to write a text in its hand."
     )
-    bias: float = Field(0.5, ge=0, le=MAX_BIAS, description="0 writes as learned, more writes neater.")
+    bias: float = Field(1.0, ge=0, le=MAX_BIAS, description="0 writes as learned, more writes neater.")
     seed: Seed | None = Field(None, description="The same seed gives the same drawing; without one, one is made up.")
     stream: bool = Field(False, description="Send events as points come; only with the format strokes.")
     state: StateToken = None
