@@ -3,6 +3,9 @@
 import socket
 from typing import Any
 
+# Connections that were closed a moment ago keep nobody from the port, whichever way they came.
+_AGAIN = socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+
 
 def reserve(host: str, port: int) -> socket.socket:
     """Return a socket that keeps a port for our processes to listen on, and for nobody else.
@@ -12,7 +15,7 @@ def reserve(host: str, port: int) -> socket.socket:
     """
     family, kind, proto, _, address = _resolved(host, port)
     with socket.socket(family, kind, proto) as only:  # would share it with nobody, so it finds out who is there
-        only.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        only.setsockopt(*_AGAIN)
         only.bind(address)
         address = only.getsockname()
     return _bound(family, address)
@@ -32,6 +35,7 @@ def _resolved(host: str, port: int) -> tuple[Any, ...]:
 def _bound(family: int, address: Any) -> socket.socket:
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
+        bound.setsockopt(*_AGAIN)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         bound.bind(address)
     except OSError:

@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from math import ceil
 from multiprocessing.connection import Connection, wait
@@ -84,11 +84,18 @@ class Parent:
     def run(self) -> int:
         """Start them and stay until all have ended; return the service's exit code."""
         woken, waker = socket.socketpair()
-        waker.setblocking(False)
-        signal.set_wakeup_fd(waker.fileno())
-        for stopping in STOPPING:
-            signal.signal(stopping, lambda *_: None)
-        self._start(0)
+        with closing(self._shared), woken, waker:
+            waker.setblocking(False)
+            signal.set_wakeup_fd(waker.fileno())
+            for stopping in STOPPING:
+                signal.signal(stopping, lambda *_: None)
+            self._start(0)
+            self._watch(woken)
+            signal.set_wakeup_fd(-1)
+        return self._exit_code or 0
+
+    def _watch(self, woken: socket.socket) -> None:
+        """Do what is due, until there is no child and none to come."""
         while self._children or self._due:
             lines = {child.line: child for child in self._children.values() if child.number not in self._listening}
             ends = {child.process.sentinel: child for child in self._children.values()}
@@ -103,7 +110,6 @@ class Parent:
                 self._ended(child)
             for number in [number for number, at in self._due.items() if at <= time.monotonic()]:
                 self._start(number)
-        return self._exit_code or 0
 
     def _start(self, number: int) -> None:
         """Begin a child; a signal that comes meanwhile reaches it when it is ours to be told."""

@@ -111,10 +111,11 @@ class Server:
                 return gauges
         raise AssertionError(f"never came true: {gauges}")
 
-    def stop(self) -> int:
-        """Ask it to stop and return its exit code."""
+    def stop(self, *, close: bool = True) -> int:
+        """Ask it to stop and return its exit code; our connection is closed by it, or by us."""
         self.process.terminate()
-        return self.ended()
+        code = self.process.wait(PATIENCE_S) if not close else 0
+        return self.ended() or code
 
     def kill(self) -> None:
         """End it without asking."""

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from service import processes
 from service.processes import CAN_SHARE, MOST_UNASKED, num_cores, num_processes
 from service.settings import Settings
-from tests.service.server import PATIENCE_S, Server, problem, running
+from tests.service.server import PATIENCE_S, ROOT, Server, problem, running
 
 pytestmark = pytest.mark.skipif(not CAN_SHARE, reason="this system lets one process serve, not several")
 
@@ -228,6 +230,29 @@ class TestStopping:
             frames = b"".join(pieces).split(b"\n\n")
         assert b'"code":"shutting_down"' in frames[-3]
         assert server.ended() == 0
+
+
+class TestPort:
+    def test_a_taken_port_is_an_error(self, three: Server, bundles: Path) -> None:
+        """No service listens beside another, be it one process or several."""
+        port = three.url.rpartition(":")[2]
+        for count in ("1", "2"):
+            environment = {**os.environ, "COPYIST_BUNDLES": str(bundles), "COPYIST_PROCESSES": count}
+            command = [sys.executable, "-m", "service", "--port", port]
+            ended = subprocess.run(
+                command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+            )
+            assert ended.returncode != 0
+            assert "address already in use" in ended.stderr.lower()
+
+    def test_a_port_can_be_had_again_at_once(self, bundles: Path) -> None:
+        """Connections that the last service closed keep no other one from its port, nor do those of one process."""
+        port = "0"
+        for count in (1, 2, 2, 1):
+            with running(bundles, processes=count, port=port) as server:
+                port = server.url.rpartition(":")[2]
+                assert server.complete(max_tokens=1)["choices"]  # on a connection that is kept open
+                assert server.stop(close=False) == 0
 
 
 class TestHowMany:
