@@ -16,6 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service import processes
+from service.engine.loop import NICENESS
 from service.processes import CAN_SHARE, MOST_UNASKED, num_cores, num_processes
 from service.settings import Settings
 from tests.service.server import PATIENCE_S, ROOT, Server, problem, running
@@ -137,6 +138,13 @@ class TestOneService:
 
         assert fact(three.process.pid, "Threads") == 1
         assert fact(three.process.pid, "VmRSS") < min(fact(pid, "VmRSS") for pid in children(three)) / 2
+
+    def test_stepping_gives_way_to_talking(self, three: Server) -> None:
+        """In each process one thread, the engine's, runs after the others where cores are short."""
+        for pid in children(three):
+            tasks = Path(f"/proc/{pid}/task").glob("*/stat")
+            nice = [int(task.read_text("ascii").rpartition(")")[2].split()[16]) for task in tasks]
+            assert sorted(nice) == [0] * (len(nice) - 1) + [NICENESS]
 
 
 class TestDying:
