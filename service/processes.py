@@ -1,8 +1,8 @@
 """A process for each core, all on one port: a parent that serves nothing itself starts them and replaces what dies.
 
 The first is started alone, so that what keeps the service from starting is said once, and the others when it listens.
-Signals are passed on, and a parent that is killed takes its children along. It imports nothing of the service but this,
-so that it is small and has no threads, which makes forking safe.
+Signals are passed on, and a parent that is killed takes its children along. It imports nothing that steps or
+answers, so that it is small and has no threads, which makes forking safe.
 """
 
 import multiprocessing
