@@ -7,22 +7,15 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from model.budget import Budget
 from model.checkpoint import CheckpointError
+from model.console import console, fail
 from model.data.errors import DataError
 from model.data.ink import InkCorpus, load_ink
 from model.recognise import RecogniserConfig, load_recogniser, measure, train_recogniser
 
 recogniser_app = typer.Typer(no_args_is_help=True, help="A recogniser of strokes: the judge of legibility.")
-console = Console(stderr=True)
-
-
-def _fail(message: object) -> typer.Exit:
-    console.print(f"[red]error:[/red] {escape(str(message))}", highlight=False, soft_wrap=True)
-    return typer.Exit(1)
 
 
 def _report(record: dict[str, Any]) -> None:
@@ -51,7 +44,7 @@ def train(
         config = RecogniserConfig(hidden=hidden, batch=batch)
         train_recogniser(corpus, config, out, budget, torch.device(device), resume=resume, report=_report)
     except (DataError, CheckpointError, ValueError, OSError) as error:
-        raise _fail(error) from error
+        raise fail(error) from error
 
 
 @recogniser_app.command()
@@ -62,12 +55,12 @@ def evaluate(
 ) -> None:
     """Measure a recogniser's character error on a split; prints one JSON object."""
     if split not in ("train", "valid", "test"):
-        raise _fail(f"there is no split {split!r}; choose train, valid or test")
+        raise fail(f"there is no split {split!r}; choose train, valid or test")
     try:
         loaded, facts = load_recogniser(recogniser)
         corpus = load_ink(data, loaded.codec, facts["data"]["protocol"], texts=True)
     except (DataError, CheckpointError, ValueError) as error:
-        raise _fail(error) from error
+        raise fail(error) from error
     common = {"data": corpus.facts["name"], "protocol": corpus.facts["protocol"]}
     sys.stdout.write(json.dumps(common | measure(loaded, corpus, split), indent=2) + "\n")
 

@@ -7,7 +7,7 @@ bits.
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -123,22 +123,26 @@ class Trainer:
             TrainingError: a loss that is not finite, or a boundary that stays collapsed.
             Interrupted: Ctrl-C; the last checkpoint holds everything.
         """
-        evaluated = -1
         settle()
         with CatchInterrupt() as interrupt:
-            begun = self.budget.done
-            while (progress := self.workers.agree(self.budget.progress)) < 1 and self.budget.done - begun != stop_after:
-                self.one_update(progress)
-                progress = self.workers.agree(self.budget.progress)
-                if progress >= self.next_evaluation / EVALUATIONS:
-                    self.evaluate(progress)
-                    evaluated = self.budget.done
+            for _ in self.updates(stop_after):
                 if self.workers.agree(interrupt.caught):
                     self.save()
                     raise Interrupted(f"stopped at update {self.budget.done}; go on with --resume")
-            if stop_after is None and evaluated != self.budget.done:
-                self.evaluate(1.0)
-            self.save()
+
+    def updates(self, stop_after: int | None = None) -> Iterator[None]:
+        """Train as `run` does, an update at a time: after each, others may have their turn."""
+        evaluated, begun = -1, self.budget.done
+        while (progress := self.workers.agree(self.budget.progress)) < 1 and self.budget.done - begun != stop_after:
+            self.one_update(progress)
+            progress = self.workers.agree(self.budget.progress)
+            if progress >= self.next_evaluation / EVALUATIONS:
+                self.evaluate(progress)
+                evaluated = self.budget.done
+            yield
+        if stop_after is None and evaluated != self.budget.done:
+            self.evaluate(1.0)
+        self.save()
 
     def one_update(self, progress: float) -> None:
         """Train on the next window."""

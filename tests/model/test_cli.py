@@ -350,3 +350,31 @@ def test_every_command_explains_itself() -> None:
         shown = command(name, "--help")
         assert shown.exit_code == 0
         assert "--" in shown.stdout
+
+
+@pytest.mark.usefixtures("few_evaluations")
+def test_several_seeds_are_trained_by_one_command(tmp_path: Path) -> None:
+    """Each seed has a folder with all that a training leaves; the best network lies beside them, ready for use."""
+    data, out = write("text", tmp_path), tmp_path / "out"
+    result = command("train", "tiny", "--data", data, "--out", out, "--updates", 8, "--seeds", "3,4", *SMALL)
+    assert result.exit_code == 0, result.output
+    for name in ("seed-3", "seed-4"):
+        assert {file.name for file in (out / name).iterdir()} >= {LAST, BEST, "log.jsonl", "boundaries.png"}
+        assert result.stderr.count(f"{name}: ") == 5
+    alone = command(
+        "train", "tiny", "--data", data, "--out", tmp_path / "alone", "--updates", 8, *SMALL, "--set", "train.seed=4"
+    )
+    assert alone.exit_code == 0, alone.output
+    assert_same_training(out / "seed-4", tmp_path / "alone")
+    found = json.loads((out / "seeds.json").read_text(encoding="utf-8"))
+    assert sorted(row["seed"] for row in found) == [3, 4]
+    measured = command("evaluate", out, "--data", data)
+    assert measured.exit_code == 0, measured.output
+
+
+@pytest.mark.parametrize("seeds", ["", "1,,2", "one", "1,1"])
+def test_seeds_that_are_none_are_refused(seeds: str, tmp_path: Path) -> None:
+    """Whole numbers, each once."""
+    said = refusal("train", "tiny", "--data", write("text", tmp_path), "--out", tmp_path / "out", "--seeds", seeds)
+    assert f"--seeds {seeds!r}" in said
+    assert not (tmp_path / "out").exists()
