@@ -7,7 +7,9 @@ function of the records, so the page can be regenerated, and a test holds it to 
 import json
 import platform
 import shutil
+import statistics
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +92,7 @@ def results_page(records: list[dict[str, Any]]) -> str:
     parts = ["# Results", "", "Made by `python -m model results` from the records in docs/runs/. Do not edit.", ""]
     if text:
         parts += ["## Text: bits per character of the whole test split, state carried", "", *_table(text, _TEXT), ""]
+        parts += _seeds(text, lambda r: r["test"]["bpc"], 3)
     if ink:
         parts += [
             "## Ink: log-likelihood of the test lines, standardised units, nothing clipped",
@@ -97,6 +100,7 @@ def results_page(records: list[dict[str, Any]]) -> str:
             *_table(ink, _INK),
         ]
         parts += ["", *(_constants(record) for record in ink), ""]
+        parts += _seeds(ink, lambda r: r["test"]["nats_per_line"], 1)
     for record in records:
         if "boundaries" in record:
             parts += [*_boundaries(record), ""]
@@ -104,6 +108,29 @@ def results_page(records: list[dict[str, Any]]) -> str:
     for record in records:
         parts.append(_making(record))
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _seeds(records: list[dict[str, Any]], figure: Callable[[dict[str, Any]], float], digits: int) -> list[str]:
+    """Rows that differ by their seed alone, together."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        train = {name: value for name, value in record["train"].items() if name != "seed"}
+        same = [record["data"], record["model"], train, record["updates"], record.get("started_from")]
+        groups.setdefault(json.dumps(same, sort_keys=True), []).append(record)
+    several = [
+        {"runs": [record["name"] for record in group], "figures": [figure(record) for record in group]}
+        for group in groups.values()
+        if len(group) > 1
+    ]
+    if not several:
+        return []
+    columns = {
+        "runs that differ by their seed alone": lambda g: ", ".join(g["runs"]),
+        "mean": lambda g: f"{statistics.mean(g['figures']):.{digits}f}",
+        "lowest": lambda g: f"{min(g['figures']):.{digits}f}",
+        "highest": lambda g: f"{max(g['figures']):.{digits}f}",
+    }
+    return [*_table(several, columns), ""]
 
 
 def _boundaries(record: dict[str, Any]) -> list[str]:

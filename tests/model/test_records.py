@@ -77,6 +77,21 @@ def test_page_tells_of_what_a_training_started_from() -> None:
     assert "begun with the weights of an earlier training (23,724,800 steps), seed" in page
 
 
+@pytest.mark.parametrize(("kind", "unit"), [("text", "bpc"), ("ink", "nats_per_line")])
+def test_page_takes_seeds_together(kind: str, unit: str) -> None:
+    """Runs that differ by nothing but their seed have a row with their mean and range; all others have none."""
+    constants = {"nats_per_step": 1.0, "nats_per_step_raw_units": 1.0, "lines": 1, "steps": 1, "log_scale": 1.0}
+    runs = [record(f"a-{seed}", kind, constants | {unit: 1.5 + 0.25 * seed}) for seed in (1, 2, 3)]
+    for run, seed in zip(runs, (1, 2, 3), strict=True):
+        run["seed"], run["train"] = seed, {"seed": seed, "batch": 4}
+    other = record("b", kind, constants | {unit: 9.0}) | {"train": {"seed": 4, "batch": 8}}
+    later = record("c", kind, constants | {unit: 9.0}) | {"train": {"seed": 5, "batch": 4}, "updates": 2000}
+    rows = [line for line in results_page([*runs, other, later]).splitlines() if line.startswith("| a-1, a-2, a-3 |")]
+    digits = {"text": "| 2.000 | 1.750 | 2.250 |", "ink": "| 2.0 | 1.8 | 2.2 |"}[kind]
+    assert rows == [f"| a-1, a-2, a-3 {digits}"]
+    assert "differ by their seed" not in results_page([runs[0], other, later])
+
+
 def test_page_sets_boundaries_beside_their_rivals() -> None:
     """Boundaries of ink stand beside chance, rules that need no network, and words told apart by hand."""
     score = {"layer": 2, "event": "pen-up", "tolerance": 5, "event_rate": 0.038, "boundary_rate": 0.077}
