@@ -146,6 +146,7 @@ class TrainConfig:
         dropout: share of h that is hidden from the output module, and of the output embedding from the head, for each
             row and window (model/dropping.py). Its worth is not yet measured, nor that of the next.
         drop_connect: share of the layers' weights that is missing in a window.
+        drop_inputs: share of what each layer is given from below (the embedding, h) that it does not see in a window.
         average: decay of the exponential moving average of the weights that is evaluated and kept; 0 switches it off.
         seed: of the weights, the order of lines and the sampled detector.
     """
@@ -165,6 +166,7 @@ class TrainConfig:
     restarts: float = 0.05
     dropout: float = 0.0
     drop_connect: float = 0.0
+    drop_inputs: float = 0.0
     average: float = 0.0
     seed: int = 1
 
@@ -176,7 +178,7 @@ class TrainConfig:
         bounds: list[float] = [0.0, *self.rate_band, 1.0]
         if len(bounds) != 4 or bounds != sorted(bounds) or bounds[1] == bounds[2]:
             raise ConfigError(f"rate_band must be two shares in order, not {self.rate_band}")
-        for name in ("average", "restarts", "dropout", "drop_connect"):
+        for name in ("average", "restarts", "dropout", "drop_connect", "drop_inputs"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be in [0, 1), not {getattr(self, name)}")
         for name in ("learning_rate", "detector_rate", "clip", "slope", "final_slope", "slope_share"):

@@ -13,7 +13,13 @@ import pytest
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "text.txt"
 # float64: in float32 the noise of sums in another order is as large as Adam's epsilon, so that gradients which ought to
 # be zero move weights a whole step one way or the other, on some machines and not on others.
-CHANGES = ["train.precision=float64", "train.batch=8", "train.dropout=0.2", "train.drop_connect=0.2"]
+CHANGES = [
+    "train.precision=float64",
+    "train.batch=8",
+    "train.dropout=0.2",
+    "train.drop_connect=0.2",
+    "train.drop_inputs=0.2",
+]
 SETTINGS = ["--updates", "8", "--no-compile", *(part for change in CHANGES for part in ("--set", change))]
 
 
