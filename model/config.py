@@ -147,6 +147,7 @@ class TrainConfig:
             row and window (model/dropping.py). Its worth is not yet measured, nor that of the next.
         drop_connect: share of the layers' weights that is missing in a window.
         drop_inputs: share of what each layer is given from below (the embedding, h) that it does not see in a window.
+        stretch: ink only: standard deviation of the logarithm of how much larger a line is drawn, on each axis.
         average: decay of the exponential moving average of the weights that is evaluated and kept; 0 switches it off.
         seed: of the weights, the order of lines and the sampled detector.
     """
@@ -167,6 +168,7 @@ class TrainConfig:
     dropout: float = 0.0
     drop_connect: float = 0.0
     drop_inputs: float = 0.0
+    stretch: float = 0.0
     average: float = 0.0
     seed: int = 1
 
@@ -181,6 +183,8 @@ class TrainConfig:
         for name in ("average", "restarts", "dropout", "drop_connect", "drop_inputs"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be in [0, 1), not {getattr(self, name)}")
+        if not self.stretch >= 0:
+            raise ConfigError(f"stretch must be at least 0, not {self.stretch}")
         for name in ("learning_rate", "detector_rate", "clip", "slope", "final_slope", "slope_share"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be positive, not {getattr(self, name)}")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from model.codec import HandwritingCodec, InkCodec, TextCodec
 from model.config import Kind
-from model.data.batches import InkStreams, TextStreams, evaluation_lines, evaluation_text
+from model.data.batches import InkStreams, Stretch, TextStreams, evaluation_lines, evaluation_text
 from model.data.errors import DataError
 from model.data.ink import InkCorpus, Protocol, load_ink
 from model.data.text import TextCorpus, load_text
@@ -98,11 +98,13 @@ class Corpus:
         """Which symbols separate (V,), None for ink."""
         return self.codec.separators if isinstance(self.codec, TextCodec) else None
 
-    def streams(self, batch: int, window: int, seed: int) -> "TextStreams | InkStreams":
-        """The training split as endless windows."""
+    def streams(self, batch: int, window: int, seed: int, stretch: float = 0.0) -> "TextStreams | InkStreams":
+        """The training split as endless windows; lines of ink are stretched with this spread."""
         if isinstance(self.data, TextCorpus):
             return TextStreams(self.data.train, batch, window)
-        return InkStreams(self.data.train, batch, window, seed, self.data.captions.get("train"))
+        x, y = self.data.codec.encode(np.zeros((1, 3)))[0, :2].tolist()
+        stretched = Stretch(stretch, (x, y)) if stretch else None
+        return InkStreams(self.data.train, batch, window, seed, self.data.captions.get("train"), stretched)
 
     def evaluation(
         self, split: str, window: int, limit: int | None = None, batch: int = EVALUATION_STREAMS

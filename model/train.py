@@ -95,7 +95,7 @@ class Trainer:
         self.network.to(workers.device)
         self.compiled = compiled
         self.update = self._make_update()
-        self.streams = corpus.streams(self.config.batch, self.config.window, self.config.seed)
+        self.streams = corpus.streams(self.config.batch, self.config.window, self.config.seed, self.config.stretch)
         self.generator = torch.Generator(device=workers.device).manual_seed(self.config.seed)
         self.best = math.inf
         self.sick = [0] * (self.model.num_layers - 1)

@@ -155,6 +155,28 @@ class InkWindow(NamedTuple):
         return len(target)
 
 
+class Stretch(NamedTuple):
+    """Lines drawn larger or smaller, each axis by itself, anew in each pass: no hand writes in one size only.
+
+    Attributes:
+        spread: standard deviation of the factors' logarithms.
+        origin: where a pen that stays put lies on each axis, in standardised units.
+    """
+
+    spread: float
+    origin: tuple[float, float]
+
+    def __call__(self, line: Floats, *seed: int) -> Floats:
+        """The line (n, 3), stretched as the seed says and it alone."""
+        bits = np.random.PCG64(np.random.SeedSequence(seed)).random_raw(4)
+        # Box and Muller: NumPy promises the raw numbers for ever, but not what its distributions make of them.
+        one, two = ((bits[:2] >> 11) + 0.5) / 2**53, (bits[2:] >> 11) / 2**53
+        factors = np.exp(self.spread * np.sqrt(-2 * np.log(one)) * np.cos(2 * np.pi * two))
+        stretched = line.copy()
+        stretched[:, :2] = self.origin + factors * (line[:, :2] - self.origin)
+        return stretched
+
+
 class InkStreams:
     """B lanes, each showing one line after another in windows of T steps, without end.
 
@@ -167,16 +189,24 @@ class InkStreams:
         window: steps of a window, T.
         seed: of the orders.
         captions: of the lines, where they are written from a text.
+        stretch: how the lines are stretched, where they are.
 
     Raises:
         DataError: there is no line, or one of fewer than 2 points.
     """
 
     def __init__(
-        self, lines: Sequence[Floats], batch: int, window: int, seed: int, captions: Sequence[Caption] | None = None
+        self,
+        lines: Sequence[Floats],
+        batch: int,
+        window: int,
+        seed: int,
+        captions: Sequence[Caption] | None = None,
+        stretch: Stretch | None = None,
     ) -> None:
         _check_lines(lines)
         self._lines = lines
+        self._stretch = stretch
         self._captions = captions
         self._characters = _longest(captions)
         self._window = window
@@ -186,6 +216,7 @@ class InkStreams:
         self._steps_per_pass = sum(len(line) - 1 for line in lines)
         self._order = (-1, np.empty(0, np.int64))
         self._lane_line = [-1] * batch
+        self._lane_taken = [-1] * batch  # when each was taken from the queue
         self._lane_step = [0] * batch
 
     @property
@@ -207,6 +238,7 @@ class InkStreams:
             "taken": self._taken,
             "scored": self._scored,
             "lane_line": list(self._lane_line),
+            "lane_taken": list(self._lane_taken),
             "lane_step": list(self._lane_step),
         } | self._shape()
 
@@ -221,6 +253,7 @@ class InkStreams:
         self._taken = int(state["taken"])
         self._scored = int(state["scored"])
         self._lane_line = [int(line) for line in state["lane_line"]]
+        self._lane_taken = [int(taken) for taken in state["lane_taken"]]
         self._lane_step = [int(step) for step in state["lane_step"]]
         self._order = (-1, np.empty(0, np.int64))
 
@@ -237,11 +270,15 @@ class InkStreams:
         """Write a lane's next steps into a window of zeros."""
         unread = 1 if self._captions is None else 0  # the last point of a line: nothing follows it
         if self._lane_line[lane] < 0 or self._lane_step[lane] >= len(self._lines[self._lane_line[lane]]) - unread:
+            self._lane_taken[lane] = self._taken
             self._lane_line[lane], self._lane_step[lane] = self._take(), 0
             window.fresh[lane] = True
         number = self._lane_line[lane]
+        line = self._lines[number]
+        if self._stretch is not None:
+            line = self._stretch(line, self._seed, self._lane_taken[lane])
         caption = None if self._captions is None else self._captions[number]
-        self._scored += window.write(lane, self._lines[number], self._lane_step[lane], caption)
+        self._scored += window.write(lane, line, self._lane_step[lane], caption)
         self._lane_step[lane] += self._window
 
     def _take(self) -> int:

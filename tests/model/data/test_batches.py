@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from model.data.batches import (
     InkStreams,
     InkWindow,
+    Stretch,
     TextStreams,
     evaluation_lines,
     evaluation_text,
@@ -138,6 +139,41 @@ class TestInkStreams:
         for _ in range(8):
             assert _equal(loaded.next(), streams.next())
             assert loaded.passes == streams.passes
+
+    @given(line_lengths, batches, windows, st.integers(0, 20))
+    def test_a_saved_place_keeps_its_stretch(self, lengths: list[int], batch: int, window: int, drawn: int) -> None:
+        """The rest of a line is as large as its beginning, and so are the lines after it."""
+        stretch = Stretch(0.3, (0.1, -0.2))
+        streams, loaded = (InkStreams(numbered_lines(lengths), batch, window, seed, None, stretch) for seed in (5, 6))
+        for _ in range(drawn):
+            streams.next()
+        loaded.load_state_dict(json.loads(json.dumps(streams.state_dict())))
+        for _ in range(8):
+            assert _equal(loaded.next(), streams.next())
+
+    def test_a_stretch_scales_movements_and_nothing_else(self) -> None:
+        """Each axis by one factor a line, about the pen that stays put; lifts, weights and order are as ever."""
+        lines, origin = numbered_lines([40, 30, 50, 20]), np.array([0.25, -0.5], np.float32)
+        plain = InkStreams(lines, 2, 15, 3)
+        stretched = InkStreams(lines, 2, 15, 3, None, Stretch(0.2, (0.25, -0.5)))
+        factors: list[float] = []
+        factor = np.ones((2, 2))
+        for _ in range(400):
+            before, after = plain.next(), stretched.next()
+            assert np.array_equal(before.weight, after.weight)
+            assert np.array_equal(before.fresh, after.fresh)
+            real = before.weight == 1
+            assert np.array_equal(before.inputs[..., 2], after.inputs[..., 2])
+            for lane in range(2):
+                moved = before.inputs[real[:, lane], lane, :2] - origin
+                ratio = (after.inputs[real[:, lane], lane, :2] - origin) / moved
+                if before.fresh[lane]:
+                    factor[lane] = ratio[0]
+                    factors += factor[lane].tolist()
+                assert np.allclose(ratio, factor[lane], rtol=1e-3)
+        assert len(set(factors)) == len(factors)
+        assert abs(np.mean(np.log(factors))) < 0.05
+        assert 0.17 < np.std(np.log(factors)) < 0.23
 
     def test_passes_count_scored_steps(self) -> None:
         """One lane that has shown every line has made one pass."""
