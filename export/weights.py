@@ -137,9 +137,14 @@ class StepWeights:
         """Return the arrays of a network whose weights were already rounded by `round_weights`.
 
         Raises:
-            ExportError: the network has a switch under which a COPY cannot be skipped.
+            ExportError: the network has a switch under which a COPY cannot be skipped, or is there to be measured only.
         """
         config = network.config
+        if config.cell == "bn-lstm":
+            raise ExportError(
+                "a batch-normalised LSTM is there to be measured beside the others (python -m model evaluate), "
+                "not to be served; export an HM-LSTM or an LSTM"
+            )
         check_skippable(config)
         text = config.kind == "text"
         first = _array(network.layer(0).input)

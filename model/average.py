@@ -26,11 +26,15 @@ def average(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
     """Return the mean of all weights; configuration, codec and facts are those of the last.
 
     Raises:
-        AverageError: fewer than two, or networks of different shapes or symbols.
+        AverageError: fewer than two, networks of different shapes or symbols, or with batch normalisation.
     """
     if len(checkpoints) < 2:
         raise AverageError("an average needs at least two checkpoints")
     last = of_evaluation(checkpoints[-1])
+    if last.model.cell == "bn-lstm":
+        raise AverageError(
+            "what the population of an averaged network is like, batch normalisation would have to learn"
+        )
     for other in checkpoints[:-1]:
         if other.model != last.model:
             raise AverageError("these networks have different configurations")

@@ -32,7 +32,7 @@ class Checkpoint:
         model, train: the configurations that made it.
         codec: between the world and the network's numbers.
         facts: JSON values: data, progress, metrics.
-        weights: the network's parameters by name.
+        weights: the network's parameters by name, and its population's statistics where it has batch normalisation.
         extra: further tensors by name (optimiser, averages, carried state, generators), empty in a "best" checkpoint.
     """
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Self, get_args
 
 Kind = Literal["text", "ink"]
-Cell = Literal["hmlstm", "lstm"]
+Cell = Literal["hmlstm", "lstm", "bn-lstm"]
 CopyBoundary = Literal["nested", "recompute"]
 Detector = Literal["step", "sample", "soft"]
 DetectorPrior = Literal["none", "separator"]
@@ -26,7 +26,8 @@ class ModelConfig:
     Attributes:
         kind: "text" predicts symbols, "ink" predicts pen offsets.
         cell: "hmlstm" (Eqs. 2-9) or "lstm", the control: the same stack with every layer updated at every step,
-            no top-down input and no detectors.
+            no top-down input and no detectors. "bn-lstm" is that with batch normalisation (model/batch_norm.py): text
+            only, to be measured and not to be served.
         vocabulary: V, the number of symbols; 0 for ink.
         embedding: E, the width of the embedded input.
         hidden: H of each layer, from layer 1 up.
@@ -80,6 +81,10 @@ class ModelConfig:
             )
         if self.characters and self.kind != "ink":
             raise ConfigError(f"characters must be 0 but for ink, not {self.characters} for {self.kind}")
+        if self.cell == "bn-lstm" and self.layer_norm:
+            raise ConfigError('layer_norm must be false for cell "bn-lstm": it has normalisations of its own')
+        if self.cell == "bn-lstm" and self.kind != "text":
+            raise ConfigError('kind must be text for cell "bn-lstm": padding of ink would be in its statistics')
 
     @property
     def num_layers(self) -> int:
@@ -242,6 +247,10 @@ PRESETS: dict[str, Preset] = {
     ),
     "prose-lstm": Preset(
         ModelConfig(vocabulary=1, cell="lstm", hidden=(300, 300, 300), output=300),
+        TrainConfig(batch=32, window=100, learning_rate=3e-3, average=0.998),
+    ),
+    "prose-bn-lstm": Preset(
+        ModelConfig(vocabulary=1, cell="bn-lstm", hidden=(300, 300, 300), output=300, layer_norm=False),
         TrainConfig(batch=32, window=100, learning_rate=3e-3, average=0.998),
     ),
     "ptb": Preset(

@@ -38,13 +38,14 @@ def stacked_z(state: NetworkState) -> Tensor:
 
 @torch.no_grad()
 def evaluate(network: Network, windows: Iterable[Window], options: WindowOptions, slope: float = 1.0) -> dict[str, Any]:
-    """Go through windows once, state carried, and count.
+    """Go through windows once, state carried, and count; the network is in evaluation mode from then on.
 
     Returns:
         steps, nats (sum), and for an HM-LSTM z_rates, active_rates, live_rates and cell_work_share. For a network that
         writes a text also stop_nats (sum over all points), and missed_stops and early_stops: lines whose last point was
         taken for less than half a stop, and points before it that were taken for more.
     """
+    network.eval()
     device = network.output.bias.device
     total, steps = torch.zeros((), dtype=torch.float64, device=device), 0.0
     detectors = network.config.num_layers - 1 if network.config.cell == "hmlstm" else 0

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from model.attention import STRIDE, Attention
+from model.batch_norm import BatchNormLayer, run_batch_norm
 from model.cell import Layer, cell_step
 from model.config import ModelConfig
 from model.heads import mixture_of, pack
@@ -114,7 +115,7 @@ class OutputModule(nn.Module):
 
 
 class Network(nn.Module):
-    """An HM-LSTM (or its LSTM control) with embedding, output module and head."""
+    """An HM-LSTM (or an LSTM to hold beside it) with embedding, output module and head."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -127,7 +128,8 @@ class Network(nn.Module):
         if config.kind == "ink":
             nn.init.normal_(self.embedding.weight)
             nn.init.normal_(self._embedding_bias, std=0.5)
-        self.layers = nn.ModuleList(Layer(config, index) for index in range(config.num_layers))
+        layer_class = BatchNormLayer if config.cell == "bn-lstm" else Layer
+        self.layers = nn.ModuleList(layer_class(config, index) for index in range(config.num_layers))
         self.output = OutputModule(config)
         self.attention = Attention(config) if config.writes_text else None
         self.hands = nn.Embedding(config.writers, config.embedding) if config.writes_text else None
@@ -213,6 +215,10 @@ class Network(nn.Module):
         """
         config, place = self.config, state.attention
         source: Tensor | None = self.embed(x, None if reading is None else reading.hand)
+        if config.cell == "bn-lstm" and source is not None:
+            layers = [self.layer(index) for index in range(config.num_layers)]
+            h, after = run_batch_norm(layers, source[None], state, WindowOptions(source.dtype), training=False)
+            return self.output(h[0]), after
         done: list[LayerState] = []
         z_below = torch.ones_like(state.layers[0].z)
         h_below = None if place is None else place.vector
@@ -258,6 +264,8 @@ class Network(nn.Module):
     ) -> WindowResult:
         """A window of T steps, by the hand-written forward and backward of `model.window`.
 
+        A batch-normalised network, while in training mode, takes its statistics from the rows; `step` never does.
+
         Args:
             x: symbols (T, B) int64, or offsets (T, B, 3) float32.
             state: the state carried in.
@@ -270,12 +278,17 @@ class Network(nn.Module):
         if self.config.writes_text and condition is None:
             raise ValueError(NEEDS_TEXT)
         masks = masks or Masks()
-        layers = [self.layer(index) for index in range(self.config.num_layers)]
+        layers, drawn = [self.layer(index) for index in range(self.config.num_layers)], masks.weights[1:]
         differences, hand = (None, None) if condition is None else self.read(condition)
         source = self.embed(x, hand, masks.weights[0] if masks.weights else None)
-        h, final, z, logit = run_window(
-            self.config, layers, source, state, options, slope, noise, self.attention, differences, masks.weights[1:]
-        )
+        if self.config.cell == "bn-lstm":
+            h, after = run_batch_norm(layers, source, state, options, drawn, training=self.training)
+            final, z = after.detach(), source.new_zeros(*x.shape, 0)
+            logit = z
+        else:
+            h, final, z, logit = run_window(
+                self.config, layers, source, state, options, slope, noise, self.attention, differences, drawn
+            )
         seen = h if masks.sent is None else h * masks.sent.to(h.dtype)
         hidden = None if masks.embedded is None else masks.embedded.repeat(len(h), 1)
         raw = self.output(seen.flatten(0, 1), hidden)
@@ -314,7 +327,10 @@ class Network(nn.Module):
             first.gain[-1] = 1.0
 
     def reference(self) -> Reference:
-        """The same network as a float64 NumPy reference."""
+        """The same network as a float64 NumPy reference; of a batch-normalised one there is none (ValueError)."""
+        if self.config.cell == "bn-lstm":
+            msg = "there is no reference of a batch-normalised network"
+            raise ValueError(msg)
 
         def array(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
             return tensor.detach().cpu().double().numpy()

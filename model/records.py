@@ -32,7 +32,7 @@ def make_record(
         test: what `model.evaluate.summarise` said of the test split.
     """
     facts = checkpoint.facts
-    weights = sum(tensor.numel() for tensor in checkpoint.weights.values())
+    weights = sum(parameter.numel() for parameter in checkpoint.network().parameters())
     return {
         "format": FORMAT,
         "name": name,
@@ -215,10 +215,17 @@ def _share(record: dict[str, Any]) -> str:
     return "100 %" if share is None else f"{share:.1%}".replace("%", " %")
 
 
+def _layers(record: dict[str, Any]) -> str:
+    model = record["model"]
+    rival = {"hmlstm": "", "lstm": "LSTM", "bn-lstm": "BN-LSTM"}[model["cell"]]
+    normalised = "LN-" if model["cell"] == "lstm" and model["layer_norm"] else ""
+    return f"{' x '.join(map(str, model['hidden']))} {normalised}{rival}".rstrip()
+
+
 _COMMON = {
     "run": lambda r: r["name"],
     "data": lambda r: r["data"]["name"],
-    "layers": lambda r: " x ".join(map(str, r["model"]["hidden"])) + (" LSTM" if r["model"]["cell"] == "lstm" else ""),
+    "layers": _layers,
     "parameters": lambda r: f"{r['parameters'] / 1e6:.2f} M",
     "minutes": _minutes,
     "passes": lambda r: f"{r['passes']:.2f}",

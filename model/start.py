@@ -44,10 +44,10 @@ def start_from(network: Network, codec: Codec, start: Checkpoint) -> None:
     if isinstance(codec, TextCodec) and codec != start.codec:
         raise StartError("the network to start from knows other symbols: read the corpus in its alphabet")
     with torch.no_grad():
-        parameters = dict(network.named_parameters())
+        tensors = network.state_dict()
         for name, weight in start.weights.items():
             block = tuple(slice(length) for length in weight.shape)
-            parameters[name][block] = weight
+            tensors[name][block] = weight
 
 
 def _agree(ours: ModelConfig, theirs: ModelConfig, name: str) -> None:

@@ -26,6 +26,7 @@ from model.dropping import draw_masks
 from model.evaluate import evaluate
 from model.metrics import bits_per_symbol
 from model.network import Network
+from model.population import estimate_population
 from model.process import CatchInterrupt, Interrupted, settle
 from model.product import fastest_operand
 from model.start import start_from
@@ -36,6 +37,7 @@ from model.workers import Workers
 
 EVALUATIONS = 40  # over a whole budget
 VALIDATION_STEPS = 100_000
+POPULATION_WINDOWS = 11  # from the beginning of the training streams, for the statistics of an averaged network
 HEALTHY = (0.005, 0.95)
 PATIENCE = 8  # evaluations in a row with a sick boundary
 
@@ -192,6 +194,10 @@ class Trainer:
         with torch.no_grad():
             for parameter, average in zip(network.parameters(), self.update.averages, strict=True):
                 parameter.copy_(average)
+        if self.model.cell == "bn-lstm":
+            streams = self.corpus.streams(self.config.batch // self.workers.count, self.config.window, self.config.seed)
+            windows = (training_window(streams).to(self.workers.device) for _ in range(POPULATION_WINDOWS))
+            estimate_population(network, windows, self.update.options)
         return network
 
     def facts(self) -> dict[str, Any]:

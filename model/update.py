@@ -150,6 +150,7 @@ class Update:
             self._graph.replay()
 
     def _run(self, window: Window, noise: Tensor | None, masks: Masks | None) -> None:
+        self.network.train()
         state = self.state.keep(~window.fresh)
         result = self.network(window.inputs, state, self.options, self.slope, noise, window.condition, masks)
         nats = window_nll(self.network, result.raw, window).sum()

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export import onnx_graph
+from export.build import compile_network
 from export.engines import ScriptStep
 from export.graph import GatedStep, load_script, script
 from export.weights import ExportError, Precision, StepWeights, round_weights, state_specs
@@ -258,6 +259,12 @@ def test_what_cannot_be_skipped_is_refused(change: dict[str, Any], reason: str) 
     with pytest.raises(ExportError, match=reason):
         StepWeights.of(network_of(replace(TEXT, **change)))
     StepWeights.of(network_of(replace(LSTM, **change)))  # the control has no boundaries that could matter
+
+
+def test_a_batch_normalised_lstm_is_not_served() -> None:
+    """It is there to stand beside the others in a table, and the refusal says so."""
+    with pytest.raises(ExportError, match=r"is there to be measured beside the others .* not to be served"):
+        compile_network(network_of(replace(LSTM, cell="bn-lstm", layer_norm=False)))
 
 
 @pytest.mark.parametrize("value", [np.nan, 1e6])

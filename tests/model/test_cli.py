@@ -80,7 +80,9 @@ def test_train_leaves_checkpoints_log_and_pictures(kind: Kind, trained: dict[str
     assert len(read_log(out)) == 4
 
 
-@pytest.mark.parametrize(("kind", "preset"), [("text", "prose-lstm"), ("ink", "ink-free-lstm")])
+@pytest.mark.parametrize(
+    ("kind", "preset"), [("text", "prose-lstm"), ("text", "prose-bn-lstm"), ("ink", "ink-free-lstm")]
+)
 @pytest.mark.usefixtures("few_evaluations")
 def test_the_control_is_trained_by_the_same_command(kind: Kind, preset: str, tmp_path: Path) -> None:
     """An LSTM control trains, evaluates and is drawn without boundaries."""

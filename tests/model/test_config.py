@@ -31,7 +31,9 @@ def test_presets_survive_json(name: str) -> None:
     ("changes", "message"),
     [
         ({"kind": "speech"}, "kind must be one of text, ink"),
-        ({"cell": "gru"}, "cell must be one of hmlstm, lstm"),
+        ({"cell": "gru"}, "cell must be one of hmlstm, lstm, bn-lstm"),
+        ({"cell": "bn-lstm"}, 'layer_norm must be false for cell "bn-lstm"'),
+        ({"cell": "bn-lstm", "layer_norm": False, "kind": "ink", "vocabulary": 0}, "kind must be text for cell"),
         ({"copy_boundary": "hold"}, "copy_boundary must be one of nested, recompute"),
         ({"detector": "hard"}, "detector must be one of step, sample, soft"),
         ({"detector_prior": "space"}, "detector_prior must be one of none, separator"),

@@ -69,6 +69,22 @@ def test_page_shows_figures_with_their_constants() -> None:
         assert shown in page
 
 
+@pytest.mark.parametrize(
+    ("model", "shown"),
+    [
+        ({"cell": "lstm", "layer_norm": True}, "| 32 x 16 x 8 LN-LSTM |"),
+        ({"cell": "lstm", "layer_norm": False}, "| 32 x 16 x 8 LSTM |"),
+        ({"cell": "bn-lstm", "layer_norm": False}, "| 32 x 16 x 8 BN-LSTM |"),
+        ({"cell": "hmlstm", "layer_norm": True}, "| 32 x 16 x 8 |"),
+    ],
+)
+def test_page_tells_rivals_apart(model: dict[str, Any], shown: str) -> None:
+    """What normalises an LSTM stands beside its layers; an HM-LSTM needs no name."""
+    found = record("a", "text", {"bpc": 1.7})
+    found["model"] |= model
+    assert shown in results_page([found])
+
+
 def test_page_tells_of_what_a_training_started_from() -> None:
     """Minutes of each part in turn, and how far the first one had come."""
     first = {"minutes": 89.0, "steps": 23_724_800}

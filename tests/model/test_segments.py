@@ -16,7 +16,7 @@ from model import checkpoint as checkpoints
 from model.checkpoint import Checkpoint
 from model.cli import app
 from model.codec import InkCodec, TextCodec
-from model.config import Kind, ModelConfig, TrainConfig
+from model.config import Cell, Kind, ModelConfig, TrainConfig
 from model.corpus import Corpus
 from model.data.errors import DataError
 from model.data.words import read_words
@@ -211,10 +211,13 @@ class TestWords:
                 read_words(tmp_path / name, InkCodec((0.0, 0.0), (1.0, 1.0)))
 
 
-def test_an_lstm_has_no_boundaries(tmp_path: Path) -> None:
-    """Asked for the boundaries of the control, the command says that there are none."""
+@pytest.mark.parametrize("cell", ["lstm", "bn-lstm"])
+def test_an_lstm_has_no_boundaries(cell: Cell, tmp_path: Path) -> None:
+    """Asked for the boundaries of an LSTM, the command says that there are none."""
     corpus = fixture("text")
-    config = ModelConfig(cell="lstm", vocabulary=size(corpus), embedding=4, hidden=(4,), output=4)
+    config = ModelConfig(
+        cell=cell, vocabulary=size(corpus), embedding=4, hidden=(4,), output=4, layer_norm=cell == "lstm"
+    )
     weights = {name: value.detach() for name, value in Network(config).state_dict().items()}
     checkpoints.save(tmp_path / "lstm.safetensors", Checkpoint(config, TrainConfig(), corpus.codec, {}, weights))
     done = CliRunner().invoke(app, ["boundaries", str(tmp_path / "lstm.safetensors"), "--data", str(PATHS["text"])])

@@ -105,6 +105,7 @@ RUNS = [
     ("text", {"model": {}, "average": 0.9, "restarts": 0.3}),
     ("text", {"model": {"detector": "sample"}, "average": 0.5}),
     ("text", {"model": {"cell": "lstm"}, "precision": "bfloat16"}),
+    ("text", {"model": {"cell": "bn-lstm", "layer_norm": False}, "average": 0.9}),
     ("ink", {"model": {}, "average": 0.9, "stretch": 0.2}),
     ("ink", {"model": {"detector": "sample", "copy_boundary": "recompute"}, "final_slope": 3.0}),
 ]
