@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from model import checkpoint as checkpoints
 from model.budget import Budget
-from model.checkpoint import CheckpointError
+from model.checkpoint import LAST, CheckpointError
 from model.config import PRESETS, ConfigError, Preset
 from model.console import console, device_named, fail
 from model.corpus import Corpus
@@ -96,6 +96,8 @@ def _draw(folder: Path, corpus: Corpus) -> None:
 
 def _seeded(preset: Preset, seeds: str, out: Path, workers: Workers) -> dict[Path, Preset]:
     """The folder of each seed, and its preset."""
+    if (out / LAST).exists():
+        raise ConfigError(f"{out} holds a training of one seed, whose best network would be lost: take another --out")
     if workers.count > 1:
         raise ConfigError("--seeds trains in one process: several workers train one network together")
     try:

@@ -380,3 +380,11 @@ def test_seeds_that_are_none_are_refused(seeds: str, tmp_path: Path) -> None:
     said = refusal("train", "tiny", "--data", write("text", tmp_path), "--out", tmp_path / "out", "--seeds", seeds)
     assert f"--seeds {seeds!r}" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_seeds_do_not_replace_the_network_of_a_training(trained: dict[str, Path]) -> None:
+    """A folder that holds one training keeps its best network."""
+    before = (trained["text"] / BEST).read_bytes()
+    said = refusal("train", "tiny", "--data", trained["text data"], "--out", trained["text"], "--seeds", "1,2")
+    assert "holds a training of one seed" in said
+    assert (trained["text"] / BEST).read_bytes() == before
