@@ -253,7 +253,7 @@ class InkStreams:
         self._taken = int(state["taken"])
         self._scored = int(state["scored"])
         self._lane_line = [int(line) for line in state["lane_line"]]
-        self._lane_taken = [int(taken) for taken in state["lane_taken"]]
+        self._lane_taken = [int(taken) for taken in state.get("lane_taken", self._lane_taken)]
         self._lane_step = [int(step) for step in state["lane_step"]]
         self._order = (-1, np.empty(0, np.int64))
 
