@@ -47,6 +47,7 @@ def make_record(
         "hardware": f"{facts['device']} ({platform.machine()}), {facts['threads']} thread(s)",
         "minutes": round(facts["minutes"], 1),
         "updates": facts["updates"],
+        "budget": facts["budget"],
         "steps": facts["steps"],
         "passes": round(facts["passes"], 3),
         **({"started_from": facts["started_from"]} if "started_from" in facts else {}),
@@ -115,7 +116,9 @@ def _seeds(records: list[dict[str, Any]], figure: Callable[[dict[str, Any]], flo
     groups: dict[str, list[dict[str, Any]]] = {}
     for record in records:
         train = {name: value for name, value in record["train"].items() if name != "seed"}
-        same = [record["data"], record["model"], train, record["updates"], record.get("started_from")]
+        # The best of a training may be from before its end, for each seed at another update.
+        budget = record.get("budget", record["updates"])
+        same = [record["data"], record["model"], train, budget, record.get("started_from")]
         groups.setdefault(json.dumps(same, sort_keys=True), []).append(record)
     several = [
         {"runs": [record["name"] for record in group], "figures": [figure(record) for record in group]}

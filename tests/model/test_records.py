@@ -100,8 +100,12 @@ def test_page_takes_seeds_together(kind: str, unit: str) -> None:
     runs = [record(f"a-{seed}", kind, constants | {unit: 1.5 + 0.25 * seed}) for seed in (1, 2, 3)]
     for run, seed in zip(runs, (1, 2, 3), strict=True):
         run["seed"], run["train"] = seed, {"seed": seed, "batch": 4}
+        run["budget"], run["updates"] = {"minutes": None, "updates": 1000}, 1000 - seed  # the best came before the end
     other = record("b", kind, constants | {unit: 9.0}) | {"train": {"seed": 4, "batch": 8}}
-    later = record("c", kind, constants | {unit: 9.0}) | {"train": {"seed": 5, "batch": 4}, "updates": 2000}
+    later = record("c", kind, constants | {unit: 9.0}) | {
+        "train": {"seed": 5, "batch": 4},
+        "budget": {"minutes": None, "updates": 2000},
+    }
     rows = [line for line in results_page([*runs, other, later]).splitlines() if line.startswith("| a-1, a-2, a-3 |")]
     digits = {"text": "| 2.000 | 1.750 | 2.250 |", "ink": "| 2.0 | 1.8 | 2.2 |"}[kind]
     assert rows == [f"| a-1, a-2, a-3 {digits}"]
