@@ -28,7 +28,7 @@ from model.codec import HandwritingCodec, codec_from_json
 from model.corpus import Codec, Corpus
 from model.data.errors import DataError
 from model.data.ink import InkCorpus
-from model.recognise import Recogniser, load_recogniser
+from model.recognise import Recogniser, load_recogniser, save_recogniser
 
 FREE = "any"  # use of data that may be passed on
 
@@ -137,12 +137,19 @@ def measure(
 def restore_command(
     folder: Annotated[Path, typer.Argument(metavar="BUNDLE")],
     checkpoint: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+    recogniser: Annotated[bool, typer.Option("--recogniser", help="The bundle's recogniser, not its network.")] = False,
 ) -> None:
     """Turn a bundle back into a checkpoint: to measure, to sample, or to train on with `--from`."""
     if checkpoint.exists():
         raise _fail(f"{checkpoint} exists already; name a new file")
     try:
-        checkpoints.save(checkpoint, restore(bundle.load(folder)))
+        loaded = bundle.load(folder)
+        if recogniser:
+            found, known = _judge(folder)
+            data = {"name": known.pop("data", None), "protocol": known.pop("protocol", None)}
+            save_recogniser(checkpoint, found, {"valid": known, "data": data, "bundle": loaded.fingerprint})
+        else:
+            checkpoints.save(checkpoint, restore(loaded))
     except (BundleError, ExportError, VerifyError, OSError) as error:
         raise _fail(error) from error
     typer.echo(f"{checkpoint}: the weights of {folder}")

@@ -192,11 +192,15 @@ def boundaries(
     words: Annotated[
         Path | None, typer.Option(help="Ink: sentences whose strokes have words (ImadocSen-OnDB).")
     ] = None,
+    letters: Annotated[
+        Path | None, typer.Option(help="Ink: a recogniser that finds the letters of lines whose text is known.")
+    ] = None,
     run: Annotated[Path | None, typer.Option(help="A run record to write the scores into.")] = None,
 ) -> None:
-    """Score boundaries against the ends of words, sentences and strokes, beside chance; prints one JSON object."""
+    """Score boundaries against the ends of words, letters and strokes, beside chance; prints one JSON object."""
     from model.data.words import read_words
-    from model.segments import find, score_words
+    from model.recognise import load_recogniser
+    from model.segments import find, score_letters, score_words
 
     if split not in ("valid", "test"):
         raise fail(f"there is no split {split!r}; choose valid or test")
@@ -207,12 +211,18 @@ def boundaries(
         rival = None if control is None else checkpoints.load(control)
         if rival is not None and rival.codec != loaded.codec:
             raise fail(f"{control} was trained with another codec than {checkpoint}")
-        corpus = Corpus.load(loaded.model.kind, data, loaded.codec)
+        protocol = _protocol(loaded, None)
+        corpus = Corpus.load(loaded.model.kind, data, loaded.codec, protocol)
         report = find(loaded.network(), corpus, split, limit, None if rival is None else rival.network())
         if words is not None:
             if not isinstance(loaded.codec, InkCodec):
                 raise fail(f"{words} is ink that the network of {checkpoint} does not read")
             report["words"] = score_words(loaded.network(), read_words(words, loaded.codec))
+        if letters is not None:
+            told = Corpus.load(loaded.model.kind, data, loaded.codec, protocol, texts=True).data
+            if not isinstance(told, InkCorpus):
+                raise fail(f"{letters} reads ink, and {checkpoint} writes text")
+            report["letters"] = score_letters(loaded.network(), told, split, load_recogniser(letters)[0])
         if run is not None:
             from model.records import read_record, write_record
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from model.codec import HandwritingCodec, InkCodec, TextCodec
 from model.config import Kind
-from model.data.batches import InkStreams, Stretch, TextStreams, evaluation_lines, evaluation_text
+from model.data.batches import Caption, InkStreams, Stretch, TextStreams, evaluation_lines, evaluation_text
 from model.data.errors import DataError
 from model.data.ink import InkCorpus, Protocol, load_ink
 from model.data.text import TextCorpus, load_text
@@ -132,9 +132,14 @@ class Corpus:
             yield from _cut(Window(*(torch.from_numpy(part) for part in whole)), window)
 
 
-def line_windows(lines: list[np.ndarray[Any, np.dtype[np.float32]]], window: int) -> Iterator[Window]:
-    """Lines of ink (n, 3), shortest first, every one whole and once, cut into windows with carried state."""
-    for whole in evaluation_lines(lines, EVALUATION_STREAMS):
+def line_windows(
+    lines: list[np.ndarray[Any, np.dtype[np.float32]]], window: int, captions: list[Caption] | None = None
+) -> Iterator[Window]:
+    """Lines of ink (n, 3), shortest first, every one whole and once, cut into windows with carried state.
+
+    With captions, for a network that writes what they say; without, a line's last point is not read.
+    """
+    for whole in evaluation_lines(lines, EVALUATION_STREAMS, captions):
         yield from _cut(Window(*(torch.from_numpy(part) for part in whole)), window)
 
 

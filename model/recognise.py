@@ -220,8 +220,8 @@ def train_recogniser(
         facts |= {"done": budget.done, "spent_s": budget.elapsed_s}
         if found["cer"] < best:
             best = found["cer"]
-            _save(out / BEST, recogniser, facts)
-        _save(out / LAST, recogniser, facts, optimiser)
+            save_recogniser(out / BEST, recogniser, facts)
+        save_recogniser(out / LAST, recogniser, facts, optimiser)
         with (out / "log.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps(record) + "\n")
         report(record)
@@ -297,9 +297,10 @@ def _padded(lines: Sequence[Line], device: torch.device) -> tuple[Tensor, Tensor
     return points.to(device), lengths
 
 
-def _save(
+def save_recogniser(
     path: Path, recogniser: Recogniser, facts: dict[str, Any], optimiser: torch.optim.Optimizer | None = None
 ) -> None:
+    """Write a recogniser with what is known about it, and all of a training where its optimiser is given."""
     header = {
         "format": FORMAT,
         "config": asdict(recogniser.config),

@@ -155,6 +155,7 @@ def _boundaries(record: dict[str, Any]) -> list[str]:
         "",
         *_table([row for row in found["scores"] if row["event_rate"]], shown),
         *_rules(found, "What rules without a network find"),
+        *_letters(found.get("letters")),
         *_words(found.get("words")),
     ]
 
@@ -164,13 +165,32 @@ def _rules(found: dict[str, Any], title: str) -> list[str]:
     return [] if "rules" not in found else ["", f"{title}:", "", *_table(found["rules"], _RULES)]
 
 
+def _letters(found: dict[str, Any] | None) -> list[str]:
+    """Boundaries of ink against letters that a recogniser tells apart."""
+    if found is None:
+        return []
+    delays = found["delays"]
+    said = (
+        f"Letters of the same ink, found by a recogniser that was told what its {found['lines']} lines say. It is sure "
+        f"of a letter {delays['letter']} points after that begins, of a blank {delays['blank']}: so most ends fall on "
+        f"lifts, and of those before a blank {found['word_ends_at_lifts']:.0%} within two points.".replace("%", " %")
+    )
+    return _outside(found, said)
+
+
 def _words(found: dict[str, Any] | None) -> list[str]:
     """Boundaries of ink against words told apart by hand."""
     if found is None:
         return []
+    said = f"On {found['lines']} lines of other pens and writers ({found['steps']:,} steps of ImadocSen-OnDB, scaled):"
+    return _outside(found, said)
+
+
+def _outside(found: dict[str, Any], said: str) -> list[str]:
+    """Scores on events that the ink itself does not show."""
     return [
         "",
-        f"On {found['lines']} lines of other pens and writers ({found['steps']:,} steps of ImadocSen-OnDB, scaled):",
+        said,
         "",
         *(f"- {name}: {meaning}." for name, meaning in found["events"].items()),
         "",

@@ -12,10 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.codec import TextCodec
+from model.codec import HandwritingCodec, TextCodec
 from model.corpus import Corpus, Window, line_windows
+from model.data.ink import InkCorpus
 from model.data.words import WordedLine
+from model.letters import find_letters, widened
 from model.network import Network
+from model.recognise import Recogniser, spoken
 from model.window import WindowOptions
 
 Flags = NDArray[np.bool_]
@@ -33,6 +36,11 @@ INK_EVENTS = {
     "slow point": "the point read is nearer to the one before than its two neighbours on either side, pen down",
 }
 WORD_EVENTS = {"word": "the last point of a word whose strokes were assigned to it by hand"}
+LETTER_EVENTS = {
+    "letter end": "the last point of a letter that another character follows, where a recogniser finds it",
+    "joined letter end": "the same, where no lift is within five points",
+}
+JOINED = 5  # points
 WORD_GAP_QUANTILE = 0.8  # of IAM-OnDB's lifts, about one in five ends a word
 TEXT_TOLERANCES, INK_TOLERANCES = (0,), (2, 5)
 WINDOW = 100
@@ -216,21 +224,54 @@ def score_words(network: Network, lines: list[WordedLine]) -> dict[str, Any]:
     inputs, z = read(network, line_windows([each.line for each in lines], WINDOW))
     # The last point of a line is not read: nothing follows it that could be foretold.
     truth = [each.word_end[: len(line)] for each, line in zip(lines, inputs, strict=True)]
-    gap = word_gap_of(inputs)
-    rules = [ink_events(line, gap) for line in inputs]
-    events = {"word": truth}
-    known = {name: [flags[name] for flags in rules] for name in INK_EVENTS}
-    ruled = compare_rules(z, known | events, INK_TOLERANCES)
-    ruled += [
-        {"rule": "word gap", "event": "word", "tolerance": at, **score(known["word gap"], truth, at).to_json()}
+    found = _score_outside(inputs, z, {"word": truth}, WORD_EVENTS)
+    gaps = [ink_events(line, word_gap_of(inputs))["word gap"] for line in inputs]
+    found["rules"] += [
+        {"rule": "word gap", "event": "word", "tolerance": at, **score(gaps, truth, at).to_json()}
         for at in INK_TOLERANCES
     ]
+    return found
+
+
+def score_letters(network: Network, corpus: InkCorpus, split: str, recogniser: Recogniser) -> dict[str, Any]:
+    """Score the boundaries of an ink network on the ends of letters, beside rules and chance.
+
+    Args:
+        network: an HM-LSTM of ink, whether it writes texts or not.
+        corpus: with what its lines say, in the network's numbers.
+        split: "valid" or "test".
+        recogniser: that finds the letters.
+    """
+    codec, lines, captions = corpus.codec, getattr(corpus, split), corpus.captions[split]
+    if not isinstance(codec, HandwritingCodec):
+        raise TypeError(type(codec))
+    its_lines = [recogniser.codec.encode(codec.decode(line)) for line in lines]
+    found = find_letters(recogniser, its_lines, spoken(codec, captions))
+    order = np.argsort([len(line) for line in lines], kind="stable")  # as they are read
+    windows = line_windows(lines, WINDOW, captions if network.config.writes_text else None)
+    inputs, z = read(network, windows)
+    lifted = [line[:, 2] > 0 for line in lines]
+    joined = [ends & ~widened(lifts, JOINED) for ends, lifts in zip(found.ends, lifted, strict=True)]
+    events = {
+        name: [flags[i][: len(line)] for i, line in zip(order, inputs, strict=True)]
+        for name, flags in zip(LETTER_EVENTS, (found.ends, joined), strict=True)
+    }
+    return _score_outside(inputs, z, events, LETTER_EVENTS) | found.facts(lifted)
+
+
+def _score_outside(
+    inputs: list[NDArray[Any]], z: list[NDArray[np.bool_]], events: dict[str, list[Flags]], meaning: dict[str, str]
+) -> dict[str, Any]:
+    """Scores on events that the ink itself does not show, beside the rules that need only the ink."""
+    gap = word_gap_of(inputs)
+    shown = [ink_events(line, gap) for line in inputs]
+    known = {name: [flags[name] for flags in shown] for name in INK_EVENTS}
     return {
-        "lines": len(lines),
+        "lines": len(inputs),
         "steps": sum(map(len, inputs)),
-        "events": WORD_EVENTS,
+        "events": meaning,
         "scores": compare(z, events, INK_TOLERANCES),
-        "rules": [row for row in ruled if row["event"] == "word"],
+        "rules": [row for row in compare_rules(z, known | events, INK_TOLERANCES) if row["event"] in events],
     }
 
 

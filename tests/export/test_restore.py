@@ -13,6 +13,7 @@ from export.onnx_recogniser import build as build_recogniser
 from export.restore import restore, restore_recogniser
 from export.weights import ExportError, Precision, StepWeights
 from model import checkpoint as checkpoints
+from model.recognise import load_recogniser
 from tests.export.conftest import Made
 from tests.export.test_cli import run
 from tests.export.test_written import CODEC, network, shipped
@@ -91,3 +92,18 @@ def test_a_recogniser_comes_back(tmp_path: Path) -> None:
     assert build_recogniser(restore_recogniser(shipped_ink)) == shipped_ink.recogniser
     with pytest.raises(ExportError, match="has no recogniser"):
         restore_recogniser(shipped("float32", tmp_path / "written"))
+
+
+def test_a_recogniser_is_restored_from_the_command_line(
+    tmp_path: Path, text_made: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It goes into a file of its own, with how well it reads, and from there into another bundle; text has none."""
+    target = tmp_path / "recogniser.safetensors"
+    source = ROOT / "service" / "bundles" / "ink"
+    assert run("restore", "--recogniser", source, target) == 0
+    read, facts = load_recogniser(target)
+    assert build_recogniser(read) == bundles_of.load(source).recogniser
+    assert 0 < facts["valid"]["cer"] < 0.2
+    capsys.readouterr()
+    assert run("restore", "--recogniser", text_made.bundle.path, tmp_path / "none.safetensors") == 1
+    assert "has no recogniser" in capsys.readouterr().err

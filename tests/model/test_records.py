@@ -125,9 +125,14 @@ def test_page_sets_boundaries_beside_their_rivals() -> None:
     page = results_page([free])
     assert "0.581" in page
     assert "slow point" not in page
-    found |= {"rules": [rule], "words": words}
+    letters = {"lines": 582, "events": {"letter end": "told"}, "delays": {"letter": 9, "blank": 2}}
+    letters |= {"word_ends_at_lifts": 0.8997, "rules": [rule | {"event": "letter end", "f1": 0.3217}]}
+    letters["scores"] = [score | {"event": "letter end", "f1": 0.4123}]
+    found |= {"rules": [rule], "letters": letters, "words": words}
     page = results_page([free])
     for shown in ("0.378", "the pen is lifted", "slow point", "0.250", "943 lines", "by hand", "0.163", "0.844"):
+        assert shown in page
+    for shown in ("582 lines", "9 points after", "90 % within two points", "told", "0.412", "0.322"):
         assert shown in page
 
 

@@ -147,7 +147,9 @@ def test_the_command_scores_a_checkpoint_and_fills_a_record(kind: Kind, tmp_path
         config = ModelConfig(kind, cell, vocabulary, embedding=8, hidden=(12, 12, 12), output=8, mixtures=2)
         torch.manual_seed(1)
         weights = {name: value.detach() for name, value in Network(config).state_dict().items()}
-        checkpoints.save(tmp_path / f"{cell}.safetensors", Checkpoint(config, TrainConfig(), corpus.codec, {}, weights))
+        facts = {"data": corpus.facts}
+        checkpoint = Checkpoint(config, TrainConfig(), corpus.codec, facts, weights)
+        checkpoints.save(tmp_path / f"{cell}.safetensors", checkpoint)
     record = tmp_path / "run.json"
     record.write_text('{"format": "copyist-run/1", "name": "mine"}')
     control = ["--control", str(tmp_path / "lstm.safetensors")] if kind == "text" else []
