@@ -18,8 +18,8 @@ from service.ink import copybook, formats
 from service.ink.reply import FreeReply, TextReply
 from service.ink.schemas import HandwritingReply, HandwritingRequest, StyleList
 from service.ink.styles import all_styles
-from service.routes import SEED_HEADER, Here, Service, tenant_of
-from service.streaming import DONE, EVENT_STREAM, Choices, EventIds, EventStream, WholeReply
+from service.routes import SEED_HEADER, Here, Service, submit, tenant_of
+from service.streaming import DONE, EVENT_STREAM, EventIds, EventStream, WholeReply
 from service.writing import follow_writing, network_styles
 
 _log = structlog.get_logger(__name__)
@@ -102,12 +102,10 @@ async def _free(body: HandwritingRequest, request: Request, here: Service, ids: 
     reply = FreeReply(model, params, body, course)
     sequence = model.sequence(params, whole=not body.stream, prime=prime, part=course.part)
     await here.rates.charge(request, len(prime) + params.max_points)
-    bind_contextvars(model=model.name)
-    stream = Choices([here.engine.submit(model.lane, sequence)])
-    headers = {SEED_HEADER: str(params.seed)}
+    choices, headers = submit(here, model, [sequence])
     if body.stream:
-        return EventStream(stream, reply, here.settings.heartbeat_s, headers, ids)
-    return _DrawnReply(stream, reply, headers)
+        return EventStream(choices, reply, here.settings.heartbeat_s, headers, ids)
+    return _DrawnReply(choices, reply, headers)
 
 
 class _DrawnReply(WholeReply):

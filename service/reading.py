@@ -13,8 +13,9 @@ from service.engine.text import TextParams
 from service.errors import InvalidRequestError
 from service.ink.schemas import GivenInk, offsets_of, read_ink
 from service.replies import SegmentReply
-from service.routes import Here, Service, follow
+from service.routes import Here, Service, submit
 from service.schemas import InkSegmentation, TextSegmentation, _Strict, at_most
+from service.streaming import WholeReply
 
 router = APIRouter()
 
@@ -89,7 +90,8 @@ async def _text(text: str, name: str | None, request: Request, here: Service) ->
     params = TextParams(seed=0, max_tokens=0)
     sequences = model.sequences([text], params, 1, boundaries=False, whole=True, param="text")
     await here.rates.charge(request, sequences[0].num_prompt)
-    return follow(here, model, sequences, SegmentReply.of_text(model, text), is_streamed=False)
+    choices, headers = submit(here, model, sequences)
+    return WholeReply(choices, SegmentReply.of_text(model, text), headers)
 
 
 async def _ink(ink: GivenInk, name: str | None, request: Request, here: Service) -> Response:
@@ -98,4 +100,5 @@ async def _ink(ink: GivenInk, name: str | None, request: Request, here: Service)
     reading = await to_thread.run_sync(read_ink, ink, "ink", model.codec, here.settings)
     sequence = model.sequence(InkParams(seed=0, max_points=0), whole=True, prime=offsets_of(reading))
     await here.rates.charge(request, sequence.num_prompt)
-    return follow(here, model, [sequence], SegmentReply.of_ink(model, reading), is_streamed=False)
+    choices, headers = submit(here, model, [sequence])
+    return WholeReply(choices, SegmentReply.of_ink(model, reading), headers)

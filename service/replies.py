@@ -130,7 +130,7 @@ class CompletionReply:
 
 
 class SegmentReply:
-    """Renders the boundaries of what was read.
+    """Renders the boundaries of what was read, at once: a segment is known when it has ended.
 
     Args:
         model: that read it.
@@ -156,10 +156,6 @@ class SegmentReply:
         x, y = ink.xy.T.tolist()
         columns = {"point": [count - 1 for count in given], "x": x, "y": y, "pen": ink.pen.tolist()}
         return cls(model, columns, {"": [0, *given], "step_": range(len(given) + 1)})
-
-    def event(self, delta: Delta) -> list[bytes]:
-        """Segments are told as a whole only."""
-        raise NotImplementedError
 
     def whole(self, _: Delta, end: End) -> bytes:
         """Return the JSON of columns and tree."""

@@ -130,7 +130,10 @@ async def follow_completion(
     )
     readers = sequences if body.echo else sequences[:: body.n]  # the other choices go on from what these have read
     await here.rates.charge(request, sum(each.num_prompt for each in readers) + params.max_tokens * len(sequences))
-    return follow(here, model, sequences, reply, is_streamed=is_streamed, label=label)
+    choices, headers = submit(here, model, sequences)
+    if is_streamed:
+        return EventStream(choices, reply, here.settings.heartbeat_s, headers, label)
+    return WholeReply(choices, reply, headers)
 
 
 @router.post("/tokenize", summary="Turn text into ids", responses=_REFUSALS)
@@ -193,26 +196,15 @@ async def readyz(here: Here) -> Health:
     return _health(here.engine, "ready")
 
 
-def follow(
-    here: Service,
-    model: Served,
-    sequences: Seq[Any],
-    reply: Any,
-    *,
-    is_streamed: bool,
-    label: Callable[[Delta], bytes] | None = None,
-) -> Response:
-    """Submit the sequences of a request, all or none, and return the response that follows them."""
+def submit(here: Service, model: Served, sequences: Seq[Any]) -> tuple[Choices, dict[str, str]]:
+    """Submit the sequences of a request, all or none; return what follows them, and the headers of its response."""
     bind_contextvars(model=model.name)
     # Nothing else is submitted meanwhile, so that a place for all is all that the first has to ask for.
     streams = [
         here.engine.submit(model.lane, sequence, followers)
         for sequence, followers in zip(sequences, reversed(range(len(sequences))), strict=True)
     ]
-    headers, choices = {SEED_HEADER: str(sequences[0].params.seed)}, Choices(streams)
-    if is_streamed:
-        return EventStream(choices, reply, here.settings.heartbeat_s, headers, label)
-    return WholeReply(choices, reply, headers)
+    return Choices(streams), {SEED_HEADER: str(sequences[0].params.seed)}
 
 
 def tenant_of(request: Request) -> str:

@@ -26,14 +26,18 @@ END = "end"  # id of a stream's last event
 RETRY_MS = 1000
 
 
-class Reply(Protocol):
-    """What renders the engine's deltas."""
-
-    media_type: str
+class Events(Protocol):
+    """What renders the engine's deltas one by one."""
 
     def event(self, delta: Delta) -> list[bytes]:
         """Return the JSON of the events that tell a delta."""
         ...
+
+
+class Whole(Protocol):
+    """What renders them at once."""
+
+    media_type: str
 
     def whole(self, delta: Delta, end: End) -> bytes | None:
         """Return the body of a reply told at once, or None as long as there are choices to come."""
@@ -124,7 +128,7 @@ class EventStream(Response):
     def __init__(
         self,
         choices: Choices,
-        reply: Reply,
+        reply: Events,
         heartbeat_s: float,
         headers: dict[str, str],
         label: Callable[[Delta], bytes] | None = None,
@@ -185,7 +189,7 @@ class WholeReply(Response):
         headers: further headers.
     """
 
-    def __init__(self, choices: Choices, reply: Reply, headers: dict[str, str]) -> None:
+    def __init__(self, choices: Choices, reply: Whole, headers: dict[str, str]) -> None:
         super().__init__(headers=headers, media_type=reply.media_type)
         self._choices, self._reply = choices, reply
 
