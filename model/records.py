@@ -240,14 +240,24 @@ def _share(record: dict[str, Any]) -> str:
 
 def _layers(record: dict[str, Any]) -> str:
     model = record["model"]
-    rival = {"hmlstm": "", "lstm": "LSTM", "bn-lstm": "BN-LSTM"}[model["cell"]]
-    normalised = "LN-" if model["cell"] == "lstm" and model["layer_norm"] else ""
-    return f"{' x '.join(map(str, model['hidden']))} {normalised}{rival}".rstrip()
+    kind = {
+        ("hmlstm", True): "",
+        ("hmlstm", False): "without LN",
+        ("lstm", True): "LN-LSTM",
+        ("lstm", False): "LSTM",
+        ("bn-lstm", False): "BN-LSTM",
+    }[model["cell"], model["layer_norm"]]
+    return f"{' x '.join(map(str, model['hidden']))} {kind}".rstrip()
+
+
+def _data(record: dict[str, Any]) -> str:
+    by_writer = ", by writer" if record["data"].get("protocol") == "official" else ""
+    return record["data"]["name"] + by_writer
 
 
 _COMMON = {
     "run": lambda r: r["name"],
-    "data": lambda r: r["data"]["name"],
+    "data": _data,
     "layers": _layers,
     "parameters": lambda r: f"{r['parameters'] / 1e6:.2f} M",
     "minutes": _minutes,

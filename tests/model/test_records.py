@@ -20,7 +20,7 @@ def record(name: str, kind: str, test: dict[str, Any]) -> dict[str, Any]:
         "note": "Stopped once.",
         "commit": "abc",
         "data": {"name": "a corpus", "sha256": "0" * 64, "split": "90/5/5", "protocol": None},
-        "model": {"kind": kind, "cell": "hmlstm", "hidden": [32, 16, 8]},
+        "model": {"kind": kind, "cell": "hmlstm", "layer_norm": True, "hidden": [32, 16, 8]},
         "train": {},
         "parameters": 1_230_000,
         "seed": 1,
@@ -76,13 +76,23 @@ def test_page_shows_figures_with_their_constants() -> None:
         ({"cell": "lstm", "layer_norm": False}, "| 32 x 16 x 8 LSTM |"),
         ({"cell": "bn-lstm", "layer_norm": False}, "| 32 x 16 x 8 BN-LSTM |"),
         ({"cell": "hmlstm", "layer_norm": True}, "| 32 x 16 x 8 |"),
+        ({"cell": "hmlstm", "layer_norm": False}, "| 32 x 16 x 8 without LN |"),
     ],
 )
 def test_page_tells_rivals_apart(model: dict[str, Any], shown: str) -> None:
-    """What normalises an LSTM stands beside its layers; an HM-LSTM needs no name."""
+    """What normalises an LSTM stands beside its layers; an HM-LSTM with LN needs no name."""
     found = record("a", "text", {"bpc": 1.7})
     found["model"] |= model
     assert shown in results_page([found])
+
+
+def test_page_tells_splits_apart() -> None:
+    """A figure on lines of writers that training never saw is another one."""
+    found = record("a", "text", {"bpc": 1.7})
+    found["data"]["protocol"] = "official"
+    assert "| a corpus, by writer |" in results_page([found])
+    found["data"]["protocol"] = "paper"
+    assert "| a corpus |" in results_page([found])
 
 
 def test_page_tells_of_what_a_training_started_from() -> None:
