@@ -252,7 +252,7 @@ def _layers(record: dict[str, Any]) -> str:
 
 def _data(record: dict[str, Any]) -> str:
     by_writer = ", by writer" if record["data"].get("protocol") == "official" else ""
-    return record["data"]["name"] + by_writer
+    return f"{record['data']['name']}{by_writer}"
 
 
 _COMMON = {

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -104,10 +105,11 @@ def test_boundaries_are_scored_on_letters(writes_text: bool, recogniser: Recogni
     """Of networks that write freely and of ones that write a text, in the network's own numbers."""
     codec = corpus.codec
     assert isinstance(codec, HandwritingCodec)
-    texts = {"characters": codec.num_characters, "writers": codec.num_hands} if writes_text else {}
+    config = ModelConfig("ink", embedding=8, hidden=(8, 8, 8), output=8, mixtures=2)
+    if writes_text:
+        config = replace(config, characters=codec.num_characters, writers=codec.num_hands)
     torch.manual_seed(0)
-    network = Network(ModelConfig("ink", embedding=8, hidden=(8, 8, 8), output=8, mixtures=2, **texts))
-    report = score_letters(network, corpus, "test", recogniser)
+    report = score_letters(Network(config), corpus, "test", recogniser)
     assert report["lines"] == len(corpus.test)
     assert {row["event"] for row in report["scores"]} == {row["event"] for row in report["rules"]} == NAMES
     assert {row["tolerance"] for row in report["scores"]} == {2, 5}
