@@ -17,7 +17,6 @@ from model.metrics import cell_work_share
 
 Array = NDArray[Any]
 
-STREAMS = 64
 WINDOW = 100
 
 
@@ -34,22 +33,24 @@ def measure(
         reader: of the texts, where they are written.
 
     Returns:
-        Text: `test_bpc`. Ink: `test_nats_per_line`, `test_nats_per_step` in standardised units (higher is better),
-        `test_nats_per_step_raw_units`, `test_log_scale` (by what these two differ), `test_lines`. Where a text is
-        written, `test_missed_stops` and `test_early_stops`, as `model.evaluate.evaluate` counts them. All:
-        `test_steps`, `data_version`, and for an HM-LSTM `z_rates` and `cell_work_share`.
+        Text: `test_bpc` and `test_streams`, as `model.evaluate.summarise` says them. Ink: `test_nats_per_line`,
+        `test_nats_per_step` in standardised units (higher is better), `test_nats_per_step_raw_units`, `test_log_scale`
+        (by what these two differ), `test_lines`. Where a text is written, `test_missed_stops` and `test_early_stops`,
+        as `model.evaluate.evaluate` counts them. All: `test_steps`, `data_version`, and for an HM-LSTM `z_rates` and
+        `cell_work_share`.
     """
     counts = _Counts(np.zeros(config.num_layers), np.zeros(config.num_layers))
-    nats, steps = 0.0, 0
+    nats, steps, starts = 0.0, 0, 0
     state: dict[str, Array] = {}
-    for window in corpus.evaluation(split, WINDOW, batch=STREAMS):
+    for window in corpus.evaluation(split, WINDOW):
         if not state or len(state["h1"]) != len(window.fresh) or bool(window.fresh.all()):
             state = step.zeros(len(window.fresh))
         state = _keep(state, ~window.fresh.numpy())
         outputs, state = _run(step, config, window, state, counts, reader)
         nats += _nats(torch.from_numpy(outputs).double(), window, text=config.kind == "text")
-        steps += int(window.weight.sum())
-    figures = summarise(corpus, split, {"steps": steps, "nats": nats, "nats_per_step": nats / max(1, steps)})
+        steps, starts = steps + int(window.weight.sum()), starts + int(window.fresh.sum())
+    found = {"steps": steps, "starts": starts, "nats": nats, "nats_per_step": nats / max(1, steps)}
+    figures = summarise(corpus, split, found)
     if config.writes_text:
         figures |= {"missed_stops": counts.missed, "early_stops": counts.early}
     named = {f"{split}_{key}": value for key, value in figures.items()}

@@ -18,6 +18,7 @@ from model.data.text import TextCorpus, load_text
 from model.network import Condition
 
 EVALUATION_STREAMS = 64
+LONG, FEW = 50_000, 8  # symbols of a stream whose beginning hardly counts; streams that a shorter text is cut into
 Codec = TextCodec | InkCodec | HandwritingCodec
 
 
@@ -107,7 +108,7 @@ class Corpus:
         return InkStreams(self.data.train, batch, window, seed, self.data.captions.get("train"), stretched)
 
     def evaluation(
-        self, split: str, window: int, limit: int | None = None, batch: int = EVALUATION_STREAMS
+        self, split: str, window: int, limit: int | None = None, batch: int | None = None
     ) -> Iterator[Window]:
         """A split from its beginning, every target once, cut into windows with carried state.
 
@@ -115,16 +116,19 @@ class Corpus:
             split: "train", "valid" or "test".
             window: T.
             limit: at most this many steps in all, taken from the beginning.
-            batch: streams, or lines, side by side.
+            batch: streams, or lines, side by side at most. None: 64 lines; or so few streams of a text that its figure
+                is nearly that of one, since every stream begins without knowing what came before it.
         """
         part = getattr(self.data, split)
         if isinstance(self.data, TextCorpus):
             ids = part if limit is None else part[: limit + 1]
-            streams = min(batch, max(1, (len(ids) - 1) // 1000))
+            most = batch or min(EVALUATION_STREAMS, max(FEW, len(ids) // LONG))
+            streams = min(most, max(1, (len(ids) - 1) // 1000))
             inputs, targets, weight = evaluation_text(ids, streams)
             fresh = np.ones(streams, np.bool_)
             yield from _cut(Window(*(torch.from_numpy(part) for part in (inputs, targets, weight, fresh))), window)
             return
+        batch = batch or EVALUATION_STREAMS
         lines = part if limit is None else part[: max(1, limit // max(1, int(np.mean([len(p) for p in part]))))]
         lines = lines[: max(len(lines) // batch, 1) * batch] if limit else lines
         captions = self.data.captions.get(split)

@@ -41,13 +41,14 @@ def evaluate(network: Network, windows: Iterable[Window], options: WindowOptions
     """Go through windows once, state carried, and count; the network is in evaluation mode from then on.
 
     Returns:
-        steps, nats (sum), and for an HM-LSTM z_rates, active_rates, live_rates and cell_work_share. For a network that
-        writes a text also stop_nats (sum over all points), and missed_stops and early_stops: lines whose last point was
-        taken for less than half a stop, and points before it that were taken for more.
+        steps, nats (sum), starts (how often a state began anew), and for an HM-LSTM z_rates, active_rates, live_rates
+        and cell_work_share. For a network that writes a text also stop_nats (sum over all points), and missed_stops and
+        early_stops: lines whose last point was taken for less than half a stop, and points before it that were taken
+        for more.
     """
     network.eval()
     device = network.output.bias.device
-    total, steps = torch.zeros((), dtype=torch.float64, device=device), 0.0
+    total, steps, starts = torch.zeros((), dtype=torch.float64, device=device), 0.0, 0
     detectors = network.config.num_layers - 1 if network.config.cell == "hmlstm" else 0
     counts = BoundaryCounts(detectors, device)
     stops = torch.zeros(3, dtype=torch.float64, device=device)
@@ -65,11 +66,13 @@ def evaluate(network: Network, windows: Iterable[Window], options: WindowOptions
         state = result.state
         total += window_nll(network, result.raw, window).double().sum()
         steps += float(window.weight.sum())
+        starts += int(window.fresh.sum())
         if network.config.writes_text:
             stops += _count_stops(result.raw, window)
         if detectors:
             counts.add(result.z, result.logit, before, slope, window.weight)
-    found: dict[str, Any] = {"steps": int(steps), "nats": float(total), "nats_per_step": float(total) / max(steps, 1.0)}
+    found: dict[str, Any] = {"steps": int(steps), "starts": starts, "nats": float(total)}
+    found["nats_per_step"] = found["nats"] / max(steps, 1.0)
     if network.config.writes_text:
         found |= dict(zip(("stop_nats", "missed_stops", "early_stops"), stops.tolist(), strict=True))
     if detectors:
@@ -91,12 +94,13 @@ def _count_stops(raw: Tensor, window: Window) -> Tensor:
 def summarise(corpus: Corpus, split: str, found: dict[str, Any]) -> dict[str, Any]:
     """Put the counts into the units a reader expects, with the constants that they depend on.
 
-    Text: bits per character. Ink: log-likelihood in nats per line and per step in standardised units (higher is
-    better), and the raw-unit value, which does not depend on the normalisation.
+    Text: bits per character, and how many streams it was read as, each from a blank state. Ink: log-likelihood in nats
+    per line and per step in standardised units (higher is better), and the raw-unit value, which does not depend on the
+    normalisation.
     """
-    common = {key: value for key, value in found.items() if key not in ("nats", "nats_per_step")}
+    common = {key: value for key, value in found.items() if key not in ("nats", "nats_per_step", "starts")}
     if corpus.kind == "text":
-        return {"bpc": bits_per_symbol(found["nats_per_step"])} | common
+        return {"bpc": bits_per_symbol(found["nats_per_step"]), "streams": found["starts"]} | common
     lines = len(getattr(corpus.data, split))
     codec = corpus.codec
     log_scale = math.nan if isinstance(codec, TextCodec) else codec.log_scale

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from model.checkpoint import Checkpoint
+from model.corpus import EVALUATION_STREAMS
 
 FORMAT = "copyist-run/1"
 
@@ -92,7 +93,12 @@ def results_page(records: list[dict[str, Any]]) -> str:
     ink = [record for record in records if record["model"]["kind"] == "ink"]
     parts = ["# Results", "", "Made by `python -m model results` from the records in docs/runs/. Do not edit.", ""]
     if text:
-        parts += ["## Text: bits per character of the whole test split, state carried", "", *_table(text, _TEXT), ""]
+        parts += [
+            "## Text: bits per character of the whole test split, read as so many streams, the state of each carried",
+            "",
+            *_table(text, _TEXT),
+            "",
+        ]
         parts += _seeds(text, lambda r: r["test"]["bpc"], 3)
     if ink:
         parts += [
@@ -264,7 +270,14 @@ _COMMON = {
     "passes": lambda r: f"{r['passes']:.2f}",
 }
 _BOUNDARIES = {"z rates": _rates, "cell work": _share}
-_TEXT = _COMMON | {"test bpc": lambda r: f"{r['test']['bpc']:.3f}"} | _BOUNDARIES
+_TEXT = (
+    _COMMON
+    | {
+        "test bpc": lambda r: f"{r['test']['bpc']:.3f}",
+        "streams": lambda r: f"{r['test'].get('streams', EVALUATION_STREAMS)}",  # older records do not say: so many
+    }
+    | _BOUNDARIES
+)
 _INK = (
     _COMMON
     | {

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from model.codec import HandwritingCodec, TextCodec
-from model.corpus import Corpus, Window, line_windows
+from model.corpus import EVALUATION_STREAMS, Corpus, Window, line_windows
 from model.data.ink import InkCorpus
 from model.data.words import WordedLine
 from model.letters import find_letters, widened
@@ -291,7 +291,7 @@ def find(
         limit: steps at most, from the beginning of the split.
         control: an LSTM with the same codec, its probes fitted on the first `PROBE_STEPS` of the training split.
     """
-    inputs, z = read(network, corpus.evaluation(split, WINDOW, limit))
+    inputs, z = read(network, corpus.evaluation(split, WINDOW, limit, EVALUATION_STREAMS))
     is_text = corpus.kind == "text"
     events = events_of(corpus, inputs)
     report: dict[str, Any] = {
@@ -308,7 +308,7 @@ def find(
 
 
 def _probes(control: Network, corpus: Corpus, inputs: list[NDArray[Any]]) -> dict[str, dict[str, float]]:
-    known, _ = read(control, corpus.evaluation("train", WINDOW, PROBE_STEPS))
+    known, _ = read(control, corpus.evaluation("train", WINDOW, PROBE_STEPS, EVALUATION_STREAMS))
     known, inputs = _equally_long(known), _equally_long(inputs)
     states, held_out = states_of(control, known), states_of(control, inputs)
     truth, held_out_truth = events_of(corpus, known), events_of(corpus, inputs)

@@ -71,3 +71,14 @@ def test_separators_are_for_text() -> None:
     symbols = fixture("text").codec.symbols  # type: ignore[union-attr]
     assert {symbols[n] for n in np.flatnonzero(separators)} >= {" ", "\n"}
     assert fixture("ink").separators is None
+
+
+@pytest.mark.parametrize(("split", "streams"), [("train", 64), ("valid", 8), ("test", 8)])
+def test_a_text_is_measured_in_few_streams(split: str, streams: int, tmp_path: Path) -> None:
+    """One for each 50,000 symbols, 64 at most and 8 at least; as many as wanted where that is said; each of 1,000."""
+    (tmp_path / "long.txt").write_text("all work and no play. " * 200_000)
+    corpus = Corpus.load("text", tmp_path / "long.txt")
+    assert len(next(corpus.evaluation(split, 10)).fresh) == streams
+    assert len(next(corpus.evaluation(split, 10, 900_000)).fresh) == min(streams, 18)
+    assert len(next(corpus.evaluation(split, 10, 3_000)).fresh) == 3
+    assert len(next(corpus.evaluation(split, 10, batch=5)).fresh) == 5

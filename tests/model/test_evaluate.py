@@ -53,7 +53,9 @@ def test_a_uniform_model_needs_log2_v_bits(text: Corpus) -> None:
     found = evaluate(network, text.evaluation("test", 50), FLOAT64)
     assert found["steps"] == len(text.data.test) - 1
     expected = math.log2(text.codec.size)  # type: ignore[union-attr]
-    assert summarise(text, "test", found)["bpc"] == pytest.approx(expected, abs=1e-12)
+    said = summarise(text, "test", found)
+    assert said["bpc"] == pytest.approx(expected, abs=1e-12)
+    assert said["streams"] == len(next(text.evaluation("test", 50)).fresh)
 
 
 def test_a_unigram_model_needs_the_entropy_of_the_counts(text: Corpus) -> None:
