@@ -16,6 +16,7 @@ import pytest
 
 from export import bundle
 from model import checkpoint as checkpoints
+from model.recognise import load_recogniser
 from tests.docs.blocks import blocks
 from tests.service.server import PATIENCE_S, ROOT
 
@@ -109,16 +110,21 @@ def carry_out(step: str, folder: Path) -> None:
 
 
 def test_from_a_bundle_to_one_that_knows_another_text(checkout: Path) -> None:
-    """The commands that go on from a bundle do, and what they leave says what it was begun with."""
+    """The commands that go on from a bundle do, what they leave says what it was begun with, and can be looked into."""
     shipped = ROOT / "service" / "bundles" / "prose"
-    if not shipped.is_dir():
-        pytest.skip("no bundle prose ships in service/bundles")
-    shutil.copytree(shipped, checkout / "service" / "bundles" / "prose")
-    for step in commands("docs/how-do-i.md", ("Go on from a bundle",)):
+    for name in ("prose", "ink"):
+        if not (shipped.parent / name).is_dir():
+            pytest.skip(f"no bundle {name} ships in service/bundles")
+        shutil.copytree(shipped.parent / name, checkout / "service" / "bundles" / name)
+    for step in commands("docs/how-do-i.md", ("Go on from a bundle", "See what its boundaries mean")):
         carry_out(step, checkout)
     fitted = checkpoints.load(checkout / "runs" / "fitted")
     assert fitted.facts["started_from"]["bundle"] == bundle.load(shipped).fingerprint
     assert fitted.facts["updates"] > 0
+    assert (
+        load_recogniser(checkout / "recogniser.safetensors")[1]["bundle"]
+        == bundle.load(shipped.parent / "ink").fingerprint
+    )
 
 
 @pytest.mark.parametrize("page", PAGES)
