@@ -328,7 +328,6 @@ class Engine:
         """Free what ended sequences occupy, and tell their ends."""
         now = self._clock()
         for sequence in ended:
-            lane.remove(sequence)
             sequence.times.finished = now
             sequence.times.first = sequence.times.first or (now if sequence.num_new else None)
             self.gauges.finished += 1
@@ -336,6 +335,7 @@ class Engine:
                 self.gauges.cancelled += 1
                 lag = self.gauges.steps - sequence.cancelled_at_step
                 self.gauges.cancel_steps_max = max(self.gauges.cancel_steps_max, lag)
+            lane.remove(sequence)  # counted first: who sees from another thread that it is gone sees why
             self._tell(sequence)
             del self._streams[sequence]
 
