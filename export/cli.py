@@ -145,7 +145,7 @@ def restore_command(
     try:
         loaded = bundle.load(folder)
         if recogniser:
-            found, known = _judge(folder)
+            found, known = restore_recogniser(loaded), dict(loaded.writing["recogniser"]["facts"])
             data = {"name": known.pop("data", None), "protocol": known.pop("protocol", None)}
             save_recogniser(checkpoint, found, {"valid": known, "data": data, "bundle": loaded.fingerprint})
         else:
