@@ -69,7 +69,13 @@ class BoundaryCounts:
 
 
 def cell_work_share(hidden: tuple[int, ...], z_rates: list[float], active_rates: list[float]) -> float:
-    """Multiply-accumulates of the cells that are needed, as a share of computing everything at every step.
+    """Multiply-accumulates of the cells that are needed, as a share of computing everything at every step."""
+    needed, dense = cell_work(hidden, z_rates, active_rates)
+    return needed / dense
+
+
+def cell_work(hidden: tuple[int, ...], z_rates: list[float], active_rates: list[float]) -> tuple[float, float]:
+    """Multiply-accumulates of an HM-LSTM's cells at a step: those that are needed, and all of them.
 
     Layer 1's own recurrence is always needed; a top-down product only where z fired before; an upper layer's recurrence
     where it is active, and its bottom-up product where z below fires. Layer 1's input is a table row and costs nothing.
@@ -85,4 +91,4 @@ def cell_work_share(hidden: tuple[int, ...], z_rates: list[float], active_rates:
             parts.append((hidden[index - 1], z_rates[index - 1]))
         needed += sum(rows * columns * share for rows, share in parts)
         dense += sum(rows * columns for rows, _ in parts)
-    return needed / dense
+    return needed, dense

@@ -15,6 +15,7 @@ from typing import Any
 
 from model.checkpoint import Checkpoint
 from model.corpus import EVALUATION_STREAMS
+from model.metrics import cell_work
 
 FORMAT = "copyist-run/1"
 
@@ -244,6 +245,20 @@ def _share(record: dict[str, Any]) -> str:
     return "100 %" if share is None else f"{share:.1%}".replace("%", " %")
 
 
+def _products(record: dict[str, Any]) -> str:
+    """Multiply-accumulates that a step of text needs, cells and output module together, in thousands."""
+    model, test = record["model"], record["test"]
+    hidden = tuple(model["hidden"])
+    if model["cell"] == "hmlstm":
+        cells, _ = cell_work(hidden, test["z_rates"], test["active_rates"])
+    else:
+        below = (0, *hidden[:-1])  # the input is a table row
+        cells = sum(4 * size * (size + under) for size, under in zip(hidden, below, strict=True))
+    sent = sum(hidden)
+    output = sent * len(hidden) + sent * model["output"] + model["output"] * model["vocabulary"]
+    return f"{(cells + output) / 1000:.0f}"
+
+
 def _layers(record: dict[str, Any]) -> str:
     model = record["model"]
     kind = {
@@ -275,6 +290,7 @@ _TEXT = (
     | {
         "test bpc": lambda r: f"{r['test']['bpc']:.3f}",
         "streams": lambda r: f"{r['test'].get('streams', EVALUATION_STREAMS)}",  # older records do not say: so many
+        "thousand products a step": _products,
     }
     | _BOUNDARIES
 )

@@ -20,7 +20,14 @@ def record(name: str, kind: str, test: dict[str, Any]) -> dict[str, Any]:
         "note": "Stopped once.",
         "commit": "abc",
         "data": {"name": "a corpus", "sha256": "0" * 64, "split": "90/5/5", "protocol": None},
-        "model": {"kind": kind, "cell": "hmlstm", "layer_norm": True, "hidden": [32, 16, 8]},
+        "model": {
+            "kind": kind,
+            "cell": "hmlstm",
+            "layer_norm": True,
+            "hidden": [32, 16, 8],
+            "output": 10,
+            "vocabulary": 50,
+        },
         "train": {},
         "parameters": 1_230_000,
         "seed": 1,
@@ -30,7 +37,7 @@ def record(name: str, kind: str, test: dict[str, Any]) -> dict[str, Any]:
         "steps": 10,
         "passes": 0.5,
         "curve": [],
-        "test": test,
+        "test": {"z_rates": [0.5, 0.0], "active_rates": [0.5, 0.0]} | test,
     }
 
 
@@ -84,6 +91,22 @@ def test_page_tells_rivals_apart(model: dict[str, Any], shown: str) -> None:
     found = record("a", "text", {"bpc": 1.7})
     found["model"] |= model
     assert shown in results_page([found])
+
+
+@pytest.mark.parametrize(
+    ("cell", "products"),
+    [
+        # Layer 1: 129 columns, 32 own rows and half of 16 above. Layer 2: 65 columns, half of 16 + 32. Layer 3 rests.
+        ("hmlstm", 129 * (32 + 8) + 65 * (8 + 16)),
+        ("lstm", 128 * 32 + 64 * (16 + 32) + 32 * (8 + 16)),
+    ],
+)
+def test_page_counts_the_products_of_a_step(cell: str, products: int) -> None:
+    """Those of the cells that are needed, and all of the output module: gates, embedding and head."""
+    found = record("a", "text", {"bpc": 1.7})
+    found["model"]["cell"] = cell
+    products += 56 * 3 + 56 * 10 + 10 * 50
+    assert f"| 1.700 | 64 | {products / 1000:.0f} |" in results_page([found])
 
 
 def test_page_tells_splits_apart() -> None:
