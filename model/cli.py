@@ -187,7 +187,9 @@ def boundaries(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint or a training folder of an HM-LSTM.")],
     data: Annotated[Path, typer.Option(help="The corpus it was trained on.")],
     split: Annotated[str, typer.Option(help="valid or test.")] = "test",
-    limit: Annotated[int | None, typer.Option(min=1, help="Steps at most, from the beginning.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Steps of the split at most; words and letters are read whole.")
+    ] = None,
     control: Annotated[Path | None, typer.Option(help="Text: an LSTM whose states are read linearly beside.")] = None,
     words: Annotated[
         Path | None, typer.Option(help="Ink: sentences whose strokes have words (ImadocSen-OnDB).")

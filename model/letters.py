@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.recognise import BLANK, Line, Recogniser
+from model.recognise import BLANK, POINTS_PER_FRAME, Line, Recogniser
 
-POINTS_PER_FRAME = 4
 DELAYS = range(16)  # points
 NEAR = 2  # points
 Flags = NDArray[np.bool_]

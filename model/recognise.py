@@ -28,6 +28,8 @@ from model.data.ink import InkCorpus
 FORMAT = "copyist-recogniser/1"
 LAST, BEST = "last.safetensors", "best.safetensors"
 BLANK = 0
+STRIDES = (2, 2)
+POINTS_PER_FRAME = math.prod(STRIDES)
 EVALUATIONS = 20
 VALIDATION_LINES = 400
 WARM_UP = 200
@@ -87,8 +89,8 @@ class Recogniser(nn.Module):
     def __init__(self, config: RecogniserConfig, codec: HandwritingCodec) -> None:
         super().__init__()
         self.config, self.codec = config, codec
-        self.fine = nn.Conv1d(3, config.channels, 5, stride=2, padding=2)
-        self.coarse = nn.Conv1d(config.channels, 2 * config.channels, 5, stride=2, padding=2)
+        self.fine = nn.Conv1d(3, config.channels, 5, stride=STRIDES[0], padding=2)
+        self.coarse = nn.Conv1d(config.channels, 2 * config.channels, 5, stride=STRIDES[1], padding=2)
         widths = [2 * config.channels, *[2 * config.hidden] * (config.layers - 1)]
         self.layers = nn.ModuleList(BothWays(width, config.hidden) for width in widths)
         self.drop = nn.Dropout(config.dropout)
@@ -109,7 +111,8 @@ class Recogniser(nn.Module):
         for convolution in (self.fine, self.coarse):
             x = x * (torch.arange(x.shape[2]) < lengths[:, None]).to(x.device, x.dtype)[:, None]
             x = torch.nn.functional.gelu(convolution(x))
-            lengths = (lengths + 1) // 2
+            stride = convolution.stride[0]
+            lengths = (lengths + stride - 1) // stride
         y = x.permute(2, 0, 1)
         for layer in self.layers:
             y = layer(self.drop(y), lengths)

@@ -225,7 +225,8 @@ def score_words(network: Network, lines: list[WordedLine]) -> dict[str, Any]:
     # The last point of a line is not read: nothing follows it that could be foretold.
     truth = [each.word_end[: len(line)] for each, line in zip(lines, inputs, strict=True)]
     found = _score_outside(inputs, z, {"word": truth}, WORD_EVENTS)
-    gaps = [ink_events(line, word_gap_of(inputs))["word gap"] for line in inputs]
+    gap = word_gap_of(inputs)
+    gaps = [ink_events(line, gap)["word gap"] for line in inputs]
     found["rules"] += [
         {"rule": "word gap", "event": "word", "tolerance": at, **score(gaps, truth, at).to_json()}
         for at in INK_TOLERANCES
