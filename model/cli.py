@@ -23,6 +23,8 @@ from model.evaluate import evaluate as evaluate_network
 from model.evaluate import protocol_of, summarise
 from model.recognise_cli import recogniser_app
 from model.train_cli import train
+from model.widen import WidenError
+from model.widen import widen as widened
 from model.window import WindowOptions
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -75,6 +77,20 @@ def average(
     try:
         checkpoints.save(out, average_of([checkpoints.load(path) for path in trained]))
     except (CheckpointError, AverageError, OSError) as error:
+        raise fail(error) from error
+
+
+@app.command()
+def widen(
+    trained: Annotated[Path, typer.Argument(help="A checkpoint or a training folder.")],
+    layer: Annotated[int, typer.Option(help="Counted from 1: which layer gets twice as many units.")],
+    out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
+    seed: Annotated[int, typer.Option(help="Of how each weight is divided between two units.")] = 1,
+) -> None:
+    """Give one layer twice as many units without changing what the network computes, to train on from it (--from)."""
+    try:
+        checkpoints.save(out, widened(checkpoints.load(trained), layer, seed))
+    except (CheckpointError, WidenError, OSError) as error:
         raise fail(error) from error
 
 

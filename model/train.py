@@ -266,7 +266,7 @@ class Trainer:
         same = start.facts.get("data", {}).get("sha256") == self.corpus.facts.get("sha256")
         if same and isinstance(self.streams, TextStreams):
             self.streams.skip(start.facts.get("passes", 0.0))
-        known = ("bundle", "data", "minutes", "passes", "started_from", "steps", "updates")
+        known = ("bundle", "data", "minutes", "passes", "started_from", "steps", "updates", "widened")
         self.started_from = {name: start.facts[name] for name in known if name in start.facts}
 
     def resume(self) -> None:
