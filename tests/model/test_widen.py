@@ -22,7 +22,10 @@ from tests.model.test_cli import SMALL, command, refusal
 from tests.model.test_train import make_trainer
 from tests.strategies import model_configs
 
-CODECS = {"text": TextCodec(tuple("abcdefghijk"), "error"), "ink": InkCodec((8.0, 0.0), (40.0, 35.0))}
+CODECS: dict[str, TextCodec | InkCodec] = {
+    "text": TextCodec(tuple("abcdefghijk"), "error"),
+    "ink": InkCodec((8.0, 0.0), (40.0, 35.0)),
+}
 
 
 def kept(network: Network) -> Checkpoint:
