@@ -13,6 +13,7 @@ Precision = Literal["auto", "bfloat16", "float32", "float64"]
 
 
 _ADDED = ("characters", "writers", "character_width", "window_mixtures")
+_GONE = ("drop_inputs",)
 
 
 class ConfigError(ValueError):
@@ -149,9 +150,8 @@ class TrainConfig:
         restarts: text only: share of streams whose state is zeroed at each window. A stream never restarted drifts
             into states that only ever come after a million characters, and the network forgets how to begin.
         dropout: share of h that is hidden from the output module, and of the output embedding from the head, for each
-            row and window (model/dropping.py). Its worth is not yet measured, nor that of the next.
+            row and window (model/dropping.py). docs/log.md says what it was worth, and the next.
         drop_connect: share of the layers' weights that is missing in a window.
-        drop_inputs: share of what each layer is given from below (the embedding, h) that it does not see in a window.
         stretch: ink only: standard deviation of the logarithm of how much larger a line is drawn, on each axis.
         average: decay of the exponential moving average of the weights that is evaluated and kept; 0 switches it off.
         seed: of the weights, the order of lines and the sampled detector.
@@ -172,7 +172,6 @@ class TrainConfig:
     restarts: float = 0.05
     dropout: float = 0.0
     drop_connect: float = 0.0
-    drop_inputs: float = 0.0
     stretch: float = 0.0
     average: float = 0.0
     seed: int = 1
@@ -185,7 +184,7 @@ class TrainConfig:
         bounds: list[float] = [0.0, *self.rate_band, 1.0]
         if len(bounds) != 4 or bounds != sorted(bounds) or bounds[1] == bounds[2]:
             raise ConfigError(f"rate_band must be two shares in order, not {self.rate_band}")
-        for name in ("average", "restarts", "dropout", "drop_connect", "drop_inputs"):
+        for name in ("average", "restarts", "dropout", "drop_connect"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be in [0, 1), not {getattr(self, name)}")
         if not self.stretch >= 0:
@@ -212,8 +211,9 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """Read a dictionary made by `to_json`."""
+        """Read a dictionary made by `to_json`, by an older version too: of fields that are gone nothing is kept."""
         low, high = values["rate_band"]
+        values = {name: value for name, value in values.items() if name not in _GONE}
         return cls(**(values | {"rate_band": (float(low), float(high))}))
 
 

@@ -2,8 +2,6 @@
 
 - **drop_connect**: weights of the layers' matrices are missing (Wan et al. 2013; in a recurrence, Merity et al. 2018).
   A detector's column stays whole: boundaries that come and go with the draw would be no segments.
-- **drop_inputs**: elements of what a layer is given from below (the embedding, h of the layer below) are hidden from
-  it. They are the same for all rows: whole rows of the matrices are missing, so the time loop is as it was.
 - **dropout**: elements of h are hidden from the output module, and elements of the output embedding from the head, for
   each row its own (Gal and Ghahramani 2016).
 
@@ -34,7 +32,7 @@ def draw_masks(network: Network, config: TrainConfig, rows: slice, generator: to
         return kept.to(bias.dtype) / (1 - share)
 
     masks = Masks()
-    if config.drop_connect or config.drop_inputs:
+    if config.drop_connect:
         layers = [network.layer(index) for index in range(network.config.num_layers)]
         matrices = [(layers[0], layers[0].input), *((layer, layer.weight) for layer in layers)]
         weights = []
@@ -42,9 +40,6 @@ def draw_masks(network: Network, config: TrainConfig, rows: slice, generator: to
             if matrix is None:
                 continue
             drawn = mask(config.drop_connect, *matrix.shape)
-            from_below = drawn if matrix is layer.input else drawn[layer.size + layer.above :]
-            if config.drop_inputs:
-                from_below *= mask(config.drop_inputs, len(from_below), 1)
             if layer.detects:
                 drawn[:, -1] = 1
             weights.append(drawn)

@@ -18,7 +18,6 @@ CHANGES = [
     "train.batch=8",
     "train.dropout=0.2",
     "train.drop_connect=0.2",
-    "train.drop_inputs=0.2",
 ]
 SETTINGS = ["--updates", "8", "--no-compile", *(part for change in CHANGES for part in ("--set", change))]
 
