@@ -6,7 +6,7 @@ from typing import Protocol
 from service.catalogue import fresh_seed
 from service.engine.snapshot import Part, Snapshot
 from service.errors import InvalidRequestError
-from service.schemas import SEED_NEEDED
+from service.requests import SEED_NEEDED
 from service.state import State, StateKeeper
 
 

@@ -13,14 +13,15 @@ from service.engine.text import TextParams
 from service.errors import InvalidRequestError
 from service.ink.schemas import GivenInk, offsets_of, read_ink
 from service.replies import SegmentReply
+from service.requests import StrictRequest, at_most
 from service.routes import Here, Service, submit
-from service.schemas import InkSegmentation, TextSegmentation, _Strict, at_most
+from service.schemas import InkSegmentation, TextSegmentation
 from service.streaming import WholeReply
 
 router = APIRouter()
 
 
-class SegmentRequest(_Strict):
+class SegmentRequest(StrictRequest):
     """Text or ink to read and cut into segments."""
 
     model_config = ConfigDict(

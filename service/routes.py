@@ -21,19 +21,9 @@ from service.ink import copybook
 from service.ink.styles import card as copybook_card
 from service.rates import Rates
 from service.replies import CompletionReply
+from service.requests import CompletionRequest, DetokenizeRequest, TokenizeRequest, check_limits
 from service.schemas import CompletionReply as CompletionSchema
-from service.schemas import (
-    CompletionRequest,
-    DetokenizeRequest,
-    Health,
-    ModelCard,
-    ModelList,
-    Text,
-    TokenizeRequest,
-    TokenizerInfo,
-    Tokens,
-    check_limits,
-)
+from service.schemas import Health, ModelCard, ModelList, Text, TokenizerInfo, Tokens
 from service.seal import Sealer
 from service.settings import Settings
 from service.siblings import Siblings, Silence

@@ -21,8 +21,8 @@ from service.description import PROBLEMS
 from service.errors import InvalidRequestError, InvalidTokenError, StreamNotFoundError
 from service.handwriting import follow_handwriting
 from service.ink.schemas import HandwritingRequest
+from service.requests import MAX_RESUME, CompletionRequest, StrictRequest, check_limits
 from service.routes import Here, Service, follow_completion, tenant_of
-from service.schemas import MAX_RESUME, CompletionRequest, _Strict, check_limits
 from service.seal import Purpose, token_chars
 from service.streaming import END, EventIds
 
@@ -39,7 +39,7 @@ EVENTS = {
 router = APIRouter()
 
 
-class StreamRequest(_Strict):
+class StreamRequest(StrictRequest):
     """A request whose reply is to be read as a stream at a URL of its own."""
 
     model_config = ConfigDict(

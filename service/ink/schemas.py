@@ -11,7 +11,7 @@ from service.ink import copybook, prime
 from service.ink.document import Look
 from service.ink.formats import Format, Making
 from service.ink.layout import PAPERS, Align, Layout, LayoutError
-from service.schemas import (
+from service.requests import (
     MAX_BIAS,
     SEED_NEEDED,
     WHOLE,
@@ -19,10 +19,10 @@ from service.schemas import (
     ReturnState,
     Seed,
     StateToken,
-    Work,
-    _Strict,
+    StrictRequest,
     lowered,
 )
+from service.schemas import Work
 from service.settings import Settings
 
 Paper = Literal["fit", "a4", "a5", "a6", "letter", "legal"]
@@ -36,7 +36,7 @@ _PARTS = ("state", "return_state", "resume_at")
 _ONLY_WITH_TEXT = ("style", "unsupported", "align", "wobble", "candidates", "prime_text")
 
 
-class PrimeColumns(_Strict):
+class PrimeColumns(StrictRequest):
     """Ink as columns, as replies have them; y grows downwards, in any unit."""
 
     x: list[float]
@@ -65,7 +65,7 @@ def offsets_of(reading: prime.Reading) -> list[Offset]:
     return [(dx, dy, pen_up) for dx, dy, pen_up in reading.offsets.tolist()]
 
 
-class HandwritingRequest(_Strict):
+class HandwritingRequest(StrictRequest):
     """What to write with the pen, and how."""
 
     model_config = ConfigDict(
