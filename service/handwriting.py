@@ -20,7 +20,7 @@ from service.ink.schemas import HandwritingReply, HandwritingRequest, StyleList
 from service.ink.styles import all_styles
 from service.routes import SEED_HEADER, Here, Service, submit, tenant_of
 from service.streaming import DONE, EVENT_STREAM, EventIds, EventStream, WholeReply
-from service.writing import follow_writing, network_styles
+from service.writing_reply import follow_writing, network_styles
 
 _log = structlog.get_logger(__name__)
 

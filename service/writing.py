@@ -7,39 +7,32 @@ pen draws them; with more, line after line. A line that no candidate ended by it
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import structlog
 from anyio import to_thread
-from fastapi import Request
-from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
 
 from service.catalogue import Hand, LineModel, fresh_seed
 from service.engine.lines import Line, LineSequence
 from service.engine.sequence import Delta, End, Offset
 from service.engine.snapshot import Snapshot
-from service.errors import CopyistError, EngineFailureError, InvalidRequestError, QueueFullError
+from service.errors import InvalidRequestError, QueueFullError
 from service.ink.document import Ink
 from service.ink.layout import RETURN_S
-from service.ink.reply import Author, TextReply
-from service.ink.schemas import MAX_CANDIDATES, HandwritingRequest, StyleCard
+from service.ink.reply import TextReply
+from service.ink.schemas import MAX_CANDIDATES, HandwritingRequest
 from service.ink.scribe import Live, Piece, Scribe, Written
-from service.routes import SEED_HEADER, Service
-from service.streaming import DONE, EVENT_STREAM, PING, Choices, EventIds, error_of, log_ends
-
-_log = structlog.get_logger(__name__)
+from service.routes import Service
+from service.streaming import Choices, error_of, log_ends
 
 LONGEST_PIECE = 56  # characters; the data's longest line has 64
 _TRIES = 2
 _STREAMS = 2 * MAX_CANDIDATES  # draws of one piece, all tries together
 _AT_A_TIME = 16  # sequences that one request keeps in the engine
 _BUSY_S = 0.05
-_PREVIEW = "The quick brown fox, 0123"
 _PRIMES = 64  # primed states that are kept
 
 
@@ -62,33 +55,12 @@ class Wish:
     prime_text: str = ""
 
 
-async def follow_writing(
-    model: LineModel, body: HandwritingRequest, request: Request, here: Service, ids: EventIds | None
-) -> Response:
-    """Return the response that writes a text with a network.
+async def wish_of(model: LineModel, body: HandwritingRequest, here: Service) -> Wish:
+    """Return what a request wants written.
 
     Raises:
         InvalidRequestError: there is no such hand, or a wish cannot be met.
-        QueueFullError: as many wait for this model as may.
     """
-    wish = await _wish(model, body, here)
-    scribe = _scribe(wish, body)
-    about = {"model": model.name, "system_fingerprint": model.fingerprint, "style": wish.hand.name}
-    author = Author(scribe, about, model.hierarchy)
-    reply = await to_thread.run_sync(TextReply, body, wish.seed, here.settings.max_pages, author)
-    await here.rates.charge(request, len(body.text or "") * wish.candidates)
-    writing = Writing(here, wish, scribe, reply, body.text or "")
-    writing.begin()
-    headers = {SEED_HEADER: str(wish.seed), **reply.headers}
-    if not body.stream:
-        return _WholeText(writing, headers, reply.media_type)
-    is_live = wish.candidates == 1 and body.align == "left"
-    no_store = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-    frames = _frames(writing, ids, here.settings.heartbeat_s, is_live=is_live)
-    return StreamingResponse(frames, headers=headers | no_store, media_type=EVENT_STREAM)
-
-
-async def _wish(model: LineModel, body: HandwritingRequest, here: Service) -> Wish:
     name = body.style or next(iter(model.hands))
     if name not in model.hands:
         raise InvalidRequestError(
@@ -105,7 +77,8 @@ async def _wish(model: LineModel, body: HandwritingRequest, here: Service) -> Wi
     return replace(wish, prime=prime, prime_text=body.prime_text.strip() + " ")
 
 
-def _scribe(wish: Wish, body: HandwritingRequest) -> Scribe:
+def scribe_of(wish: Wish, body: HandwritingRequest) -> Scribe:
+    """Return who turns the points of a wish into ink, piece by piece of the text."""
     longest = min(LONGEST_PIECE, wish.model.longest - len(wish.prime_text))
     hand, skips = wish.hand, body.unsupported == "skip"
     text = body.text or ""
@@ -365,111 +338,3 @@ class Writing:
                 kept.popitem(last=False)
         kept.move_to_end(key)
         self._primed = kept[key]
-
-
-class _WholeText(Response):
-    """A text as one body, sent when it is written."""
-
-    def __init__(self, writing: Writing, headers: dict[str, str], media_type: str) -> None:
-        super().__init__(headers=headers, media_type=media_type)
-        self._writing = writing
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the body, or nothing if the client leaves first.
-
-        Raises:
-            CopyistError: the engine could not finish it, or the sheet is too large.
-        """
-        task = asyncio.create_task(self._body())
-        watch = asyncio.create_task(_left(receive))
-        try:
-            await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                return
-            self.body = task.result()
-        finally:
-            watch.cancel()
-            task.cancel()
-            self._writing.cancel()
-        self.headers["content-length"] = str(len(self.body))
-        await super().__call__(scope, receive, send)
-
-    async def _body(self) -> bytes:
-        inks = [ink async for ink in self._writing.lines()]
-        tail = self._writing.last()
-        return await to_thread.run_sync(self._writing.reply.whole_of, inks, tail)
-
-
-async def _left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _frames(writing: Writing, ids: EventIds | None, heartbeat_s: float, *, is_live: bool) -> AsyncIterator[bytes]:
-    """Frame events as they come; a comment keeps a silent stream alive, an error is the last event."""
-    reply = writing.reply
-    inks = writing.live() if is_live else writing.lines()
-    following = asyncio.ensure_future(anext(inks, None))
-    try:
-        while True:
-            done, _ = await asyncio.wait({following}, timeout=heartbeat_s)
-            if not done:
-                yield PING
-                continue
-            ink = following.result()
-            if ink is None:
-                break
-            following = asyncio.ensure_future(anext(inks, None))
-            for event in reply.tell(ink):
-                yield _framed(event, reply, ids)
-        yield _framed(reply.last(writing.last()), reply, ids)
-    except CopyistError as error:
-        yield b"data: " + error.body + b"\n\n"
-    except Exception as error:  # noqa: BLE001 - the status is sent: whatever went wrong is told in the stream
-        _log.error("unforeseen", exc_info=error)
-        yield b"data: " + EngineFailureError("The service failed to write on.").body + b"\n\n"
-    finally:
-        following.cancel()
-        writing.cancel()
-    yield DONE
-
-
-def _framed(event: bytes, reply: TextReply, ids: EventIds | None) -> bytes:
-    label = ids.at(reply.position, has_ended=reply.has_ended) if ids else b""
-    return label + b"data: " + event + b"\n\n"
-
-
-async def network_styles(here: Service) -> list[StyleCard]:
-    """Return the hands of all networks; each sample is written once, one after the other."""
-    kept: dict[tuple[str, str], StyleCard] = here.__dict__.setdefault("samples", {})
-    for model, hand in _hands(here):
-        if (model.name, hand.name) not in kept:
-            kept[model.name, hand.name] = await _card(model, hand, here)
-    return [kept[model.name, hand.name] for model, hand in _hands(here)]
-
-
-def _hands(here: Service) -> Iterator[tuple[LineModel, Hand]]:
-    for model in here.catalogue:
-        if isinstance(model, LineModel):
-            yield from ((model, hand) for hand in model.hands.values())
-
-
-async def _card(model: LineModel, hand: Hand, here: Service) -> StyleCard:
-    body = HandwritingRequest(
-        text=_PREVIEW, model=model.name, style=hand.name, format="svg", seed=1, bias=1.0, line_width_mm=300
-    )
-    wish = await _wish(model, body, here)
-    scribe = _scribe(wish, body)
-    reply = TextReply(body, 1, 1, Author(scribe, {}, model.hierarchy))
-    writing = Writing(here, wish, scribe, reply, _PREVIEW)
-    inks = [ink async for ink in writing.lines()]
-    return StyleCard(
-        id=hand.name,
-        object="handwriting.style",
-        model=model.name,
-        description=hand.description,
-        joined=True,
-        licence=str(model.bundle.data["licence"]),
-        use=str(model.bundle.data["use"]),
-        preview=reply.whole_of(inks, {}).decode(),
-    )
