@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from service.catalogue import Catalogue, InkModel, TextModel
+from service.catalogue import Catalogue
 from service.engine.ink import InkParams
 from service.engine.text import TextParams
+from service.served import InkModel, TextModel
 
 FOREVER = 10**9
 

@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from service import auth, errors, handwriting, reading, streams, tracing
 from service.auth import Guard
-from service.catalogue import VERSION, Catalogue
+from service.catalogue import Catalogue
 from service.description import ABOUT, describe
 from service.engine.loop import Engine, FlushPolicy
 from service.limits import BodyLimit
@@ -21,6 +21,7 @@ from service.metrics import Metrics
 from service.pages import Pages
 from service.rates import RateHeaders, Rates
 from service.routes import Service, router
+from service.served import VERSION
 from service.settings import Settings
 from service.siblings import Siblings
 

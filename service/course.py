@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from service.catalogue import fresh_seed
 from service.engine.snapshot import Part, Snapshot
 from service.errors import InvalidRequestError
 from service.requests import SEED_NEEDED
+from service.served import fresh_seed
 from service.state import State, StateKeeper
 
 

@@ -5,11 +5,12 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from service.catalogue import Catalogue, TextModel
+from service.catalogue import Catalogue
 from service.ink import copybook
 from service.ink.schemas import ink_limits
 from service.requests import SYMBOL_FORMAT, configured_limits
 from service.schemas import ErrorReply
+from service.served import TextModel
 from service.settings import Settings
 
 ABOUT = """Copyist writes text and handwriting with a Hierarchical Multiscale LSTM and says, for every step, where the

@@ -8,7 +8,6 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 from structlog.contextvars import bind_contextvars
 
-from service.catalogue import InkModel, LineModel, fresh_seed
 from service.course import Course
 from service.description import HANDWRITING_EVENTS, PROBLEMS
 from service.engine.ink import InkParams
@@ -19,6 +18,7 @@ from service.ink.reply import FreeReply, TextReply
 from service.ink.schemas import HandwritingReply, HandwritingRequest, StyleList
 from service.ink.styles import all_styles
 from service.routes import SEED_HEADER, Here, Service, submit, tenant_of
+from service.served import InkModel, LineModel, fresh_seed
 from service.streaming import DONE, EVENT_STREAM, EventIds, EventStream, WholeReply
 from service.writing_reply import follow_writing, network_styles
 

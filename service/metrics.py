@@ -15,10 +15,11 @@ from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.catalogue import VERSION, Catalogue, Served, TextModel
+from service.catalogue import Catalogue
 from service.engine.loop import Engine, Stream
 from service.engine.sequence import End, Reason
 from service.seal import Sealer
+from service.served import VERSION, Served, TextModel
 from service.siblings import Siblings, Silence
 
 PATH = "/metrics"

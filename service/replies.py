@@ -10,13 +10,13 @@ from typing import Any, Self
 
 import orjson
 
-from service.catalogue import InkModel, Served, TextModel
 from service.engine.sequence import Delta, End
 from service.engine.snapshot import Snapshot
 from service.engine.text import TextParams
 from service.engine.trace import Hierarchy
 from service.ink.prime import Reading
 from service.segments import Offsets, tree
+from service.served import InkModel, Served, TextModel
 
 JSON = "application/json"
 

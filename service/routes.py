@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 from structlog.contextvars import bind_contextvars
 
-from service.catalogue import Catalogue, InkModel, Served, TextModel
+from service.catalogue import Catalogue
 from service.course import Course
 from service.description import COMPLETION_EVENTS, PROBLEMS
 from service.engine.loop import Engine
@@ -25,6 +25,7 @@ from service.requests import CompletionRequest, DetokenizeRequest, TokenizeReque
 from service.schemas import CompletionReply as CompletionSchema
 from service.schemas import Health, ModelCard, ModelList, Text, TokenizerInfo, Tokens
 from service.seal import Sealer
+from service.served import InkModel, Served, TextModel
 from service.settings import Settings
 from service.siblings import Siblings, Silence
 from service.state import StateKeeper

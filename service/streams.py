@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 from structlog.contextvars import bind_contextvars
 
-from service.catalogue import fresh_seed
 from service.course import Course
 from service.description import PROBLEMS
 from service.errors import InvalidRequestError, InvalidTokenError, StreamNotFoundError
@@ -24,6 +23,7 @@ from service.ink.schemas import HandwritingRequest
 from service.requests import MAX_RESUME, CompletionRequest, StrictRequest, check_limits
 from service.routes import Here, Service, follow_completion, tenant_of
 from service.seal import Purpose, token_chars
+from service.served import fresh_seed
 from service.streaming import END, EventIds
 
 MAX_TOKEN_BYTES = 4400  # its token has less than 6,000 characters, which every proxy takes in a URL

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, get_contextvars
 
-from service.catalogue import VERSION
+from service.served import VERSION
 
 OFF: Any = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}  # for FastAPI's own
 EXPORT_TIMEOUT_S = 2  # a collector that is away does not keep the service from stopping

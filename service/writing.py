@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from anyio import to_thread
 
-from service.catalogue import Hand, LineModel, fresh_seed
 from service.engine.lines import Line, LineSequence
 from service.engine.sequence import Delta, End, Offset
 from service.engine.snapshot import Snapshot
@@ -26,6 +25,7 @@ from service.ink.reply import TextReply
 from service.ink.schemas import MAX_CANDIDATES, HandwritingRequest
 from service.ink.scribe import Live, Piece, Scribe, Written
 from service.routes import Service
+from service.served import Hand, LineModel, fresh_seed
 from service.streaming import Choices, error_of, log_ends
 
 LONGEST_PIECE = 56  # characters; the data's longest line has 64

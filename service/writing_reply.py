@@ -9,11 +9,11 @@ from fastapi import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from service.catalogue import Hand, LineModel
 from service.errors import CopyistError, EngineFailureError
 from service.ink.reply import Author, TextReply
 from service.ink.schemas import HandwritingRequest, StyleCard
 from service.routes import SEED_HEADER, Service
+from service.served import Hand, LineModel
 from service.streaming import DONE, EVENT_STREAM, PING, EventIds
 from service.writing import Writing, scribe_of, wish_of
 

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 import numpy as np
 import orjson
 
-from service.catalogue import VERSION, InkModel
 from service.course import Course
 from service.engine.ink import InkParams
 from service.engine.sequence import Delta, End
@@ -25,6 +24,7 @@ from service.ink.layout import Layout, LayoutError, Row, Writer
 from service.ink.pen import NOTE_BYTES, Pen
 from service.ink.schemas import HandwritingRequest, refusal
 from service.replies import work
+from service.served import VERSION, InkModel
 
 WHOLE, CHUNK = "handwriting", "handwriting.chunk"
 EVENT_POINTS = 256
