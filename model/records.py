@@ -107,7 +107,7 @@ def results_page(records: list[dict[str, Any]]) -> str:
             "",
             *_table(ink, _INK),
         ]
-        parts += ["", *(_constants(record) for record in ink), ""]
+        parts += ["", *_constants(ink), ""]
         parts += _seeds(ink, lambda r: r["test"]["nats_per_line"], 1)
     for record in records:
         if "boundaries" in record:
@@ -334,9 +334,12 @@ def _table(records: list[dict[str, Any]], columns: dict[str, Any]) -> list[str]:
     return [head, "|" + "---|" * len(columns), *rows]
 
 
-def _constants(record: dict[str, Any]) -> str:
-    test = record["test"]
-    return (
-        f"{record['name']}: {test['lines']} lines, {test['steps']} scored steps, ln(sx sy) = {test['log_scale']:.4f}; "
-        "a line's value in raw units is its value here minus steps times that."
-    )
+def _constants(records: list[dict[str, Any]]) -> list[str]:
+    """What the figures of rows are of; rows that were measured on the same lines together."""
+    rows: dict[str, list[str]] = {}
+    for record in records:
+        test = record["test"]
+        of = f"{test['lines']} lines, {test['steps']} scored steps, ln(sx sy) = {test['log_scale']:.4f}"
+        rows.setdefault(of, []).append(record["name"])
+    said = "a step's value in raw units is its value here minus that logarithm"
+    return [f"- {of}; {said}: {', '.join(names)}." for of, names in rows.items()]

@@ -76,6 +76,14 @@ def test_page_shows_figures_with_their_constants() -> None:
         assert shown in page
 
 
+def test_page_says_once_what_rows_of_ink_have_in_common() -> None:
+    """Rows measured on the same lines are named behind their constants; one of other lines has its own."""
+    ink = {"nats_per_line": 1.0, "nats_per_step": 1.0, "nats_per_step_raw_units": 1.0, "steps": 7, "log_scale": 7.36}
+    page = results_page([record(name, "ink", ink | {"lines": lines}) for name, lines in (("a", 5), ("b", 6), ("c", 5))])
+    said = [line.split(": ")[-1] for line in page.splitlines() if "ln(sx sy)" in line]
+    assert said == ["a, c.", "b."]
+
+
 @pytest.mark.parametrize(
     ("model", "shown"),
     [
