@@ -30,8 +30,8 @@ from bench.lane import WritingLane
 from bench.machine import cores, describe, pinned
 from bench.options import CORES, FULL, QUICK, Options
 from bench.rounds import Speeds, interleave
-from export import bundle as bundles
-from export.bundle import Bundle
+from export.bundle import folder as bundles
+from export.bundle.folder import Bundle
 from export.weights import Precision
 from model.config import Kind
 

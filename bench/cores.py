@@ -19,7 +19,7 @@ from bench.replay import Array, Replay, Serving
 from bench.served import Served, serving
 from bench.sidebyside import engines
 from bench.traces import arrange
-from export.bundle import Bundle
+from export.bundle.folder import Bundle
 from service.engine.runner import MAX_ROWS
 
 ONE_CORE = "one engine, one core"

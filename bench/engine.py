@@ -23,7 +23,7 @@ from bench.rounds import Speeds, Turn, interleave
 from bench.sidebyside import engines
 from bench.traces import Bits, Boundaries, arrange, record
 from export import onnx_graph
-from export.bundle import Bundle
+from export.bundle.folder import Bundle
 from export.weights import Precision, StepWeights, round_weights
 from model.config import Kind, ModelConfig
 from model.network import Network

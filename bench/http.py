@@ -18,7 +18,7 @@ from bench.load import Plan, run
 from bench.machine import cores, pinned
 from bench.options import Options
 from bench.served import serving
-from export.bundle import Bundle
+from export.bundle.folder import Bundle
 from service.engine.opening import open_rows
 
 TINY = 4

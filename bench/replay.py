@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 
 from bench.machine import open_session
-from export.bundle import Bundle
+from export.bundle.folder import Bundle
 from service.engine.opening import open_rows
 
 Array = NDArray[Any]

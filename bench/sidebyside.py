@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.machine import pinned
 from bench.replay import Array, Serving
-from export import bundle as bundles
+from export.bundle import folder as bundles
 
 REPEATS = 3
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export import trace
-from export.bundle import Bundle
+from export.bundle.folder import Bundle
 from export.runtime import OnnxStep
 from model.codec import TextCodec, codec_from_json
 

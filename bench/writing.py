@@ -18,7 +18,7 @@ from bench.load import Plan, run
 from bench.machine import cores
 from bench.options import Options
 from bench.served import Served, serving
-from export.bundle import Bundle, BundleError
+from export.bundle.folder import Bundle, BundleError
 from model.codec import REPLACEMENT, HandwritingCodec, codec_from_json
 from model.data.ink import Protocol, load_ink
 from model.recognise import edit_distance, spoken

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from export import bundle, onnx_graph, onnx_prompt, onnx_window, parity, trace
+from export import onnx_graph, onnx_prompt, onnx_window, parity, trace
+from export.bundle import folder as bundle
 from export.graph import script
 from export.runtime import OnnxStep, Reader
 from export.weights import (

@@ -11,9 +11,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from export import bundle, trace
+from export import trace
 from export.build import TRACE_ROWS, TRACE_STEPS, Compiled, Facts, Writing, compile_network, sampled, ship
-from export.bundle import BundleError
+from export.bundle import folder as bundle
+from export.bundle.folder import BundleError
 from export.hands import NAMES, choose
 from export.measure import measure as measure_step
 from export.onnx_recogniser import build as build_recogniser

@@ -22,7 +22,7 @@ used whose result for a row does not depend on the other rows of the batch: no L
 """
 
 from export import onnx_window
-from export.bundle import TensorSpec
+from export.bundle.folder import TensorSpec
 from export.onnx_draw import draw
 from export.onnx_layers import stack
 from export.onnx_nodes import Graph, serialise

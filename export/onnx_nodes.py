@@ -8,7 +8,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from export.bundle import TensorSpec
+from export.bundle.folder import TensorSpec
 from export.weights import HIDDEN_ZERO, Precision, hidden_step, product_scale, quantise
 
 OPSET = 18

@@ -8,7 +8,7 @@ Inside ONNX Runtime a step costs less than half of what it costs to ask for one.
 """
 
 from export import onnx_window
-from export.bundle import TensorSpec
+from export.bundle.folder import TensorSpec
 from export.onnx_layers import sent, stack
 from export.onnx_nodes import Graph, body, serialise
 from export.weights import StepWeights, input_spec, reading_specs, state_specs

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from export.bundle import TensorSpec
+from export.bundle.folder import TensorSpec
 from export.onnx_nodes import Graph, serialise
 from model.recognise import Recogniser
 

@@ -32,7 +32,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from export.bundle import GRAPH_FILE, PROMPT_FILE, SCRIPT_FILE, SINGLE_FILE
+from export.bundle.folder import GRAPH_FILE, PROMPT_FILE, SCRIPT_FILE, SINGLE_FILE
 from export.engines import Engine, Judge, Judgement, ScriptStep, State, TorchStep
 from export.runtime import OnnxPrompt, OnnxStep
 from export.skipping import batch_invariance, read_in_one_go, rows_multiplied

@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from export.bundle import SCRIPT_FILE, Bundle
+from export.bundle.folder import SCRIPT_FILE, Bundle
+from export.bundle.onnx_wire import WireError, constants
 from export.graph import load_script
 from export.onnx_recogniser import GATES
 from export.verify import config_of
 from export.weights import HIDDEN_STEPS, ExportError
-from export.wire import WireError, constants
 from model.checkpoint import Checkpoint
 from model.codec import HandwritingCodec, codec_from_json
 from model.config import ModelConfig, TrainConfig

@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from export.bundle import Bundle, StateSpec, TensorSpec
+from export.bundle.folder import Bundle, StateSpec, TensorSpec
 
 Array = NDArray[Any]
 DRAWN = "drawn"

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export import bundle, parity, trace
-from export.bundle import Bundle, TensorSpec
+from export import parity, trace
+from export.bundle import folder as bundle
+from export.bundle.folder import Bundle, TensorSpec
 from export.engines import Engine, ScriptStep
 from export.onnx_prompt import boundaries_spec, inputs_spec
 from export.runtime import Lines, OnnxPrompt, OnnxStep, Reader

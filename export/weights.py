@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from export.bundle import StateSpec, TensorSpec
+from export.bundle.folder import StateSpec, TensorSpec
 from model.attention import NOTHING
 from model.cell import NORM_EPSILON
 from model.config import ModelConfig

@@ -7,8 +7,8 @@ from typing import Any
 
 import structlog
 
-from export import bundle as bundles
-from export.bundle import Bundle
+from export.bundle import folder as bundles
+from export.bundle.folder import Bundle
 from model.codec import HandwritingCodec, InkCodec, TextCodec, codec_from_json
 from service.engine.ink import InkLane
 from service.engine.lane import Lane

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from export.bundle import Bundle
+from export.bundle.folder import Bundle
 from model.codec import HandwritingCodec, InkCodec, TextCodec, UnknownSymbolError
 from service.engine.ink import InkParams, InkSequence
 from service.engine.lane import Lane

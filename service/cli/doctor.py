@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings
 from rich.table import Table
 from rich.text import Text
 
-from export import bundle
+from export.bundle import folder as bundle
 from service.cli.client import ClientSettings, connect
 from service.cli.options import Json, Url
 from service.cli.problems import CommandError, RefusedError

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bundle import Bundle
+from export.bundle.folder import Bundle
 from service.engine.rows import Rows
 from service.kernel.library import VARIANTS, best_variant, library
 from service.kernel.network import KernelNetwork, can_run

@@ -3,7 +3,7 @@
 import numpy as np
 import structlog
 
-from export.bundle import Bundle
+from export.bundle.folder import Bundle
 from service.engine.kernel import KernelRows, has_kernel
 from service.engine.rows import Rows
 from service.engine.runner import Runner

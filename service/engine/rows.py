@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bundle import Bundle, TensorSpec
+from export.bundle.folder import Bundle, TensorSpec
 
 NEUTRAL = {"temperature", "top_p"}  # wishes whose neutral value is 1; of all others it is 0
 

@@ -17,7 +17,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from export.bundle import Bundle
+from export.bundle.folder import Bundle
 from service.engine.rows import Rows
 
 MAX_ROWS = 64

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from export.bundle import Bundle
+from export.bundle.folder import Bundle
 from service.engine.rows import Rows
 from service.engine.runner import MAX_ROWS
 from service.engine.text import COLDEST

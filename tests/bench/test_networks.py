@@ -9,7 +9,7 @@ import torch
 
 from bench import networks
 from bench.traces import arrange, record
-from export import bundle as bundles
+from export.bundle import folder as bundles
 from export.engines import TorchStep
 from export.runtime import OnnxStep
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from export import bundle
+from export.bundle import folder as bundle
 from model import checkpoint as checkpoints
 from model.recognise import load_recogniser
 from tests.docs.blocks import blocks

@@ -11,7 +11,7 @@ import torch
 
 from export import trace
 from export.build import Compiled, Facts, compile_network, ship
-from export.bundle import Bundle
+from export.bundle.folder import Bundle
 from model.codec import InkCodec, TextCodec
 from model.config import ModelConfig
 from model.network import Network

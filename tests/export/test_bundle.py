@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from export import bundle, manifest
-from export.bundle import BundleError
+from export.bundle import folder as bundle
+from export.bundle import manifest
+from export.bundle.folder import BundleError
 
 
 def small_graph(tensor: TensorProto | None = None) -> bytes:

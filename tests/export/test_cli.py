@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from export import bundle, cli
+from export import cli
+from export.bundle import folder as bundle
 from model import checkpoint as checkpoints
 from model.checkpoint import Checkpoint
 from model.codec import TextCodec

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export import bundle as bundles_of
 from export.build import compile_network
-from export.bundle import SCRIPT_FILE, Bundle
+from export.bundle import folder as bundles_of
+from export.bundle.folder import SCRIPT_FILE, Bundle
 from export.onnx_recogniser import build as build_recogniser
 from export.restore import restore, restore_recogniser
 from export.weights import ExportError, Precision, StepWeights

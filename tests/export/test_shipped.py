@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from export import bundle
+from export.bundle import folder as bundle
 from export.verify import verify
 
 ROOT = Path(__file__).parent.parent.parent

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export import bundle, manifest, parity, trace
+from export import parity, trace
 from export.build import compile_network
-from export.bundle import BundleError
+from export.bundle import folder as bundle
+from export.bundle import manifest
+from export.bundle.folder import BundleError
 from export.engines import ScriptStep
 from export.verify import VerifyError, agree, config_of, replay, verify
 from model.config import ModelConfig

@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export import bundle as bundles_of
-from export.wire import WireError, constants, operators
+from export.bundle import folder as bundles_of
+from export.bundle.onnx_wire import WireError, constants, operators
 from tests.service.server import ROOT
 
 

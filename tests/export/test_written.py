@@ -10,7 +10,7 @@ import torch
 
 from export import parity
 from export.build import Compiled, Facts, ParityError, build, compile_network, sampled, ship
-from export.bundle import Bundle, BundleError
+from export.bundle.folder import Bundle, BundleError
 from export.runtime import Lines, OnnxStep, Reader
 from export.verify import verify
 from export.weights import TEXT_SLOTS, Precision

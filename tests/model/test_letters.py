@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export import bundle
+from export.bundle import folder as bundle
 from export.restore import restore_recogniser
 from model.codec import HandwritingCodec
 from model.config import ModelConfig

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 
 from export.build import Facts, build
-from export.bundle import Bundle
+from export.bundle.folder import Bundle
 from export.weights import Precision
 from model.codec import HandwritingCodec, InkCodec, TextCodec
 from model.config import ModelConfig

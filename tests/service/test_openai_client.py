@@ -10,7 +10,7 @@ import numpy as np
 import openai
 import pytest
 
-from export.bundle import load, write
+from export.bundle.folder import load, write
 from tests.service.conftest import TEXT
 from tests.service.graphs import constants
 from tests.service.server import PATIENCE_S, Server, running

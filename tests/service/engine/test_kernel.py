@@ -11,9 +11,9 @@ import pytest
 import structlog
 from onnx import numpy_helper
 
-from export import bundle as bundles_of
 from export.build import Facts, build
-from export.bundle import Bundle
+from export.bundle import folder as bundles_of
+from export.bundle.folder import Bundle
 from export.weights import distance_to_tie
 from model.attention import STRIDE
 from model.codec import REPLACEMENT, HandwritingCodec, InkCodec, TextCodec

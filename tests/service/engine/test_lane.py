@@ -16,7 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from export import bundle as bundles_of
+from export.bundle import folder as bundles_of
 from model.codec import TextCodec, codec_from_json
 from service.engine.ink import InkLane, InkParams, InkSequence
 from service.engine.lane import LEAST_AHEAD, MOST_AHEAD, Lane

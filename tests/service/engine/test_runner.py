@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export import bundle as bundles_of
-from export.bundle import Bundle
+from export.bundle import folder as bundles_of
+from export.bundle.folder import Bundle
 from export.runtime import OnnxStep
 from export.skipping import wishes_of
 from service.engine.kernel import KernelRows

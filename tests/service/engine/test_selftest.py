@@ -10,8 +10,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from export import bundle as bundles_of
-from export.bundle import Bundle
+from export.bundle import folder as bundles_of
+from export.bundle.folder import Bundle
 from service.catalogue import Catalogue, CatalogueError
 from service.engine.runner import Runner
 from service.engine.selftest import CompanyError, prove

@@ -21,9 +21,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from export import manifest as _manifest
-from export.manifest import BundleError
-from export.wire import WireError, constants, has_external_data, operators
+from export.bundle import manifest as _manifest
+from export.bundle.manifest import BundleError
+from export.bundle.onnx_wire import WireError, constants, has_external_data, operators
 
 __all__ = ["Bundle", "BundleError", "StateSpec", "TensorSpec", "load", "write"]
 
