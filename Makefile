@@ -13,7 +13,7 @@ PYTEST_ARGS ?=
 
 SERVE := .venv/serve
 DEV   := .venv/dev
-MADE_FROM := pyproject.toml $(wildcard service/kernel/*.[ch] service/kernel/*.inc)
+MADE_FROM := pyproject.toml $(wildcard service/engine/kernel/*.[ch] service/engine/kernel/*.inc)
 PIP   := -m pip install --disable-pip-version-check --quiet --quiet
 
 .DEFAULT_GOAL := help

@@ -20,7 +20,7 @@ from bench.served import Served, serving
 from bench.sidebyside import engines
 from bench.traces import arrange
 from export.bundle.folder import Bundle
-from service.engine.runner import MAX_ROWS
+from service.engine.runners.onnx import MAX_ROWS
 
 ONE_CORE = "one engine, one core"
 POOL = "one engine, ONNX Runtime's pool of two"

@@ -27,8 +27,8 @@ from export.bundle.folder import Bundle
 from export.weights import Precision, StepWeights, round_weights
 from model.config import Kind, ModelConfig
 from model.network import Network
-from service.engine.opening import open_rows
-from service.engine.runner import MAX_ROWS
+from service.engine.runners.choose import open_runner
+from service.engine.runners.onnx import MAX_ROWS
 
 OURS = "ours"
 OURS_GRAPHS = "ours by graphs, not drawing"
@@ -89,7 +89,7 @@ def wide_case(recorded: Boundaries, kind: Kind, hidden: int, precision: Precisio
 def check(case: Case) -> None:
     """Raise AssertionError unless a network that obeys sets the very boundaries that were recorded."""
     rows, steps = min(4, case.inputs.shape[1]), min(48, len(case.inputs))
-    runner = open_rows(case.bundle, rows)
+    runner = open_runner(case.bundle, rows)
     places = np.arange(case.fired.shape[-1])
     for now in range(steps):
         runner.inputs[:] = case.inputs[now, :rows]

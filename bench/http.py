@@ -19,7 +19,7 @@ from bench.machine import cores, pinned
 from bench.options import Options
 from bench.served import serving
 from export.bundle.folder import Bundle
-from service.engine.opening import open_rows
+from service.engine.runners.choose import open_runner
 
 TINY = 4
 RATES = [0.2, 0.05]
@@ -79,7 +79,7 @@ def measure(shipped: Path, name: str, options: Options) -> dict[str, Any]:
 
 def _graph_us(bundle: Bundle, rows: int) -> float:
     """Microseconds the runner itself takes per character."""
-    runner = open_rows(bundle, rows)
+    runner = open_runner(bundle, rows)
     runner.inputs[:] = np.arange(rows) % networks.TEXT.size
     runner.step(rows)
     began = time.thread_time()

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from service.catalogue import Catalogue
-from service.engine.ink import InkParams
-from service.engine.text import TextParams
-from service.served import InkModel, TextModel
+from service.engine.sequences.free_ink import InkParams
+from service.engine.sequences.text import TextParams
+from service.registry.registry import ModelRegistry
+from service.registry.served import InkModel, TextModel
 
 FOREVER = 10**9
 
@@ -22,7 +22,7 @@ class WritingLane:
     """
 
     def __init__(self, bundles: Path, name: str, batch: int, steps: int) -> None:
-        model = Catalogue.open(bundles, batch).find(name)
+        model = ModelRegistry.open(bundles, batch, "copybook").find(name)
         self._lane: Any = model.lane
         self._steps = steps
         for seed in range(batch):

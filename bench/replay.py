@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bench.machine import open_session
 from export.bundle.folder import Bundle
-from service.engine.opening import open_rows
+from service.engine.runners.choose import open_runner
 
 Array = NDArray[Any]
 _DTYPES = {
@@ -111,7 +111,7 @@ class Serving:
 
     def __init__(self, bundle: Bundle, inputs: Array) -> None:
         self._inputs, self._batch = inputs, inputs.shape[1]
-        self._rows = open_rows(bundle, self._batch)
+        self._rows = open_runner(bundle, self._batch)
 
     def __call__(self, steps: int | None = None) -> int:
         """Take so many steps, all that are recorded if not said, and return how many items that were."""

@@ -23,7 +23,7 @@ from model.codec import REPLACEMENT, HandwritingCodec, codec_from_json
 from model.data.ink import Protocol, load_ink
 from model.recognise import edit_distance, spoken
 from service.ink.pen import SPREAD
-from service.ink.reading import Recogniser
+from service.registry.recogniser import Recogniser
 
 Offsets = NDArray[np.float64]
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from service import log
 from service.port import reserve
 from service.processes import CAN_SHARE, Parent, num_processes
 from service.settings import Settings
+from service.telemetry import log
 
 
 def main(arguments: list[str] | None = None) -> int:

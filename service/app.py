@@ -9,28 +9,31 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from service import auth, errors, handwriting, reading, streams, tracing
-from service.auth import Guard
-from service.catalogue import Catalogue
+from service import errors, handwriting, reading, streams
+from service.access import auth
+from service.access.auth import Guard
+from service.access.body_limit import BodyLimit
+from service.access.rate_limits import RateHeaders, RateLimits
 from service.description import ABOUT, describe
 from service.engine.loop import Engine, FlushPolicy
-from service.limits import BodyLimit
-from service.log import RequestLog
-from service.metrics import PATH as METRICS
-from service.metrics import Metrics
+from service.ink import copybook
 from service.pages import Pages
-from service.rates import RateHeaders, Rates
+from service.registry.fingerprint import VERSION
+from service.registry.registry import ModelRegistry
 from service.routes import Service, router
-from service.served import VERSION
 from service.settings import Settings
-from service.siblings import Siblings
+from service.telemetry import tracing
+from service.telemetry.log import RequestLog
+from service.telemetry.metrics import PATH as METRICS
+from service.telemetry.metrics import Metrics
+from service.telemetry.peers import Peers
 
 _PROBES = ("/healthz", "/readyz")
 _MAY_SEND = ("authorization", "content-type", "last-event-id", "x-request-id")
 _MAY_READ = ("x-request-id", "x-seed", "retry-after", "x-should-retry", "ratelimit", "ratelimit-policy")
 
 
-def create_app(settings: Settings, siblings: Siblings | None = None) -> FastAPI:
+def create_app(settings: Settings, siblings: Peers | None = None) -> FastAPI:
     """Return the application, its bundles opened; the engine runs from its start-up to its shutdown.
 
     Args:
@@ -38,13 +41,13 @@ def create_app(settings: Settings, siblings: Siblings | None = None) -> FastAPI:
         siblings: the other processes of the service; without them, there are none.
 
     Raises:
-        CatalogueError: there is no sound bundle to serve.
+        LoadingError: there is no sound bundle to serve.
     """
-    siblings = siblings or Siblings()
-    catalogue = Catalogue.open(settings.bundles, settings.rows, kernel=settings.kernel)
+    siblings = siblings or Peers()
+    registry = ModelRegistry.open(settings.bundles, settings.rows, copybook.NAME, kernel=settings.kernel)
     policy = FlushPolicy(settings.flush_chars, settings.flush_ms / 1000)
-    engine = Engine(catalogue.lanes, policy, settings.queue, settings.stall_s)
-    rates = Rates(settings, siblings.tally)
+    engine = Engine(registry.lanes, policy, settings.queue, settings.stall_s)
+    rates = RateLimits(settings, siblings.tally)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -70,12 +73,12 @@ def create_app(settings: Settings, siblings: Siblings | None = None) -> FastAPI:
         redoc_url=None,
         telemetry=tracing.OFF,
     )
-    app.state.service = service = Service(settings, catalogue, engine, rates, siblings)
+    app.state.service = service = Service(settings, registry, engine, rates, siblings)
     app.include_router(router)
     app.include_router(reading.router)
     app.include_router(handwriting.router)
     app.include_router(streams.router)
-    pages, metrics = Pages(), Metrics(catalogue, engine, service.sealer, siblings)
+    pages, metrics = Pages(), Metrics(registry, engine, service.sealer, siblings)
     for path in pages.paths:
         app.add_route(path, pages.serve, include_in_schema=False)
     app.state.metrics = metrics
@@ -103,7 +106,7 @@ def create_app(settings: Settings, siblings: Siblings | None = None) -> FastAPI:
     def openapi() -> dict[str, object]:
         """Describe once, then remember."""
         if app.openapi_schema is None:
-            app.openapi_schema = describe(app, settings, catalogue)
+            app.openapi_schema = describe(app, settings, registry)
             if keys:
                 auth.describe(app.openapi_schema, open_paths)
         return app.openapi_schema

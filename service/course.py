@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from service.engine.snapshot import Part, Snapshot
+from service.engine.sampling import fresh_seed
+from service.engine.sequences.snapshot import Snapshot, StreamPart
 from service.errors import InvalidRequestError
 from service.requests import SEED_NEEDED
-from service.served import fresh_seed
 from service.state import State, StateKeeper
 
 
@@ -59,7 +59,7 @@ class Course:
         seal: makes the token that is handed out.
     """
 
-    part: Part
+    part: StreamPart
     seed: int
     told: bytes
     seal: Seal
@@ -83,7 +83,7 @@ class Course:
         given = body.seed if body.seed is not None else state.seed if state else None
         seed = fresh_seed() if given is None else given
         choice = state.choice if state else 0
-        part = Part(state.snapshot if state else None, choice, body.resume_at, body.return_state)
+        part = StreamPart(state.snapshot if state else None, choice, body.resume_at, body.return_state)
 
         def seal(snapshot: Snapshot, index: int, told: bytes = b"") -> str:
             return keeper.seal(State(snapshot, seed, choice + index, told), tenant)

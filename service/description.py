@@ -5,12 +5,12 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from service.catalogue import Catalogue
 from service.ink import copybook
 from service.ink.schemas import ink_limits
+from service.registry.registry import ModelRegistry
+from service.registry.served import TextModel
 from service.requests import SYMBOL_FORMAT, configured_limits
 from service.schemas import ErrorReply
-from service.served import TextModel
 from service.settings import Settings
 
 ABOUT = """Copyist writes text and handwriting with a Hierarchical Multiscale LSTM and says, for every step, where the
@@ -59,7 +59,7 @@ HANDWRITING_EVENTS = _events(
 )
 
 
-def describe(app: FastAPI, settings: Settings, catalogue: Catalogue) -> dict[str, Any]:
+def describe(app: FastAPI, settings: Settings, registry: ModelRegistry) -> dict[str, Any]:
     """Return the OpenAPI description of an application under these settings and with these bundles."""
     description = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     schemas = description["components"]["schemas"]
@@ -75,8 +75,8 @@ def describe(app: FastAPI, settings: Settings, catalogue: Catalogue) -> dict[str
             (schema if limits.keys() & schema.keys() or "anyOf" not in schema else schema["anyOf"][0]).update(limits)
     for name in [name for name in schemas if name.endswith("Request")] + ["StreamOptions"]:
         _allow_null(schemas[name])
-    _name_bundles(description, catalogue)
-    sizes = [model.codec.size for model in catalogue if isinstance(model, TextModel)]
+    _name_bundles(description, registry)
+    sizes = [model.codec.size for model in registry if isinstance(model, TextModel)]
     if sizes:
         _bound_symbols(schemas, max(sizes) - 1)
     return description
@@ -100,10 +100,10 @@ def _bound_symbols(schema: Any, last: int) -> None:
             _bound_symbols(each, last)
 
 
-def _name_bundles(description: dict[str, Any], catalogue: Catalogue) -> None:
+def _name_bundles(description: dict[str, Any], registry: ModelRegistry) -> None:
     """Name bundles that are served, and no others, wherever an example of one is given."""
     schemas, kinds = description["components"]["schemas"], {True: list[str](), False: [copybook.NAME]}
-    for model in catalogue:
+    for model in registry:
         kinds[isinstance(model, TextModel)].append(model.name)
     for name in _TEXT_REQUESTS:
         schema = schemas[name]

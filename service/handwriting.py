@@ -10,15 +10,16 @@ from structlog.contextvars import bind_contextvars
 
 from service.course import Course
 from service.description import HANDWRITING_EVENTS, PROBLEMS
-from service.engine.ink import InkParams
-from service.engine.sequence import Delta, End
+from service.engine.sampling import fresh_seed
+from service.engine.sequences.base import Delta, End
+from service.engine.sequences.free_ink import InkParams
 from service.errors import EngineFailureError, InvalidRequestError, QueueFullError
 from service.ink import copybook, formats
 from service.ink.reply import FreeReply, TextReply
 from service.ink.schemas import HandwritingReply, HandwritingRequest, StyleList
 from service.ink.styles import all_styles
+from service.registry.served import InkModel, LineModel
 from service.routes import SEED_HEADER, Here, Service, submit, tenant_of
-from service.served import InkModel, LineModel, fresh_seed
 from service.streaming import DONE, EVENT_STREAM, EventIds, EventStream, WholeReply
 from service.writing_reply import follow_writing, network_styles
 
@@ -79,9 +80,9 @@ async def follow_handwriting(
 def _network_for(body: HandwritingRequest, here: Service) -> LineModel | None:
     """Return the bundle that writes a text: by its name, or by that of one of its hands; None for the copybook."""
     if body.model is not None:
-        return None if body.model == copybook.NAME else here.catalogue.lines(body.model)
+        return None if body.model == copybook.NAME else here.registry.lines(body.model)
     is_copybooks = body.style is None or body.style in copybook.STYLES
-    return None if is_copybooks or body.style is None else here.catalogue.writer_of(body.style)
+    return None if is_copybooks or body.style is None else here.registry.writer_of(body.style)
 
 
 @router.get("/v1/handwriting/styles", summary="The hands there are")
@@ -95,7 +96,7 @@ async def _free(body: HandwritingRequest, request: Request, here: Service, ids: 
     """Let an ink bundle write on its own."""
     if body.model == copybook.NAME:
         raise InvalidRequestError("text: the copybook needs one; ink bundles write freely.", "text")
-    model: InkModel = here.catalogue.ink(body.model)
+    model: InkModel = here.registry.ink(body.model)
     prime = await to_thread.run_sync(body.read_first, model.codec, here.settings)
     course = Course.of(body, here.keeper(model), tenant_of(request))
     params = InkParams(course.seed, body.most_points(here.settings), body.bias)

@@ -19,10 +19,10 @@ from typing import Any
 
 import structlog
 
-from service import log
 from service.port import share
 from service.settings import Settings
-from service.siblings import Shared, Siblings
+from service.telemetry import log
+from service.telemetry.peers import Peers, Shared
 
 _log = structlog.get_logger(__name__)
 
@@ -117,7 +117,7 @@ class Parent:
         ours, theirs = _fork.Pipe()
         inherited = [ours, *(child.line for child in self._children.values())]
         process = _fork.Process(
-            target=_be, args=(self._settings, Siblings(self._shared, number), self._port, theirs, inherited)
+            target=_be, args=(self._settings, Peers(self._shared, number), self._port, theirs, inherited)
         )
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         try:
@@ -168,7 +168,7 @@ class Parent:
         self._due.clear()
 
 
-def _be(settings: Settings, siblings: Siblings, port: int, parent: Connection, inherited: list[Connection]) -> None:
+def _be(settings: Settings, siblings: Peers, port: int, parent: Connection, inherited: list[Connection]) -> None:
     """Be a child: serve, and end the process."""
     for line in inherited:  # else the parent's end would stay open when it is gone
         line.close()

@@ -8,8 +8,8 @@ from pydantic import ConfigDict, Field, field_validator
 from starlette.responses import Response
 
 from service.description import PROBLEMS
-from service.engine.ink import InkParams
-from service.engine.text import TextParams
+from service.engine.sequences.free_ink import InkParams
+from service.engine.sequences.text import TextParams
 from service.errors import InvalidRequestError
 from service.ink.schemas import GivenInk, offsets_of, read_ink
 from service.replies import SegmentReply
@@ -86,7 +86,7 @@ async def segment(body: SegmentRequest, request: Request, here: Here) -> Respons
 
 async def _text(text: str, name: str | None, request: Request, here: Service) -> Response:
     """Read a text."""
-    model = here.catalogue.text(name)
+    model = here.registry.text(name)
     at_most("text", len(text), here.settings.max_prompt_chars, " characters")
     params = TextParams(seed=0, max_tokens=0)
     sequences = model.sequences([text], params, 1, boundaries=False, whole=True, param="text")
@@ -97,7 +97,7 @@ async def _text(text: str, name: str | None, request: Request, here: Service) ->
 
 async def _ink(ink: GivenInk, name: str | None, request: Request, here: Service) -> Response:
     """Read ink."""
-    model = here.catalogue.ink(name)
+    model = here.registry.ink(name)
     reading = await to_thread.run_sync(read_ink, ink, "ink", model.codec, here.settings)
     sequence = model.sequence(InkParams(seed=0, max_points=0), whole=True, prime=offsets_of(reading))
     await here.rates.charge(request, sequence.num_prompt)

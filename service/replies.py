@@ -10,13 +10,13 @@ from typing import Any, Self
 
 import orjson
 
-from service.engine.sequence import Delta, End
-from service.engine.snapshot import Snapshot
-from service.engine.text import TextParams
-from service.engine.trace import Hierarchy
+from service.engine.operations import Hierarchy
+from service.engine.sequences.base import Delta, End
+from service.engine.sequences.snapshot import Snapshot
+from service.engine.sequences.text import TextParams
 from service.ink.prime import Reading
+from service.registry.served import InkModel, ServedModel, TextModel
 from service.segments import Offsets, tree
-from service.served import InkModel, Served, TextModel
 
 JSON = "application/json"
 
@@ -140,7 +140,7 @@ class SegmentReply:
 
     media_type = JSON
 
-    def __init__(self, model: Served, columns: Mapping[str, Seq[Any]], places: Mapping[str, Seq[int]]) -> None:
+    def __init__(self, model: ServedModel, columns: Mapping[str, Seq[Any]], places: Mapping[str, Seq[int]]) -> None:
         self._model, self._columns, self._places = model, columns, places
 
     @classmethod

@@ -10,26 +10,27 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 from structlog.contextvars import bind_contextvars
 
-from service.catalogue import Catalogue
+from service.access.rate_limits import RateLimits
+from service.access.seal import Sealer
 from service.course import Course
 from service.description import COMPLETION_EVENTS, PROBLEMS
 from service.engine.loop import Engine
-from service.engine.sequence import Delta
-from service.engine.text import TextParams
+from service.engine.sequences.base import Delta
+from service.engine.sequences.text import TextParams
+from service.engine.streams import Choices
 from service.errors import NotReadyError
 from service.ink import copybook
 from service.ink.styles import card as copybook_card
-from service.rates import Rates
+from service.registry.registry import ModelRegistry
+from service.registry.served import InkModel, ServedModel, TextModel
 from service.replies import CompletionReply
 from service.requests import CompletionRequest, DetokenizeRequest, TokenizeRequest, check_limits
 from service.schemas import CompletionReply as CompletionSchema
 from service.schemas import Health, ModelCard, ModelList, Text, TokenizerInfo, Tokens
-from service.seal import Sealer
-from service.served import InkModel, Served, TextModel
 from service.settings import Settings
-from service.siblings import Siblings, Silence
 from service.state import StateKeeper
-from service.streaming import Choices, EventStream, WholeReply
+from service.streaming import EventStream, WholeReply
+from service.telemetry.peers import Peers, Silence
 
 _log = structlog.get_logger(__name__)
 
@@ -41,7 +42,7 @@ class Service:
 
     Args:
         settings: of the operator.
-        catalogue: of bundles.
+        registry: of bundles.
         engine: that steps them.
         rates: what each key may ask of it; to be charged before it is asked.
         siblings: the other processes of the service.
@@ -52,9 +53,9 @@ class Service:
     """
 
     def __init__(
-        self, settings: Settings, catalogue: Catalogue, engine: Engine, rates: Rates, siblings: Siblings
+        self, settings: Settings, registry: ModelRegistry, engine: Engine, rates: RateLimits, siblings: Peers
     ) -> None:
-        self.settings, self.catalogue, self.engine, self.rates = settings, catalogue, engine, rates
+        self.settings, self.registry, self.engine, self.rates = settings, registry, engine, rates
         self.siblings = siblings
         self.keys = settings.keys
         if not settings.state_secrets:
@@ -100,7 +101,7 @@ async def follow_completion(
         request: that asks; its id becomes the reply's, and its tenant owns the state tokens.
         label: of the events, if they have any.
     """
-    model = here.catalogue.text(body.model)
+    model = here.registry.text(body.model)
     check_limits(body, here.settings)
     course = Course.of(body, here.keeper(model), tenant_of(request))
     params = _text_params(body, course.seed, body.most_tokens(here.settings))
@@ -130,7 +131,7 @@ async def follow_completion(
 @router.post("/tokenize", summary="Turn text into ids", responses=_REFUSALS)
 async def tokenize(body: TokenizeRequest, here: Here) -> Tokens:
     """Return the ids of a text, one per character, or more where characters become bytes."""
-    model = here.catalogue.text(body.model)
+    model = here.registry.text(body.model)
     tokens = model.encode(body.prompt, "prompt")
     return Tokens(model=model.name, count=len(tokens), tokens=tokens)
 
@@ -138,7 +139,7 @@ async def tokenize(body: TokenizeRequest, here: Here) -> Tokens:
 @router.post("/detokenize", summary="Turn ids into text", responses=_REFUSALS)
 async def detokenize(body: DetokenizeRequest, here: Here) -> Text:
     """Return the text of ids."""
-    model = here.catalogue.text(body.model)
+    model = here.registry.text(body.model)
     return Text(model=model.name, prompt=model.codec.decode(model.encode(body.tokens, "tokens")))
 
 
@@ -147,7 +148,7 @@ async def tokenizer_info(
     here: Here, model: Annotated[str | None, Query(max_length=64, description="Name of a text bundle.")] = None
 ) -> TokenizerInfo:
     """Return the symbols of a text bundle; `model` may be left out where there is but one."""
-    found = here.catalogue.text(model)
+    found = here.registry.text(model)
     return TokenizerInfo(
         model=found.name,
         tokenizer_class="TextCodec",
@@ -162,13 +163,13 @@ async def tokenizer_info(
 @router.get("/v1/models", summary="What is served")
 async def models(here: Here) -> ModelList:
     """Return every bundle with its facts, and the copybook."""
-    return ModelList(object="list", data=[*(_card(model) for model in here.catalogue), copybook_card()])
+    return ModelList(object="list", data=[*(_card(model) for model in here.registry), copybook_card()])
 
 
 @router.get("/v1/models/{name}", summary="One of them", responses={404: PROBLEMS[404]})
 async def model_by_name(name: str, here: Here) -> ModelCard:
     """Return a bundle's facts, or the copybook's."""
-    return copybook_card() if name == copybook.NAME else _card(here.catalogue.find(name))
+    return copybook_card() if name == copybook.NAME else _card(here.registry.find(name))
 
 
 @router.get("/healthz", summary="Whether the service lives", responses={503: PROBLEMS[503]})
@@ -187,7 +188,7 @@ async def readyz(here: Here) -> Health:
     return _health(here.engine, "ready")
 
 
-def submit(here: Service, model: Served, sequences: Seq[Any]) -> tuple[Choices, dict[str, str]]:
+def submit(here: Service, model: ServedModel, sequences: Seq[Any]) -> tuple[Choices, dict[str, str]]:
     """Submit the sequences of a request, all or none; return what follows them, and the headers of its response."""
     bind_contextvars(model=model.name)
     # Nothing else is submitted meanwhile, so that a place for all is all that the first has to ask for.
@@ -221,7 +222,7 @@ def _text_params(body: CompletionRequest, seed: int, max_tokens: int) -> TextPar
     )
 
 
-async def _trouble_elsewhere(siblings: Siblings) -> str | None:
+async def _trouble_elsewhere(siblings: Peers) -> str | None:
     """What is the matter with another process that connections are dealt out to."""
     for told in (await siblings.ask("trouble")).values():
         if isinstance(told, Silence):
@@ -235,7 +236,7 @@ def _health(engine: Engine, status: str) -> Health:
     return Health(status=status, running=engine.num_running, waiting=engine.num_waiting, **asdict(engine.gauges))
 
 
-def _card(model: Served) -> ModelCard:
+def _card(model: ServedModel) -> ModelCard:
     bundle = model.bundle
     return ModelCard(
         id=model.name,

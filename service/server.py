@@ -13,10 +13,10 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.app import create_app
-from service.catalogue import CatalogueError
 from service.connections import bounded
+from service.registry.loading import LoadingError
 from service.settings import Settings
-from service.siblings import Siblings
+from service.telemetry.peers import Peers
 
 _log = structlog.get_logger(__name__)
 
@@ -86,7 +86,7 @@ class Server(uvicorn.Server):
 
 def serve(
     settings: Settings,
-    siblings: Siblings | None = None,
+    siblings: Peers | None = None,
     port: socket.socket | None = None,
     parent: Connection | None = None,
 ) -> int:
@@ -102,7 +102,7 @@ def serve(
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         app = create_app(settings, siblings)
-    except CatalogueError as error:
+    except LoadingError as error:
         sys.stderr.write(f"{error}\n")
         return 1
     server = Server(app, settings, parent)

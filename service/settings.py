@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, FilePath, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from service.keys import Keys
+from service.access.keys import Keys
 
 MIN_SECRET_CHARS = 32
 _URL = re.compile(r"https?://[^\s/?#]+[^\s]*")

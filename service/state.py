@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from model.codec import InkCodec, TextCodec
-from service.engine.snapshot import Snapshot
+from service.access.seal import Purpose, Sealer
+from service.engine.sequences.snapshot import Snapshot
 from service.errors import InvalidTokenError
-from service.machine import machine_class
-from service.seal import Purpose, Sealer
+from service.registry.fingerprint import machine_class
 
 PARAM = "state"
 MAX_HELD_CHARS = 64

@@ -5,7 +5,6 @@ stream alive are one line without a blank one: OpenAI's client takes a blank lin
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import replace
@@ -15,9 +14,8 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
-from service.engine.loop import Stream
-from service.engine.sequence import Delta, End
-from service.errors import CopyistError, EngineFailureError, ShuttingDownError
+from service.engine.sequences.base import Delta, End
+from service.engine.streams import Choices, error_of
 
 EVENT_STREAM = "text/event-stream"
 PING = b": ping\n"
@@ -42,52 +40,6 @@ class Whole(Protocol):
     def whole(self, delta: Delta, end: End) -> bytes | None:
         """Return the body of a reply told at once, or None as long as there are choices to come."""
         ...
-
-
-class Choices:
-    """The streams of one request, read as one; what any of them tells names its choice.
-
-    Args:
-        streams: submitted to the engine.
-    """
-
-    def __init__(self, streams: Seq[Stream]) -> None:
-        self._open, self._ready = list(streams), asyncio.Event()
-        self._told: deque[Delta] = deque()
-        for stream in streams:
-            stream.join(self._ready)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether everything was taken."""
-        return not (self._open or self._told)
-
-    async def take(self) -> Delta | None:
-        """Return the next that one of them tells, or None after a `nudge` that found nothing."""
-        if not self._told:
-            self._poll()
-        if not self._told:
-            await self._ready.wait()
-            self._ready.clear()
-            self._poll()
-        return self._told.popleft() if self._told else None
-
-    def nudge(self) -> None:
-        """Let a waiting `take` return."""
-        self._ready.set()
-
-    def cancel(self) -> None:
-        """Have all end that have not."""
-        for stream in self._open:
-            stream.cancel()
-
-    def _poll(self) -> None:
-        for stream in list(self._open):
-            delta = stream.poll()
-            if delta:
-                self._told.append(delta)
-                if delta.end:
-                    self._open.remove(stream)
 
 
 class EventIds:
@@ -229,15 +181,6 @@ class WholeReply(Response):
     async def _render(self, delta: Delta, end: End) -> bytes | None:
         """Return the body; one that takes long to make is made elsewhere."""
         return self._reply.whole(delta, end)
-
-
-def error_of(end: End | None) -> CopyistError | None:
-    """Return what to tell a client about an end that is none of its doing."""
-    if end and end.reason == "error":
-        return EngineFailureError("The engine failed at a step of this request.")
-    if end and end.reason == "shutdown":
-        return ShuttingDownError("The service stops before this request is done.")
-    return None
 
 
 def log_ends(ends: Seq[End]) -> None:

@@ -15,15 +15,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 from structlog.contextvars import bind_contextvars
 
+from service.access.seal import Purpose, token_chars
 from service.course import Course
 from service.description import PROBLEMS
+from service.engine.sampling import fresh_seed
 from service.errors import InvalidRequestError, InvalidTokenError, StreamNotFoundError
 from service.handwriting import follow_handwriting
 from service.ink.schemas import HandwritingRequest
 from service.requests import MAX_RESUME, CompletionRequest, StrictRequest, check_limits
 from service.routes import Here, Service, follow_completion, tenant_of
-from service.seal import Purpose, token_chars
-from service.served import fresh_seed
 from service.streaming import END, EventIds
 
 MAX_TOKEN_BYTES = 4400  # its token has less than 6,000 characters, which every proxy takes in a URL
@@ -128,8 +128,8 @@ def _seed(here: Service, wish: CompletionRequest | HandwritingRequest, tenant: s
         wish.check(here.settings)
         if wish.text is not None:
             return fresh_seed() if wish.seed is None else wish.seed
-        return Course.of(wish, here.keeper(here.catalogue.ink(wish.model)), tenant).seed
-    model = here.catalogue.text(wish.model)
+        return Course.of(wish, here.keeper(here.registry.ink(wish.model)), tenant).seed
+    model = here.registry.text(wish.model)
     check_limits(wish, here.settings)
     if wish.num_choices > 1:
         raise InvalidRequestError("completion: a stream has one choice.", "completion")

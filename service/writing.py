@@ -15,18 +15,20 @@ from typing import Any
 import numpy as np
 from anyio import to_thread
 
-from service.engine.lines import Line, LineSequence
-from service.engine.sequence import Delta, End, Offset
-from service.engine.snapshot import Snapshot
+from service.engine.sampling import fresh_seed
+from service.engine.sequences.base import Delta, End, Offset
+from service.engine.sequences.ink_lines import Line, LineSequence
+from service.engine.sequences.snapshot import Snapshot
+from service.engine.streams import Choices, error_of
 from service.errors import InvalidRequestError, QueueFullError
 from service.ink.document import Ink
 from service.ink.layout import RETURN_S
 from service.ink.reply import TextReply
 from service.ink.schemas import MAX_CANDIDATES, HandwritingRequest
 from service.ink.scribe import Live, Piece, Scribe, Written
+from service.registry.served import Hand, LineModel
 from service.routes import Service
-from service.served import Hand, LineModel, fresh_seed
-from service.streaming import Choices, error_of, log_ends
+from service.streaming import log_ends
 
 LONGEST_PIECE = 56  # characters; the data's longest line has 64
 _TRIES = 2

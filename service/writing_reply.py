@@ -12,8 +12,8 @@ from starlette.types import Receive, Scope, Send
 from service.errors import CopyistError, EngineFailureError
 from service.ink.reply import Author, TextReply
 from service.ink.schemas import HandwritingRequest, StyleCard
+from service.registry.served import Hand, LineModel
 from service.routes import SEED_HEADER, Service
-from service.served import Hand, LineModel
 from service.streaming import DONE, EVENT_STREAM, PING, EventIds
 from service.writing import Writing, scribe_of, wish_of
 
@@ -130,7 +130,7 @@ async def network_styles(here: Service) -> list[StyleCard]:
 
 
 def _hands(here: Service) -> Iterator[tuple[LineModel, Hand]]:
-    for model in here.catalogue:
+    for model in here.registry:
         if isinstance(model, LineModel):
             yield from ((model, hand) for hand in model.hands.values())
 

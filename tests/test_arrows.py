@@ -33,7 +33,7 @@ ALLOWED = [
     ("service/cli/planted.py", "import typer"),
     ("export/planted.py", "import model.config"),
     ("export/planted.py", "import torch"),
-    ("bench/planted.py", "import service.engine.runner"),
+    ("bench/planted.py", "import service.engine.runners.onnx"),
 ]
 
 

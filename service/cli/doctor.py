@@ -21,8 +21,8 @@ from service.cli.client import ClientSettings, connect
 from service.cli.options import Json, Url
 from service.cli.problems import CommandError, RefusedError
 from service.cli.terminal import output, write_bytes
-from service.kernel.library import best_variant
-from service.machine import machine_class
+from service.engine.kernel.library import best_variant
+from service.registry.fingerprint import machine_class
 from service.settings import Settings
 
 PREFIX = "COPYIST_"

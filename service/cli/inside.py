@@ -16,11 +16,11 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import ValidationError
 
-from service import log
 from service.app import create_app
-from service.catalogue import CatalogueError
 from service.cli.problems import UnreachableError, UsageError
+from service.registry.loading import LoadingError
 from service.settings import Settings
+from service.telemetry import log
 
 GRACE_S = 1
 
@@ -37,7 +37,7 @@ def service_inside() -> Iterator[httpx.HTTPTransport]:
     log.configure(settings)
     try:
         app = create_app(settings)
-    except CatalogueError as error:
+    except LoadingError as error:
         raise UnreachableError(str(error)) from None
     with tempfile.TemporaryDirectory(prefix="copyist-") as folder:
         path = str(Path(folder) / "socket")

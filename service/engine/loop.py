@@ -20,8 +20,9 @@ from typing import Any
 
 import structlog
 
-from service.engine.lane import Lane
-from service.engine.sequence import Delta, End, Reason, Sequence
+from service.engine.executor import Executor
+from service.engine.sequences.base import Delta, End, Reason, Sequence
+from service.engine.streams import Stream
 from service.errors import QueueFullError, ShuttingDownError
 
 _log = structlog.get_logger(__name__)
@@ -46,60 +47,6 @@ class FlushPolicy:
     def interval_among(self, rows: int) -> float:
         """Return after how many seconds a stream among so many is told again."""
         return self.interval_s * max(1.0, rows / CROWD)
-
-
-class Stream:
-    """The asyncio side of a sequence; all methods belong to the event loop's thread.
-
-    Attributes:
-        is_hungry: whether the reader waits for more: set here, cleared by the engine's thread when it tells something.
-    """
-
-    def __init__(self, engine: "Engine", lane: Lane[Any], sequence: Sequence) -> None:
-        self.lane, self.sequence = lane, sequence
-        self.is_hungry = True
-        self.has_ended = False
-        self._engine = engine
-        self._pending: Delta | None = None
-        self._ready = asyncio.Event()
-        self._is_cancelled = False
-
-    async def take(self) -> Delta | None:
-        """Return all there is to tell, at least something, or None after a `nudge` that found nothing."""
-        self.is_hungry = self._pending is None
-        await self._ready.wait()
-        self._ready.clear()
-        delta, self._pending = self._pending, None
-        return delta
-
-    def join(self, ready: asyncio.Event) -> None:
-        """Set an event that several streams share whenever there is something to tell; `poll` then says what."""
-        self._ready = ready
-
-    def poll(self) -> Delta | None:
-        """Return what there is to tell without waiting; the reader is hungry again when this was nothing."""
-        delta, self._pending = self._pending, None
-        self.is_hungry = delta is None
-        return delta
-
-    def nudge(self) -> None:
-        """Let a waiting `take` return."""
-        self._ready.set()
-
-    def cancel(self) -> None:
-        """Have the sequence end as cancelled within one step, if it has not ended yet."""
-        if not self._is_cancelled and not self.has_ended:
-            self._is_cancelled = True
-            self._engine.cancel(self)
-
-    def put(self, delta: Delta) -> None:
-        """Take in what the engine tells."""
-        if self._pending is None:
-            self._pending = delta
-        else:
-            self._pending.extend(delta)
-        self.has_ended = self.has_ended or delta.end is not None
-        self._ready.set()
 
 
 @dataclass
@@ -143,7 +90,7 @@ class Engine:
 
     def __init__(
         self,
-        lanes: Seq[Lane[Any]],
+        lanes: Seq[Executor[Any]],
         policy: FlushPolicy,
         max_waiting: int,
         stall_s: float = 5.0,
@@ -157,8 +104,8 @@ class Engine:
         self._told: deque[tuple[Stream, Delta]] = deque()
         self._wake_is_pending = False
         self._streams: dict[Sequence, Stream] = {}
-        self._open: dict[Lane[Any], int] = dict.fromkeys(self._lanes, 0)
-        self._service_s: dict[Lane[Any], float] = dict.fromkeys(self._lanes, 0.1)
+        self._open: dict[Executor[Any], int] = dict.fromkeys(self._lanes, 0)
+        self._service_s: dict[Executor[Any], float] = dict.fromkeys(self._lanes, 0.1)
         self._progress_at = clock()
         self._is_draining = False
         self._counting = threading.Lock()
@@ -187,7 +134,7 @@ class Engine:
         """End all there is, running or waiting, with the reason `shutdown`."""
         self._orders.put(("end_all", None))
 
-    def submit(self, lane: Lane[Any], sequence: Sequence, followers: int = 0) -> Stream:
+    def submit(self, lane: Executor[Any], sequence: Sequence, followers: int = 0) -> Stream:
         """Hand a sequence to its lane.
 
         Args:
@@ -208,7 +155,7 @@ class Engine:
         if not self.num_open:
             self._progress_at = self._clock()
         self._open[lane] += 1
-        stream = Stream(self, lane, sequence)
+        stream = Stream(self.cancel, lane, sequence)
         sequence.times.submitted = self._clock()
         self._orders.put(("submit", stream))
         return stream
@@ -257,7 +204,7 @@ class Engine:
             return f"The last {MAX_FAILURES} steps of a model failed."
         return None
 
-    def _retry_after_s(self, lane: Lane[Any]) -> int:
+    def _retry_after_s(self, lane: Executor[Any]) -> int:
         """Seconds in which a place in the queue should become free, from how long requests took of late."""
         return min(60, 1 + int(self._service_s[lane] / lane.runner.capacity))
 
@@ -293,7 +240,7 @@ class Engine:
         finally:
             self._end_all("shutdown")
 
-    def _step(self, lane: Lane[Any]) -> None:
+    def _step(self, lane: Executor[Any]) -> None:
         """Run one step of a lane and see who has something to tell."""
         began = self._clock()
         lane.admit(began)
@@ -324,7 +271,7 @@ class Engine:
             return False
         return sequence.num_new >= (1 if is_late else self._policy.items)
 
-    def _tell_ended(self, lane: Lane[Any], ended: Seq[Sequence]) -> None:
+    def _tell_ended(self, lane: Executor[Any], ended: Seq[Sequence]) -> None:
         """Free what ended sequences occupy, and tell their ends."""
         now = self._clock()
         for sequence in ended:

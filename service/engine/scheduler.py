@@ -8,7 +8,7 @@ from collections import deque
 from itertools import islice
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from service.engine.sequence import Status
+from service.engine.sequences.base import Status
 
 
 class Schedulable(Protocol):

@@ -15,10 +15,10 @@ from importlib import resources
 import numpy as np
 from numpy.typing import NDArray
 
+from service.engine.sampling import uniforms
 from service.ink.curves import pace
 from service.ink.document import NONE, Ink
 from service.ink.glyphs import Drawn, Font, Glyph, fonts
-from service.sampling import uniforms
 
 Floats = NDArray[np.float64]
 

@@ -12,9 +12,9 @@ import numpy as np
 import orjson
 
 from service.course import Course
-from service.engine.ink import InkParams
-from service.engine.sequence import Delta, End
-from service.engine.trace import MAX_LAYERS, Hierarchy
+from service.engine.operations import MAX_LAYERS, Hierarchy
+from service.engine.sequences.base import Delta, End
+from service.engine.sequences.free_ink import InkParams
 from service.errors import InvalidTokenError
 from service.ink import copybook
 from service.ink.copybook import Copybook, Substitution
@@ -23,8 +23,9 @@ from service.ink.formats import MEDIA_TYPES, render
 from service.ink.layout import Layout, LayoutError, Row, Writer
 from service.ink.pen import NOTE_BYTES, Pen
 from service.ink.schemas import HandwritingRequest, refusal
+from service.registry.fingerprint import VERSION
+from service.registry.served import InkModel
 from service.replies import work
-from service.served import VERSION, InkModel
 
 WHOLE, CHUNK = "handwriting", "handwriting.chunk"
 EVENT_POINTS = 256

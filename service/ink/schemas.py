@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field
 
 from model.codec import InkCodec
-from service.engine.sequence import Offset
+from service.engine.sequences.base import Offset
 from service.errors import InvalidRequestError
 from service.ink import copybook, prime
 from service.ink.document import Look

@@ -10,7 +10,7 @@ from export.onnx_recogniser import build
 from model.codec import HandwritingCodec, InkCodec, TextCodec
 from model.recognise import Recogniser as Trained
 from model.recognise import RecogniserConfig
-from service.ink.reading import Recogniser, ctc_nats
+from service.registry.recogniser import Recogniser, ctc_nats
 
 CODEC = HandwritingCodec(
     InkCodec((8.0, 0.0), (40.0, 36.0)), TextCodec(tuple("abcd \N{REPLACEMENT CHARACTER}"), "replace"), ()

@@ -6,8 +6,8 @@ from typing import Any
 
 from jsonschema import Draft202012Validator as Validator  # type: ignore[import-untyped]
 
+from service.registry.fingerprint import VERSION
 from service.schemas import Health, ModelCard, ModelList
-from service.served import VERSION
 from tests.service.server import ROOT, Server, problem
 
 

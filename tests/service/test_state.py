@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from model.codec import InkCodec, TextCodec
 from service import state as states
-from service.engine.snapshot import Snapshot
+from service.access.seal import Purpose, Sealer
+from service.engine.sequences.snapshot import Snapshot
 from service.errors import InvalidTokenError
-from service.seal import Purpose, Sealer
 from service.state import State, StateKeeper
 
 SEALER = Sealer(["s" * 32], 100)

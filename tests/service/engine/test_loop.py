@@ -9,9 +9,11 @@ import pytest
 from numpy.typing import NDArray
 
 from model.codec import TextCodec
-from service.engine.loop import Engine, FlushPolicy, Stream
-from service.engine.sequence import Delta
-from service.engine.text import TextLane, TextParams, TextSequence
+from service.engine.executor import TextExecutor
+from service.engine.loop import Engine, FlushPolicy
+from service.engine.sequences.base import Delta
+from service.engine.sequences.text import TextParams, TextSequence
+from service.engine.streams import Stream
 from service.errors import QueueFullError, ShuttingDownError
 from tests.service.fakes import NUM_SYMBOLS, CountingRunner
 
@@ -26,7 +28,7 @@ class Rig:
 
     engine: Engine
     runner: CountingRunner
-    lane: TextLane
+    lane: TextExecutor
     clock: list[float]
 
     def submit(self, prompt: list[int], count: int, *, whole: bool = False, stop: tuple[str, ...] = ()) -> Stream:
@@ -71,7 +73,7 @@ async def build() -> AsyncIterator[Build]:
 
     def make(capacity: int = 4, waiting: int = 100, policy: FlushPolicy = EVERY_ITEM, *, is_gated: bool = False) -> Rig:
         runner, clock = CountingRunner(capacity, is_gated=is_gated), [0.0]
-        lane = TextLane("counting", runner, CODEC)
+        lane = TextExecutor("counting", runner, CODEC)
         engine = Engine([lane], policy, waiting, stall_s=5.0, clock=lambda: clock[0])
         engine.start()
         rigs.append(Rig(engine, runner, lane, clock))
@@ -414,7 +416,7 @@ async def test_bundles_share_the_thread_fairly() -> None:
             order.append(self.name)
             return super().step(count)
 
-    lanes = [TextLane(name, Noted(name, capacity), CODEC) for name, capacity in (("wide", 16), ("narrow", 1))]
+    lanes = [TextExecutor(name, Noted(name, capacity), CODEC) for name, capacity in (("wide", 16), ("narrow", 1))]
     engine = Engine(lanes, AT_THE_END, 100, clock=lambda: 0.0)
     engine.start()
     try:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from service.engine.scheduler import Move, Scheduler
-from service.engine.sequence import Status
+from service.engine.sequences.base import Status
 
 
 @dataclass(eq=False)

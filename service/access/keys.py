@@ -1,0 +1,101 @@
+"""API keys by name, of which only hashes are kept.
+
+    python -m service.keys NAME      make a key and print it, once, with the entry that lets it in
+
+An entry is NAME:SHA256, the hash as 64 hexadecimal digits. Two keys may have one name, so that a key can be replaced
+without a moment in which neither works: what is bound to a name stays with it.
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Self
+
+_ENTRY = re.compile(r"([A-Za-z0-9._-]{1,64}):([0-9a-fA-F]{64})")
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SEPARATORS = re.compile(r"[,\s]+")
+
+
+class Keys:
+    """The keys that are let in.
+
+    Args:
+        entries: (name, sha256 of the key) of each.
+
+    Attributes:
+        names: whose keys there are.
+    """
+
+    def __init__(self, entries: Iterable[tuple[str, bytes]] = ()) -> None:
+        self._entries = tuple(entries)
+        self.names = frozenset(name for name, _ in self._entries)
+
+    def __bool__(self) -> bool:
+        return bool(self._entries)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the keys that entries, separated by commas or white space, let in; `#` starts a comment.
+
+        Raises:
+            ValueError: there is none, one is no entry, or two let in the same key; says where, never what.
+        """
+        entries: dict[bytes, str] = {}
+        words = [word for line in text.splitlines() for word in _SEPARATORS.split(line.partition("#")[0]) if word]
+        for number, word in enumerate(words, 1):
+            found = _ENTRY.fullmatch(word)
+            if not found:
+                raise ValueError(f"entry {number} is not NAME:SHA256; `python -m service.keys NAME` makes one")
+            digest = bytes.fromhex(found[2])
+            if digest in entries:
+                raise ValueError(f"entry {number} repeats the key of another")
+            entries[digest] = found[1]
+        if not entries:
+            raise ValueError("there is no key; leave it unset to let everyone in")
+        return cls((name, digest) for digest, name in entries.items())
+
+    @classmethod
+    def of(cls, text: str | None, file: Path | None) -> Self:
+        """Return the keys of a setting and of a file together; none at all where neither is given."""
+        texts = [text] * (text is not None) + [file.read_text("utf-8") for file in (file,) if file]
+        return cls.parse("\n".join(map(str, texts))) if texts else cls()
+
+    def whose(self, key: bytes) -> str | None:
+        """Return the name of a key, or None for one that is not let in; takes the same time for every key."""
+        digest, name = hashlib.sha256(key).digest(), None
+        for candidate, known in self._entries:
+            if hmac.compare_digest(digest, known):
+                name = candidate
+        return name
+
+
+def make(name: str) -> tuple[str, str]:
+    """Return a new key of 256 random bits and the entry that lets it in.
+
+    Raises:
+        ValueError: a name is 1 to 64 letters, digits, dots, dashes and underscores.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError("a name is 1 to 64 letters, digits, dots, dashes and underscores")
+    key = "copyist-" + secrets.token_urlsafe(32)
+    return key, f"{name}:{hashlib.sha256(key.encode()).hexdigest()}"
+
+
+def main(arguments: list[str]) -> int:
+    """Make a key, print it, and return an exit code."""
+    try:
+        (name,) = arguments
+        key, entry = make(name)
+    except ValueError as error:
+        sys.stderr.write(f"python -m service.keys NAME: {error}\n")
+        return 2
+    sys.stdout.write(f"{key}\n{entry}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

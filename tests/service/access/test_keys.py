@@ -1,0 +1,81 @@
+"""Keys are known by their hashes, named, made at random, and refused where a mistake would open the service."""
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from service.access.keys import Keys, make
+from service.settings import Settings
+from tests.service.server import PATIENCE_S, ROOT
+
+
+def entry(name: str, key: str) -> str:
+    """What lets a key in."""
+    return f"{name}:{hashlib.sha256(key.encode()).hexdigest()}"
+
+
+def test_a_key_is_its_names() -> None:
+    """Each key says whose it is, two may be one's, and no other is anyone's."""
+    keys = Keys.parse(f"{entry('ann', 'one')}, {entry('bob', 'two')}\n{entry('ann', 'three')}  # the new one\n")
+    assert [keys.whose(key) for key in (b"one", b"two", b"three")] == ["ann", "bob", "ann"]
+    assert keys.names == {"ann", "bob"}
+    digest = entry("ann", "one").partition(":")[2].encode()
+    for other in (b"", b"one ", b"On\xe9", b"four", digest, b"x" * 100_000):
+        assert keys.whose(other) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "no key"),
+        (" ,\n# nobody\n", "no key"),
+        ("ann", "entry 1"),
+        (entry("ann", "one") + ",bob:secret", "entry 2"),
+        (entry("ann", "one")[:-1], "entry 1"),
+        (entry("an n", "one"), "entry 1"),
+        (entry("", "one"), "entry 1"),
+        (entry("a" * 65, "one"), "entry 1"),
+        (f"{entry('ann', 'one')},{entry('bob', 'one')}", "entry 2 repeats"),
+    ],
+)
+def test_mistakes_are_refused_by_their_place(text: str, words: str) -> None:
+    """What would let in nobody, or someone unnamed, is an error that repeats nothing of it."""
+    with pytest.raises(ValueError, match=words) as caught:
+        Keys.parse(text)
+    assert "secret" not in str(caught.value)
+
+
+def test_settings_take_both_a_list_and_a_file(tmp_path: Path) -> None:
+    """Keys of the environment and of a file are let in together; neither is shown by settings."""
+    file = tmp_path / "keys"
+    file.write_text(f"# ours\n{entry('bob', 'two')}\n")
+    settings = Settings(api_keys=SecretStr(entry("ann", "one")), api_keys_file=file)
+    assert settings.keys.names == {"ann", "bob"}
+    assert entry("ann", "one").partition(":")[2] not in repr(settings)
+    assert not Settings().keys
+
+
+def test_an_empty_setting_does_not_open_the_service(tmp_path: Path) -> None:
+    """A variable or a file that was meant to hold keys and is empty is an error, not an open door."""
+    with pytest.raises(ValidationError, match="no key"):
+        Settings(api_keys=SecretStr(""))
+    (tmp_path / "keys").write_text("\n")
+    with pytest.raises(ValidationError, match="no key"):
+        Settings(api_keys_file=tmp_path / "keys")
+    with pytest.raises(ValidationError):
+        Settings(api_keys_file=tmp_path / "nothing")
+
+
+def test_a_key_is_made_and_let_in() -> None:
+    """The command prints a key and its entry; the entry lets in the key, and no two keys are the same."""
+    command = [sys.executable, "-m", "service.keys", "ann"]
+    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
+    key, line = made.stdout.splitlines()
+    assert Keys.parse(line).whose(key.encode()) == "ann"
+    assert len({make("ann")[0] for _ in range(100)} | {key}) == 101
+    with pytest.raises(ValueError, match="letters"):
+        make("two words")
