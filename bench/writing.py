@@ -22,7 +22,7 @@ from export.bundle.folder import Bundle, BundleError
 from model.codec import REPLACEMENT, HandwritingCodec, codec_from_json
 from model.data.ink import Protocol, load_ink
 from model.recognise import edit_distance, spoken
-from service.ink.pen import SPREAD
+from service.handwriting.free_pen import SPREAD
 from service.registry.recogniser import Recogniser
 
 Offsets = NDArray[np.float64]

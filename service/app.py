@@ -9,14 +9,15 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from service import errors, handwriting, reading, streams
+from service import errors, reading, streams
+from service import handwriting_routes as handwriting
 from service.access import auth
 from service.access.auth import Guard
 from service.access.body_limit import BodyLimit
 from service.access.rate_limits import RateHeaders, RateLimits
 from service.description import ABOUT, describe
 from service.engine.loop import Engine, FlushPolicy
-from service.ink import copybook
+from service.handwriting.copybook import writer as copybook
 from service.pages import Pages
 from service.registry.fingerprint import VERSION
 from service.registry.registry import ModelRegistry

@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from service.ink import copybook
+from service.handwriting.copybook import writer as copybook
 from service.ink.schemas import ink_limits
 from service.registry.registry import ModelRegistry
 from service.registry.served import TextModel

@@ -14,7 +14,7 @@ from service.engine.operations import Hierarchy
 from service.engine.sequences.base import Delta, End
 from service.engine.sequences.snapshot import Snapshot
 from service.engine.sequences.text import TextParams
-from service.ink.prime import Reading
+from service.handwriting.priming import PrimedInk
 from service.registry.served import InkModel, ServedModel, TextModel
 from service.segments import Offsets, tree
 
@@ -150,7 +150,7 @@ class SegmentReply:
         return cls(model, {"char": offsets.characters[:-1]}, offsets.places)
 
     @classmethod
-    def of_ink(cls, model: InkModel, ink: Reading) -> Self:
+    def of_ink(cls, model: InkModel, ink: PrimedInk) -> Self:
         """Return the reply for ink."""
         given = ink.given.tolist()
         x, y = ink.xy.T.tolist()

@@ -19,7 +19,7 @@ from service.engine.sequences.base import Delta
 from service.engine.sequences.text import TextParams
 from service.engine.streams import Choices
 from service.errors import NotReadyError
-from service.ink import copybook
+from service.handwriting.copybook import writer as copybook
 from service.ink.styles import card as copybook_card
 from service.registry.registry import ModelRegistry
 from service.registry.served import InkModel, ServedModel, TextModel

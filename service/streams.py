@@ -20,7 +20,7 @@ from service.course import Course
 from service.description import PROBLEMS
 from service.engine.sampling import fresh_seed
 from service.errors import InvalidRequestError, InvalidTokenError, StreamNotFoundError
-from service.handwriting import follow_handwriting
+from service.handwriting_routes import follow_handwriting
 from service.ink.schemas import HandwritingRequest
 from service.requests import MAX_RESUME, CompletionRequest, StrictRequest, check_limits
 from service.routes import Here, Service, follow_completion, tenant_of

@@ -21,11 +21,11 @@ from service.engine.sequences.ink_lines import Line, LineSequence
 from service.engine.sequences.snapshot import Snapshot
 from service.engine.streams import Choices, error_of
 from service.errors import InvalidRequestError, QueueFullError
-from service.ink.document import Ink
-from service.ink.layout import RETURN_S
+from service.handwriting.drawing.document import Ink
+from service.handwriting.drawing.layout import RETURN_S
+from service.handwriting.network_writer import Live, NetworkWriter, Piece, Written
 from service.ink.reply import TextReply
 from service.ink.schemas import MAX_CANDIDATES, HandwritingRequest
-from service.ink.scribe import Live, Piece, Scribe, Written
 from service.registry.served import Hand, LineModel
 from service.routes import Service
 from service.streaming import log_ends
@@ -79,12 +79,14 @@ async def wish_of(model: LineModel, body: HandwritingRequest, here: Service) -> 
     return replace(wish, prime=prime, prime_text=body.prime_text.strip() + " ")
 
 
-def scribe_of(wish: Wish, body: HandwritingRequest) -> Scribe:
+def scribe_of(wish: Wish, body: HandwritingRequest) -> NetworkWriter:
     """Return who turns the points of a wish into ink, piece by piece of the text."""
     longest = min(LONGEST_PIECE, wish.model.longest - len(wish.prime_text))
     hand, skips = wish.hand, body.unsupported == "skip"
     text = body.text or ""
-    return Scribe(text, wish.model.codec, hand.scale, hand.advance, longest, body.wobble, skips_unsupported=skips)
+    return NetworkWriter(
+        text, wish.model.codec, hand.scale, hand.advance, longest, body.wobble, skips_unsupported=skips
+    )
 
 
 class Writing:
@@ -98,7 +100,7 @@ class Writing:
         text: all of it.
     """
 
-    def __init__(self, here: Service, wish: Wish, scribe: Scribe, reply: TextReply, text: str) -> None:
+    def __init__(self, here: Service, wish: Wish, scribe: NetworkWriter, reply: TextReply, text: str) -> None:
         self._here, self.wish, self._scribe, self.reply = here, wish, scribe, reply
         self._lines: list[list[tuple[int, Piece]]] = []
         number = 0

@@ -6,7 +6,7 @@ A reply answered whole is the same bytes for the same request: nothing in it tel
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import orjson
@@ -16,12 +16,13 @@ from service.engine.operations import MAX_LAYERS, Hierarchy
 from service.engine.sequences.base import Delta, End
 from service.engine.sequences.free_ink import InkParams
 from service.errors import InvalidTokenError
-from service.ink import copybook
-from service.ink.copybook import Copybook, Substitution
-from service.ink.document import Box, Document, Ink
-from service.ink.formats import MEDIA_TYPES, render
-from service.ink.layout import Layout, LayoutError, Row, Writer
-from service.ink.pen import NOTE_BYTES, Pen
+from service.handwriting.copybook import writer as copybook
+from service.handwriting.copybook.writer import Copybook
+from service.handwriting.drawing.document import Box, Document, Ink
+from service.handwriting.drawing.formats import MEDIA_TYPES, render
+from service.handwriting.drawing.layout import Layout, LayoutError, Row
+from service.handwriting.free_pen import NOTE_BYTES, Pen
+from service.handwriting.writer import Substitution, TextWriter
 from service.ink.schemas import HandwritingRequest, refusal
 from service.registry.fingerprint import VERSION
 from service.registry.served import InkModel
@@ -205,14 +206,6 @@ class FreeReply:
         if end.snapshot:
             tail["state"] = self._seal(end.snapshot, delta.choice, self._note())
         return orjson.dumps(members | tail)
-
-
-class TextWriter(Writer, Protocol):
-    """A writer that says what it does not write as it stands."""
-
-    def substitutions(self) -> list[Substitution]:
-        """Return what is not drawn as it stands in the text, in the text's order."""
-        ...
 
 
 @dataclass(frozen=True)

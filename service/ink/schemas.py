@@ -7,10 +7,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from model.codec import InkCodec
 from service.engine.sequences.base import Offset
 from service.errors import InvalidRequestError
-from service.ink import copybook, prime
-from service.ink.document import Look
-from service.ink.formats import Format, Making
-from service.ink.layout import PAPERS, Align, Layout, LayoutError
+from service.handwriting import priming
+from service.handwriting.copybook import writer as copybook
+from service.handwriting.drawing.document import Look
+from service.handwriting.drawing.formats import Format, Making
+from service.handwriting.drawing.layout import PAPERS, Align, Layout, LayoutError
 from service.requests import (
     MAX_BIAS,
     SEED_NEEDED,
@@ -47,20 +48,20 @@ class PrimeColumns(StrictRequest):
 GivenInk = PrimeColumns | str
 
 
-def read_ink(ink: GivenInk, field: str, codec: InkCodec, settings: Settings) -> prime.Reading:
+def read_ink(ink: GivenInk, field: str, codec: InkCodec, settings: Settings) -> PrimedInk:
     """Return what a network reads of a client's ink, as columns or as InkML.
 
     Raises:
         InvalidRequestError: it is no ink that can be read; names the field that it came in.
     """
     try:
-        strokes = prime.from_inkml(ink) if isinstance(ink, str) else prime.from_columns(ink.x, ink.y, ink.pen)
-        return prime.read(strokes, codec, settings.max_prime_points)
-    except prime.PrimeError as error:
+        strokes = priming.from_inkml(ink) if isinstance(ink, str) else priming.from_columns(ink.x, ink.y, ink.pen)
+        return priming.read(strokes, codec, settings.max_prime_points)
+    except priming.PrimeError as error:
         raise InvalidRequestError(f"{field}: {error}.", field) from None
 
 
-def offsets_of(reading: prime.Reading) -> list[Offset]:
+def offsets_of(reading: PrimedInk) -> list[Offset]:
     """Return a reading as the engine takes it."""
     return [(dx, dy, pen_up) for dx, dy, pen_up in reading.offsets.tolist()]
 

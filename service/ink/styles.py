@@ -2,7 +2,7 @@
 
 from functools import cache
 
-from service.ink import copybook
+from service.handwriting.copybook import writer as copybook
 from service.ink.reply import TextReply
 from service.ink.schemas import HandwritingRequest, StyleCard, StyleList
 from service.schemas import ModelCard

@@ -5,7 +5,7 @@ import pytest
 
 from bench import tesseract
 from bench.writing import Errors, Line, endings, shares
-from service.ink.copybook import STYLES, Copybook
+from service.handwriting.copybook.writer import STYLES, Copybook
 
 DOT = np.array([[0.0, 0.0, 1.0]])
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from svgpathtools import svgstr2paths
 
-from service.ink.copybook import STYLES
-from service.ink.formats import MEDIA_TYPES, PICTURES
+from service.handwriting.copybook.writer import STYLES
+from service.handwriting.drawing.formats import MEDIA_TYPES, PICTURES
 from service.ink.schemas import HandwritingReply, StyleList
 from tests.service.server import Server, problem
 

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.engine.sampling import uniforms
-from service.ink.curves import pace
-from service.ink.document import NONE, Ink
-from service.ink.glyphs import Drawn, Font, Glyph, fonts
+from service.handwriting.copybook.glyphs import Drawn, Font, Glyph, fonts
+from service.handwriting.copybook.pacing import pace
+from service.handwriting.drawing.document import Ink
+from service.handwriting.writer import Substitution, words_of
 
 Floats = NDArray[np.float64]
 
@@ -77,21 +78,6 @@ STYLES = {
     )
 }
 DEFAULT_STYLE = "plain"
-
-
-@dataclass(frozen=True)
-class Substitution:
-    """A character that could not be drawn, and what was.
-
-    Attributes:
-        index: of the character in the text, in code points.
-        code_point: of it.
-        drawn: what stands in its place; "" for nothing.
-    """
-
-    index: int
-    code_point: int
-    drawn: str
 
 
 class Copybook:
@@ -290,19 +276,9 @@ def _length(points: Floats) -> float:
     return float(np.hypot(*np.diff(points, axis=0).T).sum())
 
 
-def words_of(text: str) -> NDArray[np.int64]:
-    """Return for each character of a text which word it belongs to, NONE for what lies between words."""
-    words = np.full(len(text), NONE, np.int64)
-    word, was_space = -1, True
-    for index, character in enumerate(text):
-        if not character.isspace():
-            word += was_space
-            words[index] = word
-        was_space = character.isspace()
-    return words
-
-
 @cache
 def fingerprint() -> str:
     """Return the sha256 of the letters, as hexadecimal."""
-    return hashlib.sha256((resources.files("service.ink.fonts") / "strokes.npz").read_bytes()).hexdigest()
+    return hashlib.sha256(
+        (resources.files("service.handwriting.copybook.fonts") / "strokes.npz").read_bytes()
+    ).hexdigest()

@@ -4,7 +4,7 @@ Z lifts the pen and lowers it; between pages the machine pauses for a fresh shee
 was written never gets into a program.
 """
 
-from service.ink.document import Document, Ink, number
+from service.handwriting.drawing.document import Document, Ink, number
 
 UP_MM, DOWN_MM = 5, 0
 _PLUNGE = 600  # mm per minute, for lowering the pen

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.ink.copybook import STYLES, Copybook
-from service.ink.document import Ink
-from service.ink.layout import Layout, LayoutError
+from service.handwriting.copybook.writer import STYLES, Copybook
+from service.handwriting.drawing.document import Ink
+from service.handwriting.drawing.layout import Layout, LayoutError
 
 TEXT = "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in want."
 PAGE = Layout(paper=(100.0, 80.0), margin=15.0, x_height=2.0)

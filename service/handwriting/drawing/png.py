@@ -4,8 +4,8 @@ import io
 
 from PIL import Image, ImageColor, ImageDraw, PngImagePlugin
 
-from service.ink.document import MM_PER_INCH, Box, Document, Floats, Ink, printable
-from service.ink.outline import widths
+from service.handwriting.drawing.document import MM_PER_INCH, Box, Document, Floats, Ink, printable
+from service.handwriting.drawing.outline import widths
 
 MAX_PIXELS = 25_000_000
 _SMOOTHING = 3  # drawn so many times larger, then reduced

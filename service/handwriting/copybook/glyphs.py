@@ -11,7 +11,7 @@ from importlib import resources
 import numpy as np
 from numpy.typing import NDArray
 
-from service.ink.curves import smooth
+from service.handwriting.copybook.pacing import smooth
 
 Floats = NDArray[np.float64]
 
@@ -218,7 +218,7 @@ def _box() -> Glyph:
 @cache
 def fonts() -> dict[str, Font]:
     """Return the fonts by name, read once."""
-    source = resources.files("service.ink.fonts") / "strokes.npz"
+    source = resources.files("service.handwriting.copybook.fonts") / "strokes.npz"
     with resources.as_file(source) as path, np.load(path, allow_pickle=False) as archive:
         data = {name: archive[name] for name in archive.files}
     ends = np.cumsum(data["counts"], dtype=np.int64)

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.codec import InkCodec
-from service.ink.document import DECIMALS, NONE, TIME_DECIMALS, Floats, Ink
-from service.ink.layout import Layout
+from service.handwriting.drawing.document import DECIMALS, NONE, TIME_DECIMALS, Floats, Ink
+from service.handwriting.drawing.layout import Layout
 
 SPREAD = 0.34
 POINT_S = 0.015

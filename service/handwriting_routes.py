@@ -14,7 +14,8 @@ from service.engine.sampling import fresh_seed
 from service.engine.sequences.base import Delta, End
 from service.engine.sequences.free_ink import InkParams
 from service.errors import EngineFailureError, InvalidRequestError, QueueFullError
-from service.ink import copybook, formats
+from service.handwriting.copybook import writer as copybook
+from service.handwriting.drawing import formats
 from service.ink.reply import FreeReply, TextReply
 from service.ink.schemas import HandwritingReply, HandwritingRequest, StyleList
 from service.ink.styles import all_styles

@@ -2,7 +2,7 @@
 
 from xml.etree import ElementTree as ET
 
-from service.ink.document import NONE, TIME_DECIMALS, Document, Ink, number, printable
+from service.handwriting.drawing.document import NONE, TIME_DECIMALS, Document, Ink, number, printable
 
 NAMESPACE = "http://www.w3.org/2003/InkML"
 _CHANNELS = (("X", "mm"), ("Y", "mm"), ("T", "s"))

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from service.ink.document import Box, Ink
+from service.handwriting.drawing.document import Box, Ink
 
 Align = Literal["left", "center", "right", "justify"]
 

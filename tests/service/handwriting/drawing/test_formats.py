@@ -16,12 +16,12 @@ from PIL import Image
 from svgpathtools import svgstr2paths
 
 from model.data.inkml import read_inkml
-from service.ink import formats, png
-from service.ink.copybook import STYLES, Copybook
-from service.ink.document import Document, Ink, Look
-from service.ink.formats import Making, Picture
-from service.ink.layout import Layout, LayoutError
-from service.ink.outline import widths
+from service.handwriting.copybook.writer import STYLES, Copybook
+from service.handwriting.drawing import formats, png
+from service.handwriting.drawing.document import Document, Ink, Look
+from service.handwriting.drawing.formats import Making, Picture
+from service.handwriting.drawing.layout import Layout, LayoutError
+from service.handwriting.drawing.outline import widths
 
 TEXT = "Dear Ada,\nit works: 3 < 5 & i!"
 PAPER = Layout(paper=(70.0, 40.0), margin=8.0, x_height=2.5)

@@ -6,8 +6,8 @@ style sheet alone: it runs wherever a picture may, and stands still for readers 
 
 from xml.sax.saxutils import escape
 
-from service.ink.document import NONE, Document, Floats, Ink, number, printable
-from service.ink.outline import outline
+from service.handwriting.drawing.document import NONE, Document, Floats, Ink, number, printable
+from service.handwriting.drawing.outline import outline
 
 _ANIMATION = """<style>
 @keyframes write {

@@ -15,7 +15,7 @@ from defusedxml.ElementTree import fromstring
 from numpy.typing import NDArray
 
 from model.codec import InkCodec
-from service.ink.document import Floats
+from service.handwriting.drawing.document import Floats
 
 MIN_POINTS = 10
 MAX_COORDINATE = 1e6
@@ -89,7 +89,7 @@ def _points(number: int, text: str, columns: tuple[int, int]) -> Stroke:
 
 
 @dataclass(frozen=True)
-class Reading:
+class PrimedInk:
     """Ink as a network reads it, point by point.
 
     Attributes:
@@ -108,7 +108,7 @@ class Reading:
         return (self.offsets[:, 2] > 0.5).astype(np.int64)
 
 
-def read(strokes: list[Stroke], codec: InkCodec, max_points: int) -> Reading:
+def read(strokes: list[Stroke], codec: InkCodec, max_points: int) -> PrimedInk:
     """Return what a network reads of ink.
 
     Args:
@@ -146,7 +146,7 @@ def read(strokes: list[Stroke], codec: InkCodec, max_points: int) -> Reading:
         raise PrimeError(f"it is no line of writing: between two strokes it jumps {_FARTHEST:g} letters or more")
     before = np.cumsum([0, *map(len, strokes[:-1])])
     given = np.concatenate([start + counts for start, counts in zip(before, passed, strict=True)])
-    return Reading(offsets, path / scale, given)
+    return PrimedInk(offsets, path / scale, given)
 
 
 def _scatter(points: Floats) -> float:

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.codec import REPLACEMENT, HandwritingCodec
-from service.ink.copybook import DEFAULT_STYLE, STYLES, Substitution, words_of
-from service.ink.curves import pace
-from service.ink.document import Floats, Ink
-from service.ink.glyphs import INSTEAD, Drawn, Glyph, fonts, is_mark, marked
-from service.ink.pen import LIFT_S, POINT_S, SPREAD
+from service.handwriting.copybook.glyphs import INSTEAD, Drawn, Glyph, fonts, is_mark, marked
+from service.handwriting.copybook.pacing import pace
+from service.handwriting.copybook.writer import DEFAULT_STYLE, STYLES
+from service.handwriting.drawing.document import Floats, Ink
+from service.handwriting.free_pen import LIFT_S, POINT_S, SPREAD
+from service.handwriting.writer import Substitution, words_of
 
 _STANDING = frozenset("abcdehiklmnorstuvwxzABCDEFGHIKLMNOPRSTUVWXZ0123456789")
 _SPACE = 1.0  # between words that are written apart, and between a letter and what a font draws beside it, in x-heights
@@ -64,7 +65,7 @@ class Written:
     nats: float | None = None
 
 
-class Scribe:
+class NetworkWriter:
     """Writes lines of one text in one hand.
 
     Args:
@@ -243,7 +244,7 @@ class Live:
         x, clock: where in the line and when it begins, in x-heights and seconds.
     """
 
-    def __init__(self, scribe: Scribe, piece: Piece, line: int, x: float, clock: float) -> None:
+    def __init__(self, scribe: NetworkWriter, piece: Piece, line: int, x: float, clock: float) -> None:
         self._scribe, self._piece, self._line = scribe, piece, line
         height = _FIRST_LOW if piece.text[:1] in _LOW else _FIRST_TALL
         self._start, self._clock = np.array([x, -height]), clock

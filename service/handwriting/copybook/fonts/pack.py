@@ -1,4 +1,4 @@
-"""Make `strokes.npz` from a folder of single-line fonts: python -m service.ink.fonts.pack FOLDER.
+"""Make `strokes.npz` from a folder of single-line fonts: python -m service.handwriting.copybook.fonts.pack FOLDER.
 
 FOLDER holds `stroke_fonts.npz` (dx, dy, eos, offsets, x0, y0, text, text_offsets, font, font_name, advance). Only the
 fonts that a style uses are taken, under names of our own: the licence reserves the fonts' names.

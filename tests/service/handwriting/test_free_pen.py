@@ -9,9 +9,9 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from model.codec import InkCodec
-from service.ink.document import Ink
-from service.ink.layout import Layout
-from service.ink.pen import LIFT_S, POINT_S, SPREAD, Pen
+from service.handwriting.drawing.document import Ink
+from service.handwriting.drawing.layout import Layout
+from service.handwriting.free_pen import LIFT_S, POINT_S, SPREAD, Pen
 
 CODEC = InkCodec((8.2, 0.1), (42.0, 37.0))
 OFFSETS = hnp.arrays(

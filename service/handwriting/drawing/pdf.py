@@ -6,8 +6,8 @@ from reportlab.lib.colors import HexColor
 from reportlab.pdfgen.canvas import Canvas
 from reportlab.pdfgen.pathobject import PDFPathObject
 
-from service.ink.document import MM_PER_INCH, Box, Document, Floats, printable
-from service.ink.outline import outline
+from service.handwriting.drawing.document import MM_PER_INCH, Box, Document, Floats, printable
+from service.handwriting.drawing.outline import outline
 
 MAX_MM = 5080.0  # more than 14,400 points a side is no page for most readers
 _POINTS_PER_MM = 72 / MM_PER_INCH

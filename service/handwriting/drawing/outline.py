@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from service.ink.document import Floats, Ink
+from service.handwriting.drawing.document import Floats, Ink
 
 _THIN, _THICK = 0.55, 1.45  # of the pen's width, where the pen is fast and where it is slow
 _CAP_POINTS = 6

@@ -5,17 +5,17 @@ import pytest
 from numpy.typing import NDArray
 
 from model.codec import REPLACEMENT, HandwritingCodec, InkCodec, TextCodec
-from service.ink.pen import SPREAD
-from service.ink.scribe import Piece, Scribe, Written
+from service.handwriting.free_pen import SPREAD
+from service.handwriting.network_writer import NetworkWriter, Piece, Written
 
 SYMBOLS = tuple("abcdefghijklmnopqrstuvwxyzT .,-'" + REPLACEMENT)
 CODEC = HandwritingCodec(InkCodec((0.0, 0.0), (40.0, 40.0)), TextCodec(SYMBOLS, "replace"), (1, 2))
 UNIT = 40.0 / SPREAD  # raw units to an x-height
 
 
-def scribe(text: str, longest: int = 50, wobble: float = 0.0, *, skips: bool = False) -> Scribe:
+def scribe(text: str, longest: int = 50, wobble: float = 0.0, *, skips: bool = False) -> NetworkWriter:
     """A scribe whose hand needs no scaling."""
-    return Scribe(text, CODEC, 1.0, 2.0, longest, wobble, skips_unsupported=skips)
+    return NetworkWriter(text, CODEC, 1.0, 2.0, longest, wobble, skips_unsupported=skips)
 
 
 def written(text: str, slope: float = 0.0, height: float = 0.0) -> Written:

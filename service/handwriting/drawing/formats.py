@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from service.ink import gcode, inkml, svg
-from service.ink.document import Document
-from service.ink.layout import LayoutError
+from service.handwriting.drawing import gcode, inkml, svg
+from service.handwriting.drawing.document import Document
+from service.handwriting.drawing.layout import LayoutError
 
 Format = Literal["strokes", "svg", "svg-animated", "png", "pdf", "inkml", "gcode"]
 Picture = Literal["svg", "svg-animated", "png", "pdf", "inkml", "gcode"]
@@ -52,7 +52,7 @@ def render(document: Document, picture: Picture, making: Making) -> bytes:
 
 
 def _png(document: Document, dpi: int) -> bytes:
-    from service.ink import png  # a library that other formats do not need
+    from service.handwriting.drawing import png  # a library that other formats do not need
 
     width, height = png.size_px(document.sheet, dpi)
     if width * height > png.MAX_PIXELS:
@@ -61,7 +61,7 @@ def _png(document: Document, dpi: int) -> bytes:
 
 
 def _pdf(document: Document) -> bytes:
-    from service.ink import pdf  # a library that other formats do not need
+    from service.handwriting.drawing import pdf  # a library that other formats do not need
 
     longest = max(max(page.width, page.height) for page in document.pages)
     if longest > pdf.MAX_MM:

@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.codec import InkCodec
-from service.ink import inkml
-from service.ink.copybook import STYLES, Copybook
-from service.ink.document import Document, Ink
-from service.ink.layout import Layout
-from service.ink.prime import PrimeError, from_columns, from_inkml, read
+from service.handwriting.copybook.writer import STYLES, Copybook
+from service.handwriting.drawing import inkml
+from service.handwriting.drawing.document import Document, Ink
+from service.handwriting.drawing.layout import Layout
+from service.handwriting.priming import PrimeError, from_columns, from_inkml, read
 
 CODEC = InkCodec((8.2, 0.1), (42.0, 37.0))
 TEXT = "Dear Sir or Madam"

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.ink.copybook import STYLES, Copybook, Style
-from service.ink.curves import RATE_HZ, pace, smooth
-from service.ink.document import NONE, Ink
-from service.ink.fonts.pack import SOURCES, pack
-from service.ink.glyphs import BOX, fonts
+from service.handwriting.copybook.fonts.pack import SOURCES, pack
+from service.handwriting.copybook.glyphs import BOX, fonts
+from service.handwriting.copybook.pacing import RATE_HZ, pace, smooth
+from service.handwriting.copybook.writer import STYLES, Copybook, Style
+from service.handwriting.drawing.document import NONE, Ink
 
 ROOT = Path(__file__).parents[3]
 ASCII = "".join(map(chr, range(32, 127)))
@@ -188,7 +188,7 @@ def test_curves_go_through_their_points_and_corners_stay() -> None:
 
 def test_the_letters_come_with_their_licences() -> None:
     """Credits name every hand's font, and the licence's text and the acknowledgement go with the package."""
-    folder = resources.files("service.ink.fonts")
+    folder = resources.files("service.handwriting.copybook.fonts")
     named = (folder / "CREDITS.txt").read_text()
     assert all(source in named or source.startswith("Hershey") for source in SOURCES.values())
     assert "Dr. A. V. Hershey" in named
@@ -201,4 +201,4 @@ def test_the_packed_letters_are_those_of_the_source() -> None:
     folder = Path(os.environ.get("COPYIST_DATA", ROOT.parent / "shared" / "data")) / "stroke_fonts"
     if not folder.is_dir():
         pytest.skip("needs the data sets: set COPYIST_DATA to their folder")
-    assert pack(folder) == (resources.files("service.ink.fonts") / "strokes.npz").read_bytes()
+    assert pack(folder) == (resources.files("service.handwriting.copybook.fonts") / "strokes.npz").read_bytes()
