@@ -70,9 +70,9 @@ peers: $(DEV)/.peers
 	for one in $(PROGRAMS); do \
 	    command -v $${one%:*} >/dev/null || echo "no $${one%:*} here (Debian: $${one#*:}): its tests will skip"; done
 
-$(DEV)/.peers: $(DEV)/.installed tests/service/clients/package.json
+$(DEV)/.peers: $(DEV)/.installed tests/service/contract/clients/package.json
 	@$(DEV)/bin/python $(PIP) --editable '.[eval]' || echo "no lm-evaluation-harness here: its test will skip"
-	@npm install --silent --no-package-lock --prefix tests/service/clients || \
+	@npm install --silent --no-package-lock --prefix tests/service/contract/clients || \
 	    echo "no JavaScript client of OpenAI's here: its test will skip"
 	@touch $@
 

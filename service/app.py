@@ -9,26 +9,26 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from service import errors, reading, streams
-from service import handwriting_routes as handwriting
-from service.access import auth
 from service.access.auth import Guard
 from service.access.body_limit import BodyLimit
 from service.access.rate_limits import RateHeaders, RateLimits
-from service.description import ABOUT, describe
+from service.api import error_handlers
+from service.api.deps import Service
+from service.api.openapi import ABOUT, describe, describe_keys
+from service.api.routes import completions, handwriting, health, models, segment, streams, tokenizer
 from service.engine.loop import Engine, FlushPolicy
 from service.handwriting.copybook import writer as copybook
-from service.pages import Pages
 from service.registry.fingerprint import VERSION
 from service.registry.registry import ModelRegistry
-from service.routes import Service, router
 from service.settings import Settings
 from service.telemetry import tracing
 from service.telemetry.log import RequestLog
 from service.telemetry.metrics import PATH as METRICS
 from service.telemetry.metrics import Metrics
 from service.telemetry.peers import Peers
+from service.web.pages import Pages
 
+_ROUTERS = tuple(each.router for each in (completions, tokenizer, models, health, segment, handwriting, streams))
 _PROBES = ("/healthz", "/readyz")
 _MAY_SEND = ("authorization", "content-type", "last-event-id", "x-request-id")
 _MAY_READ = ("x-request-id", "x-seed", "retry-after", "x-should-retry", "ratelimit", "ratelimit-policy")
@@ -75,20 +75,18 @@ def create_app(settings: Settings, siblings: Peers | None = None) -> FastAPI:
         telemetry=tracing.OFF,
     )
     app.state.service = service = Service(settings, registry, engine, rates, siblings)
-    app.include_router(router)
-    app.include_router(reading.router)
-    app.include_router(handwriting.router)
-    app.include_router(streams.router)
+    for router in _ROUTERS:
+        app.include_router(router)
     pages, metrics = Pages(), Metrics(registry, engine, service.sealer, siblings)
     for path in pages.paths:
         app.add_route(path, pages.serve, include_in_schema=False)
     app.state.metrics = metrics
     app.add_api_route(METRICS, metrics.scrape, response_class=PlainTextResponse, summary="What Prometheus is told")
-    errors.install(app)
+    error_handlers.install(app)
     # The last is the first to see a request.
     keys, open_paths = service.keys, (*_PROBES, *pages.paths)
-    routes = [*router.routes, *reading.router.routes, *handwriting.router.routes, *streams.router.routes]
-    bodies = [route.path for route in routes if isinstance(route, Route) and "POST" in (route.methods or ())]
+    routes = [route for router in _ROUTERS for route in router.routes if isinstance(route, Route)]
+    bodies = [route.path for route in routes if "POST" in (route.methods or ())]
     app.add_middleware(BodyLimit, paths=bodies, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
     if settings.rate_limit:
         app.add_middleware(RateHeaders)
@@ -109,7 +107,7 @@ def create_app(settings: Settings, siblings: Peers | None = None) -> FastAPI:
         if app.openapi_schema is None:
             app.openapi_schema = describe(app, settings, registry)
             if keys:
-                auth.describe(app.openapi_schema, open_paths)
+                describe_keys(app.openapi_schema, open_paths)
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -1,14 +1,12 @@
 """Who may ask: every path but a few needs a key, as soon as there are keys at all."""
 
 from collections.abc import Collection
-from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
 from service.access.keys import Keys
 from service.errors import AuthenticationError, refuse
-from service.schemas import ErrorReply
 
 STREAM_PATH = "/v1/streams/"
 
@@ -55,18 +53,3 @@ class Guard:
             return ""
         scheme, _, key = given[0].partition(b" ")
         return (self._keys.whose(key.strip()) or "") if scheme.lower() == b"bearer" else ""
-
-
-def describe(description: dict[str, Any], open_paths: Collection[str]) -> None:
-    """Say in an OpenAPI description that keys are needed, and where not."""
-    description["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    description["components"]["schemas"].setdefault("ErrorReply", ErrorReply.model_json_schema())
-    refusal = {
-        "description": "There is no key with the request, or not one that is known.",
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorReply"}}},
-    }
-    for path, operations in description["paths"].items():
-        for operation in operations.values():
-            if path not in open_paths and not path.startswith(STREAM_PATH):
-                operation["security"] = [{"key": []}]
-                operation["responses"]["401"] = refusal

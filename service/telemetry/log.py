@@ -6,6 +6,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from typing import Any
 
 import structlog
@@ -13,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, clear_contextvars, get_contextvars, merge_contextvars
 from structlog.typing import EventDict
 
+from service.engine.sequences.base import End
 from service.settings import Settings
 
 _log = structlog.get_logger(__name__)
@@ -106,3 +108,18 @@ def _request_id(scope: Scope) -> str:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return str(value.decode("ascii"))
     return secrets.token_hex(12)
+
+
+def log_ends(ends: Seq[End]) -> None:
+    """Add to the request's log line what the engine knows of its choices: all their steps, the rest of the last."""
+    times = ends[-1].times
+    bind_contextvars(
+        finish_reason=ends[-1].reason,
+        steps=sum(len(end.trace) for end in ends),
+        queue_ms=_between_ms(times.submitted, times.admitted),
+        first_ms=_between_ms(times.submitted, times.first),
+    )
+
+
+def _between_ms(earlier: float | None, later: float | None) -> float | None:
+    return None if earlier is None or later is None else round(1000 * (later - earlier), 2)

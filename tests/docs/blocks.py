@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.service.server import PATIENCE_S, ROOT
+from tests.service.live_server import PATIENCE_S, ROOT
 
 ADDRESS = "http://127.0.0.1:8000"
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.blocks import Shell
-from tests.service.server import ROOT, Server, running
+from tests.service.live_server import ROOT, Server, running
 
 FOLDER = ROOT / "service" / "bundles"
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.docs.blocks import Block, Shell, blocks
 from tests.docs.reference import MARK, render
-from tests.service.server import ROOT, Server
+from tests.service.live_server import ROOT, Server
 
 PAGE = ROOT / "docs" / "api.md"
 EXAMPLES = [block for block in blocks(PAGE) if block.language == "bash"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.blocks import Block, Shell, blocks
-from tests.service.server import ROOT, Server
+from tests.service.live_server import ROOT, Server
 
 PAGE = ROOT / "docs" / "how-do-i.md"
 # What needs a network, a container engine or a plotter; the commands of make are walked by test_walk.py.

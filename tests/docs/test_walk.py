@@ -18,7 +18,7 @@ from export.bundle import folder as bundle
 from model import checkpoint as checkpoints
 from model.recognise import load_recogniser
 from tests.docs.blocks import blocks
-from tests.service.server import PATIENCE_S, ROOT
+from tests.service.live_server import PATIENCE_S, ROOT
 
 PAGES = {
     "README.md": ("Train on your own",),

@@ -17,7 +17,7 @@ from model.recognise import load_recogniser
 from tests.export.conftest import Made
 from tests.export.test_cli import run
 from tests.export.test_written import CODEC, network, shipped
-from tests.service.server import ROOT
+from tests.service.live_server import ROOT
 
 
 def assert_same_weights(found: StepWeights, wanted: StepWeights) -> None:

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.bundle import folder as bundles_of
 from export.bundle.onnx_wire import WireError, constants, operators
-from tests.service.server import ROOT
+from tests.service.live_server import ROOT
 
 
 def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from model.codec import REPLACEMENT, InkCodec, TextCodec
-from tests.service.server import Server, running
+from tests.service.live_server import Server, running
 
 ALPHABET = "\n abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,;:!?'\"-0123456789"
 TEXT = TextCodec((*ALPHABET, REPLACEMENT), "replace")

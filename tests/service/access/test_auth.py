@@ -8,7 +8,7 @@ import httpx
 import openai
 import pytest
 
-from tests.service.server import PATIENCE_S, Server, problem, running
+from tests.service.live_server import PATIENCE_S, Server, problem, running
 
 KEYS = {"ann": "key-of-ann", "bob": "key-of-bob"}
 OPEN = ("/healthz", "/readyz", "/", "/app.js", "/ink.js", "/style.css", "/icon.svg")

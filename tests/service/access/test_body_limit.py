@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.service.server import PATIENCE_S, Server, problem
+from tests.service.live_server import PATIENCE_S, Server, problem
 
 LIMIT = 2000
 

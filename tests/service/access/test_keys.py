@@ -10,7 +10,7 @@ from pydantic import SecretStr, ValidationError
 
 from service.access.keys import Keys, make
 from service.settings import Settings
-from tests.service.server import PATIENCE_S, ROOT
+from tests.service.live_server import PATIENCE_S, ROOT
 
 
 def entry(name: str, key: str) -> str:

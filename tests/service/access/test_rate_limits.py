@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from service.settings import Settings
-from tests.service.server import PATIENCE_S, Server, problem, running
+from tests.service.live_server import PATIENCE_S, Server, problem, running
 
 KEYS = {"ann": "key-of-ann", "bob": "key-of-bob"}
 ENTRIES = ",".join(f"{name}:{hashlib.sha256(key.encode()).hexdigest()}" for name, key in KEYS.items())

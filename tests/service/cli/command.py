@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.service.server import PATIENCE_S, ROOT
+from tests.service.live_server import PATIENCE_S, ROOT
 
 COPYIST = [sys.executable, "-m", "service.cli"]
 

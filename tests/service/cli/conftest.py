@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from service.cli.main import main
-from tests.service.server import Server
+from tests.service.live_server import Server
 
 Run = Callable[..., tuple[int, bytes, str]]
 

@@ -3,7 +3,7 @@
 import json
 
 from tests.service.cli.conftest import Run
-from tests.service.server import Server
+from tests.service.live_server import Server
 
 
 def test_it_asks_for_what_it_reports(run: Run, at: tuple[str, str], server: Server) -> None:

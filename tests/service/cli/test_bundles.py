@@ -4,7 +4,7 @@ import json
 
 from tests.service.cli.command import on_a_terminal
 from tests.service.cli.conftest import Run
-from tests.service.server import Server
+from tests.service.live_server import Server
 
 
 def test_in_a_pipe_there_is_a_line_for_each(run: Run, at: tuple[str, str]) -> None:

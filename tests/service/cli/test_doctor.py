@@ -10,7 +10,7 @@ import pytest
 from service.cli.client import ClientSettings
 from service.settings import Settings
 from tests.service.cli.conftest import Run
-from tests.service.server import Server
+from tests.service.live_server import Server
 
 
 @pytest.fixture(autouse=True)

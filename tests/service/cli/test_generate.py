@@ -13,7 +13,7 @@ from service.cli.terminal import LINE_BREAK, printable
 from service.cli.terminal import painted as paint
 from tests.service.cli.command import COPYIST, copyist, environment, on_a_terminal
 from tests.service.cli.conftest import Run
-from tests.service.server import ROOT, Server, running
+from tests.service.live_server import ROOT, Server, running
 
 BANDS = {"46": 1, "45": 2}  # codes of the backgrounds, and the layers they stand for
 WISH = {"temperature": 0.7, "max_tokens": 200, "seed": 1}

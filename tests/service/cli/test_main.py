@@ -17,7 +17,7 @@ import pytest
 from service.cli.main import main
 from tests.service.cli.command import COPYIST, copyist, environment
 from tests.service.cli.conftest import Run
-from tests.service.server import PATIENCE_S, ROOT, Server
+from tests.service.live_server import PATIENCE_S, ROOT, Server
 
 COMMANDS = ("serve", "generate", "write", "segment", "score", "bundles", "bench", "doctor")
 

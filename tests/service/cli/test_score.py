@@ -9,7 +9,7 @@ import pytest
 from service.cli.score import PIECE_CHARS
 from tests.service.cli.command import on_a_terminal
 from tests.service.cli.conftest import Run
-from tests.service.server import ROOT, Server
+from tests.service.live_server import ROOT, Server
 
 FIXTURES = ROOT / "tests" / "fixtures"
 TEXT = "It was a dark and stormy night; the rain fell in torrents.\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 from service.cli.segment import _band, _rows, bracketed
 from service.cli.terminal import LINE_BREAK
 from tests.service.cli.command import copyist, on_a_terminal
-from tests.service.server import Server
+from tests.service.live_server import Server
 
 TEXT = "It was a dark and stormy night;\nthe rain fell in torrents, except at times."
 COLOUR = re.compile(r"\x1b\[[\d;]*m")

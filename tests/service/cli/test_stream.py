@@ -7,7 +7,7 @@ from service.cli.problems import UnreachableError
 from service.cli.stream import pieces
 from tests.service.cli.conftest import Run
 from tests.service.cli.relay import breaking
-from tests.service.server import Server
+from tests.service.live_server import Server
 
 WISH = {"model": "small-text", "prompt": "It ", "max_tokens": 400}
 

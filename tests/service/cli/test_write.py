@@ -9,7 +9,7 @@ import pytest
 
 from tests.service.cli.command import copyist, on_a_terminal
 from tests.service.cli.conftest import Run
-from tests.service.server import Server
+from tests.service.live_server import Server
 
 WISH = {"seed": 3, "max_points": 60}
 OPTIONS = ("--seed", 3, "--max-points", 60)

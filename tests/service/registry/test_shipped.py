@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from model.codec import REPLACEMENT
-from tests.service.server import ROOT, Server, running
+from tests.service.live_server import ROOT, Server, running
 
 FOLDER = ROOT / "service" / "bundles"
 NAMES = sorted(path.parent.name for path in FOLDER.glob("*/bundle.json"))

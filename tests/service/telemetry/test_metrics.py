@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.service.server import PATIENCE_S, Server, running
+from tests.service.live_server import PATIENCE_S, Server, running
 
 Values = dict[tuple[str, frozenset[tuple[str, str]]], float]
 BASE_UNITS = re.compile(

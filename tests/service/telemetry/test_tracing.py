@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 from service.app import create_app
 from service.settings import Settings
 from service.telemetry.tracing import Spans
-from tests.service.server import ROOT, running
+from tests.service.live_server import ROOT, running
 
 sdk = pytest.importorskip("opentelemetry.sdk.trace", reason="needs the extra otel")
 

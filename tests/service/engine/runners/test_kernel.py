@@ -26,8 +26,8 @@ from service.engine.runners.kernel import KernelRunner, has_kernel
 from service.engine.runners.onnx import OnnxRunner
 from service.engine.runners.self_test import check_batch_invariance
 from tests.service.graphs import constants
+from tests.service.live_server import ROOT, Server
 from tests.service.networks import network, written_network
-from tests.service.server import ROOT, Server
 
 pytestmark = pytest.mark.skipif(library() is None, reason="no kernel was built here: there was no C compiler")
 

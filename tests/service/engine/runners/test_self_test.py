@@ -17,7 +17,7 @@ from service.engine.runners.self_test import BatchVarianceError, check_batch_inv
 from service.registry.loading import LoadingError
 from service.registry.registry import ModelRegistry
 from tests.service.graphs import constants
-from tests.service.server import Server
+from tests.service.live_server import Server
 
 
 @pytest.mark.parametrize("name", ["small-text", "small-ink"])

@@ -1,0 +1,44 @@
+"""Liveness and readiness."""
+
+from dataclasses import asdict
+
+from fastapi import APIRouter
+
+from service.api.deps import Here
+from service.api.openapi import PROBLEMS
+from service.api.schemas.models import Health
+from service.engine.loop import Engine
+from service.errors import NotReadyError
+from service.telemetry.peers import Peers, Silence
+
+router = APIRouter()
+
+
+@router.get("/healthz", summary="Whether the service lives", responses={503: PROBLEMS[503]})
+async def healthz(here: Here) -> Health:
+    """Answer 200 as long as the engine's thread runs, whatever the load."""
+    if not here.engine.is_alive:
+        raise NotReadyError("The engine has stopped.")
+    return _health(here.engine, "ok")
+
+
+@router.get("/readyz", summary="Whether to send requests", responses={503: PROBLEMS[503]})
+async def readyz(here: Here) -> Health:
+    """Answer 200 as long as the engine of each process moves: work without a step, or a shutdown begun, is 503."""
+    if trouble := here.engine.trouble or await _trouble_elsewhere(here.siblings):
+        raise NotReadyError(trouble)
+    return _health(here.engine, "ready")
+
+
+async def _trouble_elsewhere(siblings: Peers) -> str | None:
+    """What is the matter with another process that connections are dealt out to."""
+    for told in (await siblings.ask("trouble")).values():
+        if isinstance(told, Silence):
+            return "A process of the service does not answer."
+        if told:
+            return str(told)
+    return None
+
+
+def _health(engine: Engine, status: str) -> Health:
+    return Health(status=status, running=engine.num_running, waiting=engine.num_waiting, **asdict(engine.gauges))
