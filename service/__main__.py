@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from service.port import reserve
-from service.processes import CAN_SHARE, Parent, num_processes
+from service.server.sockets import reserve
+from service.server.supervisor import CAN_SHARE, Supervisor, num_processes
 from service.settings import Settings
 from service.telemetry import log
 
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     log.configure(settings)
     if count == 1:
         # What the service is made of is imported by who serves, which the parent of several does not.
-        from service.server import serve
+        from service.server.uvicorn_server import serve
 
         try:
             return serve(settings)
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{settings.host}:{settings.port} cannot be listened on: {error.strerror}", file=sys.stderr)
         return 1
     with port:
-        return Parent(settings, count, port).run()
+        return Supervisor(settings, count, port).run()
 
 
 if __name__ == "__main__":

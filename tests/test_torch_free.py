@@ -17,7 +17,7 @@ import service
 for module in pkgutil.walk_packages(service.__path__, "service."):
     if not module.name.endswith(("__main__", "._kernel")):  # the latter is a library in C that nobody imports
         importlib.import_module(module.name)
-import service.app
+import service.server.app
 print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
 """
 OUT_OF_REACH = f"""

@@ -16,9 +16,9 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import ValidationError
 
-from service.app import create_app
 from service.cli.problems import UnreachableError, UsageError
 from service.registry.loading import LoadingError
+from service.server.app import create_app
 from service.settings import Settings
 from service.telemetry import log
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from limits.aio.storage import MemoryStorage
 
-from service.processes import CAN_SHARE
+from service.server.supervisor import CAN_SHARE
 
 pytestmark = pytest.mark.skipif(not CAN_SHARE, reason="this system has no memory for several processes to count in")
 if CAN_SHARE:

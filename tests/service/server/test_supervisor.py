@@ -15,9 +15,9 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service import processes
 from service.engine.loop import NICENESS
-from service.processes import CAN_SHARE, MOST_UNASKED, num_cores, num_processes
+from service.server import supervisor as processes
+from service.server.supervisor import CAN_SHARE, MOST_UNASKED, num_cores, num_processes
 from service.settings import Settings
 from tests.service.live_server import PATIENCE_S, ROOT, Server, problem, running
 

@@ -15,7 +15,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 from starlette.testclient import TestClient
 
-from service.app import create_app
+from service.server.app import create_app
 from service.settings import Settings
 from service.telemetry.tracing import Spans
 from tests.service.live_server import ROOT, running
@@ -146,7 +146,7 @@ def test_they_reach_a_collector(bundles: Path) -> None:
 def test_nothing_of_it_is_loaded_by_default(bundles: Path) -> None:
     """Without an address there are no spans, and nothing that makes or sends any; FastAPI's own stay off, too."""
     program = (
-        "import sys, pathlib, json; from service.app import create_app; from service.settings import Settings\n"
+        "import sys, pathlib, json; from service.server.app import create_app; from service.settings import Settings\n"
         f"create_app(Settings(bundles=pathlib.Path({str(bundles)!r})))\n"
         "theirs = ('opentelemetry.sdk', 'opentelemetry.exporter')\n"
         "print(json.dumps([name for name in sys.modules if name.startswith(theirs)]))"

@@ -12,9 +12,9 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
-from service.app import create_app
-from service.connections import bounded
 from service.registry.loading import LoadingError
+from service.server.app import create_app
+from service.server.connections import bounded
 from service.settings import Settings
 from service.telemetry.peers import Peers
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import structlog
 
-from service.port import share
+from service.server.sockets import share
 from service.settings import Settings
 from service.telemetry import log
 from service.telemetry.peers import Peers, Shared
@@ -50,7 +50,7 @@ def num_processes(settings: Settings) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class Child:
+class Worker:
     """A process that serves.
 
     Attributes:
@@ -63,7 +63,7 @@ class Child:
     line: Connection
 
 
-class Parent:
+class Supervisor:
     """Runs the processes of a service.
 
     Args:
@@ -76,7 +76,7 @@ class Parent:
         self._settings, self._count = settings, count
         self._port: int = port.getsockname()[1]
         self._shared = Shared.make(count)
-        self._children: dict[int, Child] = {}
+        self._children: dict[int, Worker] = {}
         self._listening: set[int] = set()
         self._due: dict[int, float] = {}
         self._exit_code: int | None = None  # set when the service stops
@@ -125,9 +125,9 @@ class Parent:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         theirs.close()
-        self._children[number] = Child(number, process, ours)
+        self._children[number] = Worker(number, process, ours)
 
-    def _heard(self, child: Child) -> None:
+    def _heard(self, child: Worker) -> None:
         """Note that a child listens, and let the others begin when the first one does."""
         with suppress(EOFError):
             child.line.recv()
@@ -140,7 +140,7 @@ class Parent:
             if len(self._listening) == self._count:
                 _log.info("all processes listen", processes=self._count)
 
-    def _ended(self, child: Child) -> None:
+    def _ended(self, child: Worker) -> None:
         """Note that a child has ended; replace it, unless the service stops or cannot start."""
         child.process.join()
         child.line.close()
@@ -178,7 +178,7 @@ def _be(settings: Settings, siblings: Peers, port: int, parent: Connection, inhe
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     os.setpgid(0, 0)  # Ctrl-C reaches the parent alone, who passes it on: twice would mean to hurry
     log.configure(settings, process=siblings.number)
-    from service.server import serve
+    from service.server.uvicorn_server import serve
 
     with share(settings.host, port) as own:
         raise SystemExit(serve(settings, siblings, own, parent))
