@@ -22,9 +22,9 @@ from bench.replay import Array, Replay, Serving, steps_in, without_drawing
 from bench.rounds import Speeds, Turn, interleave
 from bench.sidebyside import engines
 from bench.traces import Bits, Boundaries, arrange, record
-from export import onnx_graph
 from export.bundle.folder import Bundle
-from export.weights import Precision, StepWeights, round_weights
+from export.graphs import step as onnx_graph
+from export.graphs.weights import Precision, StepWeights, round_weights
 from model.config import Kind, ModelConfig
 from model.network import Network
 from service.engine.runners.choose import open_runner

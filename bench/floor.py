@@ -6,7 +6,7 @@ import numpy as np
 
 from bench import machine
 from bench.traces import Bits
-from export.weights import StepWeights
+from export.graphs.weights import StepWeights
 
 
 @dataclass(frozen=True)

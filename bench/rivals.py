@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import quantize_dynamic
 
-from export.graph import load_script
-from export.weights import (
+from export.graphs.torchscript import load_script
+from export.graphs.weights import (
     HIDDEN_ZERO,
     NORM_EPSILON,
     LayerWeights,

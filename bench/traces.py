@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export import trace
 from export.bundle.folder import Bundle
+from export.checks import traces as trace
 from export.runtime import OnnxStep
 from model.codec import TextCodec, codec_from_json
 

@@ -9,11 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from export import onnx_graph, onnx_prompt, onnx_window, parity, trace
 from export.bundle import folder as bundle
-from export.graph import script
-from export.runtime import OnnxStep, Reader
-from export.weights import (
+from export.checks import parity
+from export.checks import traces as trace
+from export.graphs import prompt as onnx_prompt
+from export.graphs import step as onnx_graph
+from export.graphs import text_window as onnx_window
+from export.graphs.torchscript import script
+from export.graphs.weights import (
     ExportError,
     Precision,
     StepWeights,
@@ -24,6 +27,7 @@ from export.weights import (
     round_weights,
     state_specs,
 )
+from export.runtime import OnnxStep, Reader
 from model.codec import HandwritingCodec
 from model.corpus import Codec
 from model.network import Network

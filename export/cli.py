@@ -11,18 +11,17 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from export import trace
 from export.build import TRACE_ROWS, TRACE_STEPS, Compiled, Facts, Writing, compile_network, sampled, ship
 from export.bundle import folder as bundle
 from export.bundle.folder import BundleError
+from export.checks import traces as trace
+from export.checks.measure import measure as measure_step
+from export.checks.verify import verify as verify_bundle
+from export.graphs.recogniser import build as build_recogniser
+from export.graphs.weights import ExportError
 from export.hands import NAMES, choose
-from export.measure import measure as measure_step
-from export.onnx_recogniser import build as build_recogniser
 from export.restore import restore, restore_recogniser
-from export.runtime import OnnxStep, Reader
-from export.verify import VerifyError, config_of
-from export.verify import verify as verify_bundle
-from export.weights import ExportError
+from export.runtime import OnnxStep, Reader, VerifyError, config_of
 from model import checkpoint as checkpoints
 from model.checkpoint import Checkpoint, CheckpointError
 from model.codec import HandwritingCodec, codec_from_json

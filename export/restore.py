@@ -13,10 +13,10 @@ from torch import Tensor
 
 from export.bundle.folder import SCRIPT_FILE, Bundle
 from export.bundle.onnx_wire import WireError, constants
-from export.graph import load_script
-from export.onnx_recogniser import GATES
-from export.verify import config_of
-from export.weights import HIDDEN_STEPS, ExportError
+from export.graphs.recogniser import GATES
+from export.graphs.torchscript import load_script
+from export.graphs.weights import HIDDEN_STEPS, ExportError
+from export.runtime import config_of
 from model.checkpoint import Checkpoint
 from model.codec import HandwritingCodec, codec_from_json
 from model.config import ModelConfig, TrainConfig

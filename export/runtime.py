@@ -9,6 +9,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from export.bundle.folder import Bundle, StateSpec, TensorSpec
+from model.config import ConfigError, ModelConfig
 
 Array = NDArray[Any]
 DRAWN = "drawn"
@@ -162,3 +163,20 @@ def _options() -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERRORS_ONLY
     return options
+
+
+class VerifyError(Exception):
+    """A bundle that is whole but not what it says; one sentence."""
+
+
+def config_of(loaded: Bundle) -> ModelConfig:
+    """Return the network's configuration as the manifest tells it.
+
+    Raises:
+        VerifyError: it is not a configuration of ours.
+    """
+    facts = {key: value for key, value in loaded.model.items() if key not in ("parameters", "precision")}
+    try:
+        return ModelConfig.from_json(facts)
+    except (ConfigError, TypeError, ValueError) as error:
+        raise VerifyError(f"the manifest's model is not a configuration: {error}") from None

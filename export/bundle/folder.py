@@ -164,7 +164,7 @@ class Bundle:
 
     @property
     def constants(self) -> dict[str, NDArray[Any]]:
-        """The arrays in the graph for one row, by the names that `export/onnx_graph.py` gives them."""
+        """The arrays in the graph for one row, by the names that `export/graphs/step.py` gives them."""
         return constants(self.single)
 
     @property

@@ -2,7 +2,7 @@
 
 Randomness is counter-based. The four numbers drawn for (seed, choice, position) are those of Philox4x64-10 with the key
 (seed, choice) at the counter `position`: nothing is remembered between draws, so a stream can be taken up anywhere and
-comes out the same on any replica. What is drawn with them is decided inside the graph (`export/onnx_draw.py`).
+comes out the same on any replica. What is drawn with them is decided inside the graph (`export/graphs/draw.py`).
 
 Every function works on a batch of rows, and a row's result has the same bits whatever the other rows are: operations
 are element by element or, where they run along a row, in the order of the row. All arithmetic is float64.

@@ -6,9 +6,9 @@ import pytest
 from bench import networks
 from bench.floor import Machine, Work
 from export.build import compile_network
-from export.skipping import rows_multiplied
-from export.trace import Trace
-from export.weights import StepWeights
+from export.checks.skipping import rows_multiplied
+from export.checks.traces import Trace
+from export.graphs.weights import StepWeights
 
 
 def test_work_equals_what_the_gated_graph_multiplies() -> None:

@@ -10,7 +10,7 @@ import torch
 from bench import networks
 from bench.traces import arrange, record
 from export.bundle import folder as bundles
-from export.engines import TorchStep
+from export.checks.engines import TorchStep
 from export.runtime import OnnxStep
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +57,7 @@ def test_a_network_that_is_not_told_to_obey_does_not() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_it_writes_for_itself_commands_boundaries_at_the_given_rates(kind: Literal["text", "ink"]) -> None:
     """So that a server of such a network, which nobody can tell what to read, costs what the recording says."""
-    from export.trace import draw_offsets, draw_symbols
+    from export.checks.traces import draw_offsets, draw_symbols
 
     draw = draw_symbols if kind == "text" else draw_offsets
     step = TorchStep(networks.obedient(kind, 12, [0.3, 0.1]))

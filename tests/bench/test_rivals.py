@@ -10,7 +10,7 @@ import torch
 from bench import networks, rivals
 from bench.replay import Replay
 from export.build import compile_network
-from export.weights import StepWeights
+from export.graphs.weights import StepWeights
 
 STEPS, ROWS, HIDDEN = 50, 4, 16
 

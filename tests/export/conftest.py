@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from export import trace
 from export.build import Compiled, Facts, compile_network, ship
 from export.bundle.folder import Bundle
+from export.checks import traces as trace
 from model.codec import InkCodec, TextCodec
 from model.config import ModelConfig
 from model.network import Network

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from export import onnx_graph
+from export.graphs import step as onnx_graph
+from export.graphs.weights import Precision, StepWeights, input_spec, output_spec, round_weights, state_specs
 from export.runtime import OnnxStep
-from export.weights import Precision, StepWeights, input_spec, output_spec, round_weights, state_specs
 from model.config import ModelConfig
 from model.network import Network
 from model.state import NetworkState

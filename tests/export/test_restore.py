@@ -9,14 +9,14 @@ import pytest
 from export.build import compile_network
 from export.bundle import folder as bundles_of
 from export.bundle.folder import SCRIPT_FILE, Bundle
-from export.onnx_recogniser import build as build_recogniser
+from export.graphs.recogniser import build as build_recogniser
+from export.graphs.weights import ExportError, Precision, StepWeights
 from export.restore import restore, restore_recogniser
-from export.weights import ExportError, Precision, StepWeights
 from model import checkpoint as checkpoints
 from model.recognise import load_recogniser
 from tests.export.conftest import Made
+from tests.export.graphs.test_text_window import CODEC, network, shipped
 from tests.export.test_cli import run
-from tests.export.test_written import CODEC, network, shipped
 from tests.service.live_server import ROOT
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from export.bundle import folder as bundle
-from export.verify import verify
+from export.checks.verify import verify
 
 ROOT = Path(__file__).parent.parent.parent
 # What is served by default, and what is there to be studied and trained on.

@@ -3,7 +3,7 @@
 #pragma once
 #include <stdint.h>
 
-// A matrix that multiplies an h rounded to bytes (export/weights.py). Columns come in tiles of 16, rows in fours:
+// A matrix that multiplies an h rounded to bytes (export/graphs/weights.py). Columns come in tiles of 16, rows in fours:
 // codes[tile][row / 4][column in tile][row % 4], what is beyond its true size being 0.
 typedef struct {
   const int8_t *codes;

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from export.build import Facts, build
 from export.bundle import folder as bundles_of
 from export.bundle.folder import Bundle
-from export.weights import distance_to_tie
+from export.graphs.weights import distance_to_tie
 from model.attention import STRIDE
 from model.codec import REPLACEMENT, HandwritingCodec, InkCodec, TextCodec
 from model.heads import CORRELATION_LIMIT, LOG_SCALE_CEILING, LOG_SCALE_FLOOR

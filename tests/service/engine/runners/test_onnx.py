@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from export.bundle import folder as bundles_of
 from export.bundle.folder import Bundle
+from export.checks.invariance import wishes_of
 from export.runtime import OnnxStep
-from export.skipping import wishes_of
 from service.engine.kernel.library import library
 from service.engine.operations import Hierarchy
 from service.engine.runners.base import Runner, detectors

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export import trace
 from export.build import compile_network
+from export.checks import traces as trace
+from export.checks.prefill import check_prefill
+from export.checks.skipping import operations
+from export.graphs.weights import Precision, input_spec, output_spec, state_specs
 from export.runtime import OnnxPrompt, OnnxStep
-from export.skipping import operations, read_in_one_go
-from export.weights import Precision, input_spec, output_spec, state_specs
 from model.config import ModelConfig
 from tests.export.helpers import CONFIGS, TEXT, network_of, random_inputs
 
@@ -35,7 +36,7 @@ def engines(config: ModelConfig, precision: Precision = "float32") -> tuple[Onnx
 def test_it_leaves_what_steps_leave(name: str, precision: Precision) -> None:
     """Every kind of network in every precision: the same state and the same boundaries, bit for bit."""
     config = CONFIGS[name]
-    reading = read_in_one_go(*engines(config, precision), trace.Trace(random_inputs(config, STEPS, 3), "random"))
+    reading = check_prefill(*engines(config, precision), trace.Trace(random_inputs(config, STEPS, 3), "random"))
     assert (reading.compared, reading.steps, reading.different) == (3, STEPS, 0)
 
 

@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export import onnx_graph, parity, trace
 from export.build import compile_network
-from export.engines import Judge
-from export.graph import script
-from export.parity import FREE_INT8, STEP, UNROUNDED
-from export.weights import HIDDEN_ZERO, StepWeights, dequantise, quantise, round_hidden, round_weights
+from export.checks import parity
+from export.checks import traces as trace
+from export.checks.judge import ReferenceRun
+from export.checks.tolerances import FREE_INT8, STEP, UNROUNDED
+from export.graphs import step as onnx_graph
+from export.graphs.torchscript import script
+from export.graphs.weights import HIDDEN_ZERO, StepWeights, dequantise, quantise, round_hidden, round_weights
 from model.config import ModelConfig
 from tests.export.conftest import Made
 from tests.export.helpers import CONFIGS, TEXT, initialisers, network_of, onnx_step, random_inputs, with_weight
@@ -145,7 +147,7 @@ def test_weights_lie_where_they_are_used() -> None:
 
 def test_the_judge_notes_close_calls() -> None:
     """A row is tied exactly when an h that is read lies within rounding of the middle between two steps."""
-    judge = Judge(round_weights(network_of(TEXT), "int8"), 2, "int8")
+    judge = ReferenceRun(round_weights(network_of(TEXT), "int8"), 2, "int8")
     for states in judge._rows:
         states[0].h[:] = 10 / 63
     judge._rows[1][0].h[3] = 10.5 / 63 + 1e-8

@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export import parity, trace
 from export.build import compile_network
 from export.bundle import folder as bundle
 from export.bundle import manifest
 from export.bundle.folder import BundleError
-from export.engines import ScriptStep
-from export.verify import VerifyError, agree, config_of, replay, verify
+from export.checks import parity
+from export.checks import traces as trace
+from export.checks.engines import ScriptStep
+from export.checks.golden import SURE_STEPS, decode, encode
+from export.checks.verify import agree, replay, verify
+from export.runtime import VerifyError, config_of
 from model.config import ModelConfig
 from tests.export.conftest import STEPS, Made
 from tests.export.helpers import TEXT, network_of, onnx_step, with_weight
@@ -128,10 +131,10 @@ def test_golden_values_forged_for_one_graph_do_not_fit_the_other(copied: Path, t
     swap(copied, "step.onnx", graph)
     step = onnx_step(text_made.compiled.network, graph=graph)
     outputs, state = [], step.zeros(1)
-    for x in text_made.trace.inputs[: parity.SURE_STEPS]:
+    for x in text_made.trace.inputs[:SURE_STEPS]:
         output, state = step.step(x, state)
         outputs.append(output)
-    change_report(copied, lambda report: report["golden"].__setitem__("outputs", parity.encode(np.array(outputs))))
+    change_report(copied, lambda report: report["golden"].__setitem__("outputs", encode(np.array(outputs))))
     with pytest.raises(VerifyError, match=r"TorchScript: .* golden step"):
         verify(copied)
 
@@ -152,7 +155,7 @@ def verify_config(folder: Path) -> ModelConfig:
 def every_place(report: dict[str, Any]) -> list[list[int]]:
     """Pretend that the judge was always near its threshold."""
     _, layers, rows = report["golden"]["z"]["shape"]
-    return [[s, layer, row] for s in range(parity.SURE_STEPS) for layer in range(layers) for row in range(rows)]
+    return [[s, layer, row] for s in range(SURE_STEPS) for layer in range(layers) for row in range(rows)]
 
 
 def test_engines_that_disagree_are_found_out(text_made: Made) -> None:
@@ -236,15 +239,15 @@ def test_a_row_is_followed_until_it_parts(text_made: Made) -> None:
 
 def test_in_int8_half_the_rows_may_be_set_apart(ink_made: Made) -> None:
     """An h that is rounded to the other side sets a row apart, which is no fault of two of four rows, but of three."""
-    whole, middle = trace.ink_rows([ink_made.trace.inputs[:, 0]], ROWS, STEPS, "Hershey lines"), parity.SURE_STEPS // 2
+    whole, middle = trace.ink_rows([ink_made.trace.inputs[:, 0]], ROWS, STEPS, "Hershey lines"), SURE_STEPS // 2
     made = ink_made.compiled
     golden, step = parity.prove(made.network, "int8", made.files, whole)["golden"], made.step()
-    recorded = parity.decode(golden["outputs"])
+    recorded = decode(golden["outputs"])
 
     def moved(rows: int) -> dict[str, Any]:
         outputs = recorded.copy()
         outputs[middle, :rows] += 5
-        return {**golden, "outputs": parity.encode(outputs)}
+        return {**golden, "outputs": encode(outputs)}
 
     for rows in range(ROWS // 2 + 1):
         followed, total = replay("engine", step, moved(rows), is_int8=True)

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from export import build, parity, trace
+from export import build
 from export.build import Facts, ParityError, compile_network
-from export.engines import Judge, Judgement
-from export.parity import FREE, STEP, UNROUNDED, Tally
-from export.skipping import rows_multiplied
+from export.checks import parity
+from export.checks import traces as trace
+from export.checks.golden import decode, encode
+from export.checks.judge import ReferenceRun, ReferenceStep
+from export.checks.skipping import rows_multiplied
+from export.checks.tolerances import FREE, STEP, UNROUNDED, Tally
 from model.codec import TextCodec
 from tests.export.conftest import Made
 from tests.export.helpers import INK, LSTM, TEXT, network_of, random_inputs, with_weight
@@ -133,10 +136,10 @@ def test_a_trace_without_an_operation_fails() -> None:
     ]
 
 
-def judgement(logit: float, z: float) -> Judgement:
+def judgement(logit: float, z: float) -> ReferenceStep:
     """What a judge might say of one row of a two-layer network."""
     state = {"h1": np.zeros((1, 2)), "z1": np.array([z])}
-    return Judgement(np.zeros((1, 3)), state, np.array([[logit]]), np.array([[1, 1]]), np.zeros(1, bool))
+    return ReferenceStep(np.zeros((1, 3)), state, np.array([[logit]]), np.array([[1, 1]]), np.zeros(1, bool))
 
 
 @pytest.mark.parametrize("logit, near, wrong", [(1e-6, 1, 0), (-1e-6, 1, 0), (1e-3, 0, 1), (np.nan, 0, 1)])
@@ -177,7 +180,7 @@ def test_a_row_that_drifts_is_set_back_and_counted() -> None:
 def test_the_judge_packs_ink_as_the_network_does() -> None:
     """Mixture parameters in float64, literally, are those of `Network.step`."""
     network = network_of(INK).double()
-    judge, state = Judge(network, 3), network.zeros(3)
+    judge, state = ReferenceRun(network, 3), network.zeros(3)
     for x in random_inputs(INK, 20, 3):
         truth = judge.step(x)
         output, state = network.step(torch.tensor(x).double(), state)
@@ -187,8 +190,8 @@ def test_the_judge_packs_ink_as_the_network_does() -> None:
 def test_arrays_survive_the_report(text_made: Made) -> None:
     """Golden values are exact, and the report is plain JSON."""
     golden = json.loads(text_made.bundle.files["parity.json"])["golden"]
-    assert np.array_equal(parity.decode(golden["inputs"]), text_made.trace.inputs)
+    assert np.array_equal(decode(golden["inputs"]), text_made.trace.inputs)
     for values in (np.arange(6.0).reshape(2, 3).astype(np.float32), np.array([], np.uint8), np.array([-1], np.int32)):
-        again = parity.decode(json.loads(json.dumps(parity.encode(values))))
+        again = decode(json.loads(json.dumps(encode(values))))
         assert again.dtype == values.dtype
         assert np.array_equal(again, values)

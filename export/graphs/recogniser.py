@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from export.bundle.folder import TensorSpec
-from export.onnx_nodes import Graph, serialise
+from export.graphs.nodes import Graph, serialise
 from model.recognise import Recogniser
 
 Array = NDArray[np.float32]

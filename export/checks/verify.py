@@ -14,13 +14,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export import parity, trace
 from export.bundle import folder as bundle
 from export.bundle.folder import Bundle, TensorSpec
-from export.engines import Engine, ScriptStep
-from export.onnx_prompt import boundaries_spec, inputs_spec
-from export.runtime import Lines, OnnxPrompt, OnnxStep, Reader
-from export.skipping import batch_invariance, read_in_one_go, rows_multiplied
+from export.checks import parity
+from export.checks import traces as trace
+from export.checks.engines import Engine, ScriptStep
+from export.checks.golden import SURE_STEPS, decode
+from export.checks.invariance import batch_invariance
+from export.checks.prefill import check_prefill
+from export.checks.skipping import rows_multiplied
+from export.checks.tolerances import STEP, differences
+from export.graphs.prompt import boundaries_spec, inputs_spec
+from export.runtime import Lines, OnnxPrompt, OnnxStep, Reader, VerifyError, config_of
 from model.codec import HandwritingCodec, codec_from_json
 from model.config import ConfigError, ModelConfig
 
@@ -36,10 +41,6 @@ GOLDEN_TOLERANCE = 1e-4
 # that is further apart than this is left, as one is whose boundaries differ.
 GOLDEN_TOLERANCE_INT8 = 0.5
 TIED_SHARE, TIED_TOLERANCE = 0.02, 0.2
-
-
-class VerifyError(Exception):
-    """A bundle that is whole but not what it says; one sentence."""
 
 
 def verify(folder: Path) -> list[str]:
@@ -69,7 +70,7 @@ def verify(folder: Path) -> list[str]:
     )
     skipping, batch = rows_multiplied(loaded.graph, config, fresh), batch_invariance(onnx_step, single_step, fresh)
     alone = rows_multiplied(loaded.single, config, fresh, single=True)
-    reading = read_in_one_go(single_step, prompt, fresh)
+    reading = check_prefill(single_step, prompt, fresh)
     for fault in [*skipping.faults(), *alone.faults(), *batch.faults(), *reading.faults()]:
         raise VerifyError(fault)
     multiplied, row_steps = skipping.multiplied, skipping.steps * skipping.rows
@@ -80,19 +81,6 @@ def verify(folder: Path) -> list[str]:
     found.append(f"rows keep their bits alone and in batches of {', '.join(map(str, batch.sizes))}")
     found.append(f"{reading.steps} inputs that are read in one go leave the bits that steps leave")
     return found
-
-
-def config_of(loaded: Bundle) -> ModelConfig:
-    """Return the network's configuration as the manifest tells it.
-
-    Raises:
-        VerifyError: it is not a configuration of ours.
-    """
-    facts = {key: value for key, value in loaded.model.items() if key not in ("parameters", "precision")}
-    try:
-        return ModelConfig.from_json(facts)
-    except (ConfigError, TypeError, ValueError) as error:
-        raise VerifyError(f"the manifest's model is not a configuration: {error}") from None
 
 
 def replay(
@@ -116,9 +104,7 @@ def replay(
         VerifyError: the engine does not reproduce the first steps.
     """
     inputs, z, near, outputs = _golden(golden)
-    lines = (
-        None if reader is None else Lines.read(reader, parity.decode(golden["ids"]), parity.decode(golden["writer"]))
-    )
+    lines = None if reader is None else Lines.read(reader, decode(golden["ids"]), decode(golden["writer"]))
     given = inputs.astype(np.int64) if inputs.ndim == 2 else inputs
     steps, rows = given.shape[:2]
     followed = np.zeros(rows, np.int64)
@@ -133,7 +119,7 @@ def replay(
                     raise VerifyError(f"{name}: {key} of row {row} differs from the recorded one at golden step {now}")
                 on_track[row] = False
         if now < len(outputs) and on_track.any():
-            off = np.where(on_track, parity.differences(output, outputs[now]), 0)
+            off = np.where(on_track, differences(output, outputs[now]), 0)
             if is_int8:
                 on_track &= off <= GOLDEN_TOLERANCE_INT8
             elif not off.max() <= GOLDEN_TOLERANCE:
@@ -166,7 +152,7 @@ def _parity_report(loaded: Bundle, config: ModelConfig) -> dict[str, Any]:
             raise VerifyError("parity.json does not speak of all graphs")
         _golden(report["golden"])
         if config.writes_text:
-            parity.decode(report["golden"]["ids"]), parity.decode(report["golden"]["writer"])
+            decode(report["golden"]["ids"]), decode(report["golden"]["writer"])
     except (ConfigError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise VerifyError(f"parity.json is not a parity report: {error!r}") from None
     return dict(report)
@@ -174,10 +160,10 @@ def _parity_report(loaded: Bundle, config: ModelConfig) -> dict[str, Any]:
 
 def _golden(golden: Mapping[str, Any]) -> tuple[Array, Array, set[tuple[int, int, int]], Array]:
     """Return inputs (T, B[, 3]), boundaries (T, L - 1, B), near-threshold places, and the first outputs."""
-    inputs, outputs = parity.decode(golden["inputs"]), parity.decode(golden["outputs"])
+    inputs, outputs = decode(golden["inputs"]), decode(golden["outputs"])
     shape = tuple(int(size) for size in golden["z"]["shape"])
-    bits = np.unpackbits(parity.decode(golden["z"]["bits"]), count=int(np.prod(shape)))
-    if len(outputs) < parity.SURE_STEPS or len(inputs) < parity.MIN_STEPS or len(inputs) != shape[0]:
+    bits = np.unpackbits(decode(golden["z"]["bits"]), count=int(np.prod(shape)))
+    if len(outputs) < SURE_STEPS or len(inputs) < parity.MIN_STEPS or len(inputs) != shape[0]:
         raise ValueError("the golden trace is too short")
     near = {(int(step), int(index), int(row)) for step, index, row in golden["near"]}
     return inputs, bits.reshape(shape).astype(np.float32), near, outputs
@@ -273,14 +259,14 @@ def agree(first: OnnxStep, second: ScriptStep, fresh: trace.Trace, *, is_int8: b
             parted |= differs
         off = np.zeros(fresh.rows)
         for mine, yours in [(output, other), *((following[name], theirs[name]) for name in state if name[0] != "z")]:
-            off = np.maximum(off, np.where(parted, 0, parity.differences(mine, yours)))
+            off = np.maximum(off, np.where(parted, 0, differences(mine, yours)))
         if is_int8:
-            rounded_apart = (off > 2 * parity.STEP.output) & (off <= TIED_TOLERANCE)
+            rounded_apart = (off > 2 * STEP.output) & (off <= TIED_TOLERANCE)
             tied += int(rounded_apart.sum())
             off[rounded_apart] = 0
         worst = max(worst, float(off.max()))
         state = following
-    if not worst <= 2 * parity.STEP.output:
+    if not worst <= 2 * STEP.output:
         raise VerifyError(f"TorchScript and ONNX Runtime differ by {worst:.2g} in one step")
     if tied > TIED_SHARE * fresh.steps * fresh.rows:
         raise VerifyError(f"TorchScript and ONNX Runtime round to different sides in {tied} row-steps, too many")

@@ -16,11 +16,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export import onnx_graph
 from export.build import compile_network
-from export.engines import ScriptStep
-from export.graph import GatedStep, load_script, script
-from export.weights import ExportError, Precision, StepWeights, round_weights, state_specs
+from export.checks.engines import ScriptStep
+from export.graphs import step as onnx_graph
+from export.graphs.torchscript import GatedStep, load_script, script
+from export.graphs.weights import ExportError, Precision, StepWeights, round_weights, state_specs
 from model.config import ModelConfig
 from model.network import Network
 from tests.export.helpers import (
@@ -88,7 +88,7 @@ def test_any_sizes_export(config: ModelConfig, seed: int) -> None:
 
 
 def test_the_written_module_is_the_scripted_one() -> None:
-    """What is in the file is what can be read in export/graph.py."""
+    """What is in the file is what can be read in export/graphs/torchscript.py."""
     network = network_of(TEXT)
     weights = StepWeights.of(network)
     plain, scripted = GatedStep(weights), load_script(script(weights))

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from export.graphs.weights import TEXT_SLOTS
 from export.runtime import Lines, OnnxStep, Reader
-from export.weights import TEXT_SLOTS
 from model.codec import END, NUM_SENTINELS, START, HandwritingCodec
 
 Array = NDArray[Any]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from export.build import compile_network
-from export.measure import measure
+from export.checks.measure import measure
 from model.config import ModelConfig
 from model.corpus import Corpus
 from model.evaluate import evaluate, summarise

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from export.onnx_recogniser import build
+from export.graphs.recogniser import build
 from model.codec import HandwritingCodec, InkCodec, TextCodec
 from model.recognise import Recogniser as Trained
 from model.recognise import RecogniserConfig

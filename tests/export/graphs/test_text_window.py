@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from export import parity
 from export.build import Compiled, Facts, ParityError, build, compile_network, sampled, ship
 from export.bundle.folder import Bundle, BundleError
+from export.checks import parity
+from export.checks.verify import verify
+from export.graphs.weights import TEXT_SLOTS, Precision
 from export.runtime import Lines, OnnxStep, Reader
-from export.verify import verify
-from export.weights import TEXT_SLOTS, Precision
 from model.codec import HandwritingCodec, InkCodec, TextCodec
 from model.config import ModelConfig
 from model.network import Condition, Network

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from export import onnx_window
-from export.onnx_nodes import Graph, branch
-from export.weights import NORM_EPSILON, LayerWeights, StepWeights, sent_width
+from export.graphs import text_window as onnx_window
+from export.graphs.nodes import Graph, branch
+from export.graphs.weights import NORM_EPSILON, LayerWeights, StepWeights, sent_width
 
 
 def stack(graph: Graph, weights: StepWeights, *, sends: bool = True) -> dict[str, str]:

@@ -19,11 +19,10 @@ that float32 cannot tell, a row of the **step** comparison is left out and count
 trained, without that rounding; its column says what the rounding of h does to outputs and boundaries.
 """
 
-import base64
 import hashlib
 import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -33,11 +32,16 @@ import torch
 from numpy.typing import NDArray
 
 from export.bundle.folder import GRAPH_FILE, PROMPT_FILE, SCRIPT_FILE, SINGLE_FILE
-from export.engines import Engine, Judge, Judgement, ScriptStep, State, TorchStep
+from export.checks.engines import Engine, ScriptStep, State, TorchStep
+from export.checks.golden import golden_of
+from export.checks.invariance import batch_invariance
+from export.checks.judge import ReferenceRun, ReferenceStep
+from export.checks.prefill import check_prefill
+from export.checks.skipping import rows_multiplied
+from export.checks.tolerances import Tally, tolerances_for
+from export.checks.traces import Trace
+from export.graphs.weights import Precision, input_spec, output_spec, state_specs
 from export.runtime import OnnxPrompt, OnnxStep
-from export.skipping import batch_invariance, read_in_one_go, rows_multiplied
-from export.trace import Trace
-from export.weights import Precision, input_spec, output_spec, state_specs
 from model.config import ModelConfig
 from model.network import Network
 
@@ -46,62 +50,6 @@ Array = NDArray[Any]
 FORMAT = "copyist-parity/3"
 MIN_STEPS = 2_000
 OPERATIONS = ("COPY", "UPDATE", "FLUSH")
-# What `verify` replays without a judge: the first steps, before errors can have grown, and whose outputs are kept.
-SURE_STEPS = 64
-SURE_NEAR = 1e-3
-SURE_NEAR_INT8 = 0.2
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """How far an engine may be from the judge, as |difference| / max(1, |judge|).
-
-    Attributes:
-        output, state: largest difference of any output, of any h, c or e, or of the window over a text.
-        near: a boundary may differ only where the judge's detector logit is closer to 0 than this.
-        set_back: share of row-steps after which a row may be set back to the judge's state.
-        reason: why these figures.
-    """
-
-    output: float
-    state: float
-    near: float
-    set_back: float
-    reason: str
-
-
-STEP = Tolerance(
-    output=2e-5,
-    state=2e-5,
-    near=2e-5,
-    set_back=0.0,
-    reason="float32 keeps 6e-8 of a number; sums of a thousand products and a LayerNorm with large gains lose two "
-    "decimal places of it",
-)
-FREE = Tolerance(
-    output=1e-2,
-    state=1e-2,
-    near=1e-1,
-    set_back=0.01,
-    reason="errors of single steps travel on; on trained networks they stay below a thousandth of these bounds, and a "
-    "detector's logit, which LayerNorm and gain may magnify, below a tenth",
-)
-FREE_INT8 = Tolerance(
-    output=5e-1,
-    state=2e-1,
-    near=5e-1,
-    set_back=0.01,
-    reason="a value near the middle between two multiples of 1/63 may be rounded to either; such a row goes on from "
-    "there a little apart from the judge's until it has forgotten, as far as the bounds say",
-)
-UNROUNDED = Tolerance(
-    output=2.0,
-    state=1.0,
-    near=2.0,
-    set_back=0.05,
-    reason="the network before h is rounded to multiples of 1/63: not the same function, only a near one; what that "
-    "costs is measured in the bundle's metrics",
-)
 
 
 @dataclass(frozen=True)
@@ -147,7 +95,7 @@ def prove(network: Network, precision: Precision, files: Files, trace: Trace) ->
     skipping_alone = rows_multiplied(files.single, config, trace, single=True)
     single_step = OnnxStep(files.single, input_spec(config), output_spec(config), state_specs(config))
     batch = batch_invariance(onnx_step, single_step, trace)
-    reading = read_in_one_go(single_step, OnnxPrompt(files.prompt, state_specs(config)), trace)
+    reading = check_prefill(single_step, OnnxPrompt(files.prompt, state_specs(config)), trace)
     reasons = [
         *_trace_faults(operations, config),
         *(fault for name, pair in tallies.items() for tally in pair for fault in tally.faults(name)),
@@ -187,129 +135,23 @@ def prove(network: Network, precision: Precision, files: Files, trace: Trace) ->
     }
 
 
-def _tolerances(engine: str, precision: Precision) -> tuple[Tolerance, Tolerance]:
-    """What an engine is held to in one step, and on its own."""
-    if precision != "int8":
-        return STEP, FREE
-    return (UNROUNDED, UNROUNDED) if engine == "pytorch" else (STEP, FREE_INT8)
-
-
 def num_parameters(network: Network) -> int:
     """Return how many numbers were trained."""
     return sum(parameter.numel() for parameter in network.parameters())
-
-
-@dataclass
-class Tally:
-    """Running comparison of one engine with the judge.
-
-    Attributes:
-        tolerance: what is allowed.
-        output, state: largest relative differences so far.
-        decisions: boundaries compared.
-        near: those that differ where the judge was near its threshold.
-        wrong: those that differ anywhere else.
-        set_back: rows set back to the judge's state because they parted or drifted.
-        row_steps: rows times steps compared in full.
-        tied: rows left out because an h was too near the middle between two steps.
-    """
-
-    tolerance: Tolerance
-    output: float = 0.0
-    state: dict[str, float] = field(default_factory=dict)
-    decisions: int = 0
-    near: int = 0
-    wrong: int = 0
-    set_back: int = 0
-    row_steps: int = 0
-    tied: int = 0
-
-    def compare(self, output: Array, state: Mapping[str, Array], truth: Judgement) -> NDArray[np.bool_]:
-        """Add one step; return which rows (B,) are no longer on the judge's trajectory: parted, or drifted too far.
-
-        Boundaries are looked at from layer 1 up: once one differs, those above it answer another question.
-        """
-        parted = truth.tied if self.tolerance is STEP else np.zeros(len(output), bool)
-        self.tied += int(parted.sum())
-        for index, name in enumerate(name for name in sorted(state) if name[0] == "z"):
-            self.decisions += int((~parted).sum())
-            differs = (state[name] != truth.state[name]) & ~parted
-            near = np.abs(truth.logits[:, index]) < self.tolerance.near
-            self.near += int((differs & near).sum())
-            self.wrong += int((differs & ~near).sum())
-            parted = parted | differs
-        self.row_steps += int((~parted).sum())
-        off = np.where(parted, 0, differences(output, truth.output))
-        self.output = max(self.output, float(off.max()))
-        lost = parted | ~(off <= self.tolerance.output)
-        for name in (name for name in state if name[0] in "hcew"):
-            off = np.where(parted, 0, differences(state[name], truth.state[name]))
-            self.state[name[0]] = max(self.state.get(name[0], 0.0), float(off.max()))
-            lost |= ~(off <= self.tolerance.state)
-        self.set_back += int(lost.sum())
-        return lost
-
-    def faults(self, engine: str) -> list[str]:
-        """Return what is not as it must be, one sentence each."""
-        found = []
-        if self.wrong:
-            found.append(f"{engine}: {self.wrong} boundaries differ where the judge's detector was not near 0")
-        if self.tolerance is not STEP:
-            if self.set_back > self.tolerance.set_back * self.row_steps:
-                found.append(f"{engine}: its own trajectory left the judge's {self.set_back} times")
-            return found
-        if not self.output <= self.tolerance.output:
-            found.append(f"{engine}: outputs differ by {self.output:.2g} in one step, over {self.tolerance.output:g}")
-        worst = max(self.state.values(), default=0.0)
-        if not worst <= self.tolerance.state:
-            found.append(f"{engine}: states differ by {worst:.2g} in one step, over {self.tolerance.state:g}")
-        return found
-
-    def report(self) -> dict[str, Any]:
-        """Return the figures."""
-        return {
-            "max_output_difference": self.output,
-            "max_state_difference": self.state,
-            "row_steps": self.row_steps,
-            "z_decisions": self.decisions,
-            "z_mismatches": self.near + self.wrong,
-            "z_mismatches_near_threshold": self.near,
-            "rows_set_back": self.set_back,
-            "rows_tied": self.tied,
-        }
-
-
-def differences(values: Array, truth: Array) -> Array:
-    """Return the largest |difference| / max(1, |truth|) of each row (B,); infinite where a value is not a number."""
-    worst: Array = (np.abs(values - truth) / np.maximum(1, np.abs(truth))).max(1)
-    return np.where(np.isfinite(worst), worst, np.inf)
-
-
-def encode(values: Array) -> dict[str, Any]:
-    """Return an array as JSON, exactly: little-endian bytes in base64."""
-    little = np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"))
-    content = base64.b64encode(little.tobytes()).decode("ascii")
-    return {"dtype": values.dtype.name, "shape": list(values.shape), "base64": content}
-
-
-def decode(values: Mapping[str, Any]) -> Array:
-    """Return the array that `encode` described; ValueError, KeyError or TypeError if it describes none."""
-    raw = base64.b64decode(values["base64"], validate=True)
-    return np.frombuffer(raw, np.dtype(values["dtype"]).newbyteorder("<")).reshape(values["shape"])
 
 
 def _follow(
     network: Network, engines: Mapping[str, Engine], trace: Trace, precision: Precision
 ) -> tuple[dict[str, tuple[Tally, Tally]], dict[str, Any], Array]:
     """Take every step of a trace with the judge and all engines; return tallies, golden values and operations."""
-    judge = Judge(network, trace.rows, precision, trace.lines)
+    judge = ReferenceRun(network, trace.rows, precision, trace.lines)
     twice = None if trace.lines is None else trace.lines.rows(np.tile(np.arange(trace.rows), 2))
     tallies = {}
     for name in engines:
-        step, free = _tolerances(name, precision)
+        step, free = tolerances_for(name, precision)
         tallies[name] = Tally(step), Tally(free)
     own: dict[str, State] = {name: engine.zeros(trace.rows) for name, engine in engines.items()}
-    judgements: list[Judgement] = []
+    judged: list[ReferenceStep] = []
     before = judge.state()
     for x in trace.inputs:
         truth = judge.step(x)
@@ -326,27 +168,12 @@ def _follow(
             lost = on_its_own.compare(output, state, truth)
             own[name] = _set_back(state, _float32(truth.state, state), lost)
         before = truth.state
-        judgements.append(truth)
-    return tallies, _golden(trace, judgements, precision), np.array([judgement.operations for judgement in judgements])
-
-
-def _golden(trace: Trace, judgements: Sequence[Judgement], precision: Precision) -> dict[str, Any]:
-    """Return what `verify` compares with: inputs, the judge's boundaries, and its outputs at the first steps."""
-    names = [name for name in sorted(judgements[0].state) if name[0] == "z"]
-    z = np.array([[judgement.state[name] for name in names] for judgement in judgements])
-    z = z.reshape(trace.steps, len(names), trace.rows) > 0
-    sure = judgements[:SURE_STEPS]
-    threshold = SURE_NEAR_INT8 if precision == "int8" else SURE_NEAR
-    close = [np.abs(judgement.logits[:, : len(names)].T) < threshold for judgement in sure]
-    lines = trace.lines
-    written = {} if lines is None else {"ids": encode(lines.ids), "writer": encode(lines.writer)}
-    return {
-        **written,
-        "inputs": encode(trace.inputs.astype(np.int32) if trace.inputs.dtype == np.int64 else trace.inputs),
-        "z": {"shape": list(z.shape), "bits": encode(np.packbits(z))},
-        "near": np.argwhere(close).tolist(),
-        "outputs": encode(np.array([judgement.output for judgement in sure]).astype(np.float32)),
-    }
+        judged.append(truth)
+    return (
+        tallies,
+        golden_of(trace, judged, precision),
+        np.array([step.operations for step in judged]),
+    )
 
 
 def _trace_faults(operations: Array, config: ModelConfig) -> list[str]:

@@ -1,6 +1,6 @@
 """The step as ONNX graphs for the service, written operator by operator (Eqs. 2-12 of arXiv 1609.01704v7).
 
-The same arithmetic as `export/graph.py`, twice. For a batch, per upper layer:
+The same arithmetic as `export/graphs/torchscript.py`, twice. For a batch, per upper layer:
 
     rows = NonZero(Max(z_prev, z_below))            the rows that do not COPY
     s    = Gemm([h, z_below * h_below][rows])       own and bottom-up product, on those rows only
@@ -21,19 +21,12 @@ used whose result for a row does not depend on the other rows of the batch: no L
 (docs/adr).
 """
 
-from export import onnx_window
 from export.bundle.folder import TensorSpec
-from export.onnx_draw import draw
-from export.onnx_layers import stack
-from export.onnx_nodes import Graph, serialise
-from export.weights import (
-    StepWeights,
-    draw_specs,
-    drawn_spec,
-    input_spec,
-    output_spec,
-    state_specs,
-)
+from export.graphs import text_window as onnx_window
+from export.graphs.draw import draw
+from export.graphs.layers import stack
+from export.graphs.nodes import Graph, serialise
+from export.graphs.weights import StepWeights, draw_specs, drawn_spec, input_spec, output_spec, state_specs
 from model.config import ModelConfig
 from model.heads import CORRELATION_LIMIT, LOG_SCALE_CEILING, LOG_SCALE_FLOOR
 

@@ -1,87 +1,24 @@
-"""The four versions of a step behind one face: a literal judge per row, and three engines per batch.
-
-Every one takes and gives the state by the names of the bundle (`h1` ... `e3`), as NumPy arrays.
-"""
-
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from export.graph import load_script
+from export.checks.engines import State
+from export.graphs.weights import Precision, distance_to_tie, round_hidden
 from export.runtime import Lines
-from export.weights import Precision, distance_to_tie, round_hidden, state_specs
 from model.attention import NOTHING
 from model.heads import CORRELATION_LIMIT, LOG_SCALE_CEILING, LOG_SCALE_FLOOR
-from model.network import Condition, Network
+from model.network import Network
 from model.reference import Reference, RowState, RowStep, TextRead
-from model.state import NetworkState
 
 Array = NDArray[Any]
-State = dict[str, Array]
 
 TIE = 1e-6  # float32 engines and the judge differ by less than this in any h after one step
 
 
-class Engine(Protocol):
-    """Anything that takes a step for a batch."""
-
-    def zeros(self, batch: int) -> State:
-        """Return the state before the first step."""
-
-    def step(self, x: Array, state: Mapping[str, Array], lines: Lines | None = None) -> tuple[Array, State]:
-        """Return the output and the next state of rows that write these lines, if any."""
-
-
-class TorchStep:
-    """`Network.step`: dense, every layer computed, COPY by masks; it carries no `e`."""
-
-    def __init__(self, network: Network) -> None:
-        self._network = network
-
-    def zeros(self, batch: int) -> State:
-        """Return the state before the first step."""
-        carried = {spec.name for spec in state_specs(self._network.config)}
-        return {name: tensor.numpy() for name, tensor in self._network.zeros(batch).named() if name in carried}
-
-    @torch.no_grad()
-    def step(self, x: Array, state: Mapping[str, Array], lines: Lines | None = None) -> tuple[Array, State]:
-        """Return the output and the next state."""
-        tensors = {name: torch.tensor(values) for name, values in state.items() if name[0] in "hczw"}
-        for number in range(1, self._network.config.num_layers + 1):  # the bundle leaves out z that is always 0
-            tensors.setdefault(f"z{number}", torch.zeros_like(tensors["h1"][:, 0]))
-        reading = None
-        if lines is not None:
-            reading = self._network.read(Condition(torch.tensor(lines.ids), torch.tensor(lines.writer)))
-        output, following = self._network.step(torch.tensor(x), NetworkState.from_named(tensors), reading=reading)
-        return output.numpy(), {name: tensor.numpy() for name, tensor in following.named() if name in state}
-
-
-class ScriptStep:
-    """The TorchScript file."""
-
-    def __init__(self, content: bytes) -> None:
-        self._module = load_script(content)
-
-    def zeros(self, batch: int) -> State:
-        """Return the state before the first step."""
-        return {name: tensor.numpy() for name, tensor in self._module.zeros(batch).items()}
-
-    @torch.no_grad()
-    def step(self, x: Array, state: Mapping[str, Array], lines: Lines | None = None) -> tuple[Array, State]:
-        """Return the output and the next state."""
-        given = {name: torch.tensor(v) for name, v in state.items()}
-        if lines is not None:
-            given |= self._module.read(torch.tensor(lines.ids), torch.tensor(lines.writer))
-        output, following = self._module(torch.tensor(x), given)
-        return output.numpy(), {name: tensor.numpy() for name, tensor in following.items() if name in state}
-
-
 @dataclass(frozen=True)
-class Judgement:
+class ReferenceStep:
     """What the judge says about one step of a batch, float64.
 
     Attributes:
@@ -100,7 +37,7 @@ class Judgement:
     tied: NDArray[np.bool_]
 
 
-class Judge:
+class ReferenceRun:
     """`model.reference`, row by row, literally, in float64; its state is its own.
 
     Args:
@@ -146,7 +83,7 @@ class Judge:
             named["window_vector"] = np.stack([(place or self._start).vector for place in self._places])
         return named
 
-    def step(self, x: Array) -> Judgement:
+    def step(self, x: Array) -> ReferenceStep:
         """Take one step on every row."""
         outputs: list[Array] = []
         done: list[list[RowStep]] = []
@@ -158,7 +95,7 @@ class Judge:
             done.append(steps)
             tied[row] = self._nearest_tie < TIE
         self._rows = [[step.state for step in steps] for steps in done]
-        return Judgement(
+        return ReferenceStep(
             output=np.stack(outputs),
             state=self.state(),
             logits=np.array([[step.logit for step in steps[:-1]] for steps in done]).reshape(len(done), -1),

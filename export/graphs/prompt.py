@@ -7,11 +7,11 @@ last of these, `e`, depends on h alone, so it is computed once, at the end.
 Inside ONNX Runtime a step costs less than half of what it costs to ask for one.
 """
 
-from export import onnx_window
 from export.bundle.folder import TensorSpec
-from export.onnx_layers import sent, stack
-from export.onnx_nodes import Graph, body, serialise
-from export.weights import StepWeights, input_spec, reading_specs, state_specs
+from export.graphs import text_window as onnx_window
+from export.graphs.layers import sent, stack
+from export.graphs.nodes import Graph, body, serialise
+from export.graphs.weights import StepWeights, input_spec, reading_specs, state_specs
 from model.config import ModelConfig
 
 

@@ -275,7 +275,7 @@ def output_spec(config: ModelConfig) -> TensorSpec:
 
 
 def draw_specs(config: ModelConfig) -> tuple[TensorSpec, ...]:
-    """Return the inputs that say how to draw from the output; what they mean is told in `export/onnx_draw.py`."""
+    """Return the inputs that say how to draw from the output; what they mean is told in `export/graphs/draw.py`."""
     if config.kind == "text":
         return (
             TensorSpec("temperature", "float32", ("batch",)),

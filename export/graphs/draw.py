@@ -6,7 +6,7 @@ treat all elements alike), running sums go along the row in its order (CumSum, n
 row a node costs more than its arithmetic, so there are few of them.
 """
 
-from export.onnx_nodes import Graph, branch
+from export.graphs.nodes import Graph, branch
 from model.config import ModelConfig
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from export.bundle.folder import TensorSpec
-from export.weights import HIDDEN_ZERO, Precision, hidden_step, product_scale, quantise
+from export.graphs.weights import HIDDEN_ZERO, Precision, hidden_step, product_scale, quantise
 
 OPSET = 18
 IR_VERSION = 8

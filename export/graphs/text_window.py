@@ -11,8 +11,8 @@ point, so that neither the table of characters nor that of hands is looked at ag
 import numpy as np
 
 from export.bundle.folder import TensorSpec
-from export.onnx_nodes import Graph, serialise
-from export.weights import TEXT_SLOTS, Array, StepWeights, WindowWeights, reading_specs
+from export.graphs.nodes import Graph, serialise
+from export.graphs.weights import TEXT_SLOTS, Array, StepWeights, WindowWeights, reading_specs
 from model.attention import NOTHING, STRIDE
 
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from export.onnx_draw import draw
-from export.onnx_nodes import Graph, serialise
-from export.weights import draw_specs, drawn_spec, output_spec
+from export.graphs.draw import draw
+from export.graphs.nodes import Graph, serialise
+from export.graphs.weights import draw_specs, drawn_spec, output_spec
 from model.config import ModelConfig
 from tests.export import judge
 

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from export.checks.skipping import COPY, operations
 from export.runtime import Lines, OnnxStep, Reader
-from export.skipping import COPY, operations
 from model.config import ModelConfig
 from model.corpus import Corpus, Window
 from model.evaluate import summarise

@@ -5,7 +5,7 @@ computed side by side and scattered back; the others keep their bits. The top-do
 boundary fired at the step before. Nothing is masked: what is not needed is not multiplied.
 
 The module is scripted for people who embed a network (`torch.jit.load`), so annotations are what TorchScript can read.
-`export/onnx_graph.py` says the same in ONNX operators for the service.
+`export/graphs/step.py` says the same in ONNX operators for the service.
 """
 
 import io
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from export.weights import (
+from export.graphs.weights import (
     NORM_EPSILON,
     LayerWeights,
     Precision,

@@ -1,0 +1,73 @@
+"""The four versions of a step behind one face: a literal judge per row, and three engines per batch.
+
+Every one takes and gives the state by the names of the bundle (`h1` ... `e3`), as NumPy arrays.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from numpy.typing import NDArray
+
+from export.graphs.torchscript import load_script
+from export.graphs.weights import state_specs
+from export.runtime import Lines
+from model.network import Condition, Network
+from model.state import NetworkState
+
+Array = NDArray[Any]
+State = dict[str, Array]
+
+
+class Engine(Protocol):
+    """Anything that takes a step for a batch."""
+
+    def zeros(self, batch: int) -> State:
+        """Return the state before the first step."""
+
+    def step(self, x: Array, state: Mapping[str, Array], lines: Lines | None = None) -> tuple[Array, State]:
+        """Return the output and the next state of rows that write these lines, if any."""
+
+
+class TorchStep:
+    """`Network.step`: dense, every layer computed, COPY by masks; it carries no `e`."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+
+    def zeros(self, batch: int) -> State:
+        """Return the state before the first step."""
+        carried = {spec.name for spec in state_specs(self._network.config)}
+        return {name: tensor.numpy() for name, tensor in self._network.zeros(batch).named() if name in carried}
+
+    @torch.no_grad()
+    def step(self, x: Array, state: Mapping[str, Array], lines: Lines | None = None) -> tuple[Array, State]:
+        """Return the output and the next state."""
+        tensors = {name: torch.tensor(values) for name, values in state.items() if name[0] in "hczw"}
+        for number in range(1, self._network.config.num_layers + 1):  # the bundle leaves out z that is always 0
+            tensors.setdefault(f"z{number}", torch.zeros_like(tensors["h1"][:, 0]))
+        reading = None
+        if lines is not None:
+            reading = self._network.read(Condition(torch.tensor(lines.ids), torch.tensor(lines.writer)))
+        output, following = self._network.step(torch.tensor(x), NetworkState.from_named(tensors), reading=reading)
+        return output.numpy(), {name: tensor.numpy() for name, tensor in following.named() if name in state}
+
+
+class ScriptStep:
+    """The TorchScript file."""
+
+    def __init__(self, content: bytes) -> None:
+        self._module = load_script(content)
+
+    def zeros(self, batch: int) -> State:
+        """Return the state before the first step."""
+        return {name: tensor.numpy() for name, tensor in self._module.zeros(batch).items()}
+
+    @torch.no_grad()
+    def step(self, x: Array, state: Mapping[str, Array], lines: Lines | None = None) -> tuple[Array, State]:
+        """Return the output and the next state."""
+        given = {name: torch.tensor(v) for name, v in state.items()}
+        if lines is not None:
+            given |= self._module.read(torch.tensor(lines.ids), torch.tensor(lines.writer))
+        output, following = self._module(torch.tensor(x), given)
+        return output.numpy(), {name: tensor.numpy() for name, tensor in following.items() if name in state}
