@@ -26,7 +26,7 @@ from export.bundle.folder import Bundle
 from export.graphs import step as onnx_graph
 from export.graphs.weights import Precision, StepWeights, round_weights
 from model.config import Kind, ModelConfig
-from model.network import Network
+from model.network.stack import Network
 from service.engine.runners.choose import open_runner
 from service.engine.runners.onnx import MAX_ROWS
 

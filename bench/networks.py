@@ -18,7 +18,7 @@ from export.bundle.folder import Bundle
 from export.graphs.weights import Precision
 from model.codec import REPLACEMENT, InkCodec, TextCodec
 from model.config import Kind, ModelConfig
-from model.network import Network
+from model.network.stack import Network
 
 NUM_LAYERS = 3
 ALPHABET = "\n abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,;:!?'\"-0123456789()[]*&%$#@/+=_<>{}~^|`"

@@ -27,8 +27,8 @@ from export.graphs.weights import (
     product_scale,
     quantise,
 )
-from model.network import Network
-from model.state import NetworkState
+from model.network.stack import Network
+from model.network.state import NetworkState
 
 Array = NDArray[Any]
 OPSET, IR_VERSION = 18, 8

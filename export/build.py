@@ -29,8 +29,8 @@ from export.graphs.weights import (
 )
 from export.runtime import OnnxStep, Reader
 from model.codec import HandwritingCodec
-from model.corpus import Codec
-from model.network import Network
+from model.data.corpus import Codec
+from model.network.stack import Network
 
 TRACE_ROWS = 4
 TRACE_STEPS = 2_048

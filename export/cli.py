@@ -22,13 +22,13 @@ from export.graphs.weights import ExportError
 from export.hands import NAMES, choose
 from export.restore import restore, restore_recogniser
 from export.runtime import OnnxStep, Reader, VerifyError, config_of
-from model import checkpoint as checkpoints
-from model.checkpoint import Checkpoint, CheckpointError
+from model.checkpoints import checkpoint as checkpoints
+from model.checkpoints.checkpoint import Checkpoint, CheckpointError
 from model.codec import HandwritingCodec, codec_from_json
-from model.corpus import Codec, Corpus
+from model.data.corpus import Codec, Corpus
 from model.data.errors import DataError
 from model.data.ink import InkCorpus
-from model.recognise import Recogniser, load_recogniser, save_recogniser
+from model.recogniser.network import Recogniser, load_recogniser, save_recogniser
 
 FREE = "any"  # use of data that may be passed on
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from export.runtime import Lines, OnnxStep, Reader
 from model.codec import HandwritingCodec
-from model.recognise import Recogniser, character_error_rate
+from model.recogniser.network import Recogniser, character_error_rate
 
 Array = NDArray[Any]
 

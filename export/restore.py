@@ -17,11 +17,11 @@ from export.graphs.recogniser import GATES
 from export.graphs.torchscript import load_script
 from export.graphs.weights import HIDDEN_STEPS, ExportError
 from export.runtime import config_of
-from model.checkpoint import Checkpoint
+from model.checkpoints.checkpoint import Checkpoint
 from model.codec import HandwritingCodec, codec_from_json
 from model.config import ModelConfig, TrainConfig
-from model.network import Network
-from model.recognise import Recogniser, RecogniserConfig
+from model.network.stack import Network
+from model.recogniser.network import Recogniser, RecogniserConfig
 
 
 def restore(bundle: Bundle) -> Checkpoint:

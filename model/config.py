@@ -27,8 +27,8 @@ class ModelConfig:
     Attributes:
         kind: "text" predicts symbols, "ink" predicts pen offsets.
         cell: "hmlstm" (Eqs. 2-9) or "lstm", the control: the same stack with every layer updated at every step,
-            no top-down input and no detectors. "bn-lstm" is that with batch normalisation (model/batch_norm.py): text
-            only, to be measured and not to be served.
+            no top-down input and no detectors. "bn-lstm" is that with batch normalisation (network/batch_norm.py):
+            text only, to be measured and not to be served.
         vocabulary: V, the number of symbols; 0 for ink.
         embedding: E, the width of the embedded input.
         hidden: H of each layer, from layer 1 up.
@@ -150,7 +150,7 @@ class TrainConfig:
         restarts: text only: share of streams whose state is zeroed at each window. A stream never restarted drifts
             into states that only ever come after a million characters, and the network forgets how to begin.
         dropout: share of h that is hidden from the output module, and of the output embedding from the head, for each
-            row and window (model/dropping.py). docs/log.md says what it was worth, and the next.
+            row and window (model/training/dropout.py). docs/log.md says what it was worth, and the next.
         drop_connect: share of the layers' weights that is missing in a window.
         stretch: ink only: standard deviation of the logarithm of how much larger a line is drawn, on each axis.
         average: decay of the exponential moving average of the weights that is evaluated and kept; 0 switches it off.

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from export.graphs.torchscript import load_script
 from export.graphs.weights import state_specs
 from export.runtime import Lines
-from model.network import Condition, Network
-from model.state import NetworkState
+from model.network.stack import Condition, Network
+from model.network.state import NetworkState
 
 Array = NDArray[Any]
 State = dict[str, Array]

@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 from export.checks.engines import State
 from export.graphs.weights import Precision, distance_to_tie, round_hidden
 from export.runtime import Lines
-from model.attention import NOTHING
-from model.heads import CORRELATION_LIMIT, LOG_SCALE_CEILING, LOG_SCALE_FLOOR
-from model.network import Network
-from model.reference import Reference, RowState, RowStep, TextRead
+from model.network.attention import NOTHING
+from model.network.heads import CORRELATION_LIMIT, LOG_SCALE_CEILING, LOG_SCALE_FLOOR
+from model.network.reference import Reference, RowState, RowStep, TextRead
+from model.network.stack import Network
 
 Array = NDArray[Any]
 
@@ -38,7 +38,7 @@ class ReferenceStep:
 
 
 class ReferenceRun:
-    """`model.reference`, row by row, literally, in float64; its state is its own.
+    """`model.network.reference`, row by row, literally, in float64; its state is its own.
 
     Args:
         network: with the weights that are in the files.

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from export.checks.skipping import COPY, operations
 from export.runtime import Lines, OnnxStep, Reader
 from model.config import ModelConfig
-from model.corpus import Corpus, Window
-from model.evaluate import summarise
-from model.heads import Mixture, mixture_nll, text_nll
-from model.metrics import cell_work_share
+from model.data.corpus import Corpus, Window
+from model.network.heads import Mixture, mixture_nll, text_nll
+from model.training.evaluate import summarise
+from model.training.metrics import cell_work_share
 
 Array = NDArray[Any]
 
@@ -33,10 +33,10 @@ def measure(
         reader: of the texts, where they are written.
 
     Returns:
-        Text: `test_bpc` and `test_streams`, as `model.evaluate.summarise` says them. Ink: `test_nats_per_line`,
+        Text: `test_bpc` and `test_streams`, as training/evaluate.py says them. Ink: `test_nats_per_line`,
         `test_nats_per_step` in standardised units (higher is better), `test_nats_per_step_raw_units`, `test_log_scale`
         (by what these two differ), `test_lines`. Where a text is written, `test_missed_stops` and `test_early_stops`,
-        as `model.evaluate.evaluate` counts them. All: `test_steps`, `data_version`, and for an HM-LSTM `z_rates` and
+        as it counts them. All: `test_steps`, `data_version`, and for an HM-LSTM `z_rates` and
         `cell_work_share`.
     """
     counts = _Counts(np.zeros(config.num_layers), np.zeros(config.num_layers))

@@ -1,7 +1,7 @@
 """Is what ships the network that was trained? reference = PyTorch = TorchScript = ONNX Runtime, over golden traces.
 
-The judge is `model.reference`: float64, one row at a time, branches instead of masks. Each engine is compared with it
-in two ways over the same trace:
+The judge is `model.network.reference`: float64, one row at a time, branches instead of masks. Each engine is compared
+with it in two ways over the same trace:
 
 - **step**: before every step the engine is given the judge's own state. The difference is the engine's rounding error
   in one step and nothing else, so the tolerance is tight, and a wrong weight or operator shows at once.
@@ -43,7 +43,7 @@ from export.checks.traces import Trace
 from export.graphs.weights import Precision, input_spec, output_spec, state_specs
 from export.runtime import OnnxPrompt, OnnxStep
 from model.config import ModelConfig
-from model.network import Network
+from model.network.stack import Network
 
 Array = NDArray[Any]
 

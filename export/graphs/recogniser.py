@@ -1,4 +1,4 @@
-"""The recogniser of strokes (`model/recognise.py`) as an ONNX graph for one line, so that the service can rank ink.
+"""The recogniser of strokes (model/recogniser) as an ONNX graph for one line, so that the service can rank ink.
 
 A line comes alone and whole, so nothing needs to be masked: the zeros with which a convolution pads are those of the
 mask. Matrices are stored in float16, as they are read back by a Cast that ONNX Runtime folds away when it loads.
@@ -10,7 +10,7 @@ from torch import nn
 
 from export.bundle.folder import TensorSpec
 from export.graphs.nodes import Graph, serialise
-from model.recognise import Recogniser
+from model.recogniser.network import Recogniser
 
 Array = NDArray[np.float32]
 GATES = (0, 3, 1, 2)  # PyTorch has i, f, g, o; ONNX i, o, f, c

@@ -28,7 +28,7 @@ from export.graphs.layers import stack
 from export.graphs.nodes import Graph, serialise
 from export.graphs.weights import StepWeights, draw_specs, drawn_spec, input_spec, output_spec, state_specs
 from model.config import ModelConfig
-from model.heads import CORRELATION_LIMIT, LOG_SCALE_CEILING, LOG_SCALE_FLOOR
+from model.network.heads import CORRELATION_LIMIT, LOG_SCALE_CEILING, LOG_SCALE_FLOOR
 
 
 def build(weights: StepWeights, *, single: bool = False) -> bytes:
@@ -100,7 +100,7 @@ def _gated_sum(graph: Graph, config: ModelConfig, sent: list[str]) -> str:
 
 
 def _mixture(graph: Graph, raw: str, count: int, *, stops: bool) -> str:
-    """Bring raw outputs (B, 6M + 1) into the form of `model.heads.pack`; a stop's logit after them stays as it is."""
+    """Bring raw outputs (B, 6M + 1) into the form of `heads.pack`; a stop's logit after them stays as it is."""
     names = [f"mixture.{name}" for name in ("weight", "mean", "scale", "correlation", "pen_up")]
     sizes = graph.axis(count, 2 * count, 2 * count, count, 1 + stops)
     weight, mean, scale, correlation, pen_up = graph.split("Split", names, raw, sizes, axis=1)

@@ -1,4 +1,4 @@
-"""The window over a text as ONNX nodes, and the graph that reads a text before it is written (`model/attention.py`).
+"""The window over a text (model/network/attention.py) as ONNX nodes, and the graph that reads a text.
 
 As everywhere in the step graphs a row's result has the same bits in any company. A softplus would be a Log, whose
 kernel treats the last elements of a tensor differently; LogSoftmax goes row by row, and of a pair (0, x) it gives
@@ -13,7 +13,7 @@ import numpy as np
 from export.bundle.folder import TensorSpec
 from export.graphs.nodes import Graph, serialise
 from export.graphs.weights import TEXT_SLOTS, Array, StepWeights, WindowWeights, reading_specs
-from model.attention import NOTHING, STRIDE
+from model.network.attention import NOTHING, STRIDE
 
 
 def source(graph: Graph, window: WindowWeights, table: str) -> str:

@@ -29,8 +29,8 @@ from export.graphs.weights import (
     quantise,
     state_specs,
 )
-from model.attention import NOTHING, STRIDE
-from model.heads import CORRELATION_LIMIT, LOG_SCALE_CEILING, LOG_SCALE_FLOOR
+from model.network.attention import NOTHING, STRIDE
+from model.network.heads import CORRELATION_LIMIT, LOG_SCALE_CEILING, LOG_SCALE_FLOOR
 
 
 class Table(nn.Module):
@@ -184,7 +184,7 @@ class GatedLayer(nn.Module):
 
 
 class Window(nn.Module):
-    """The window over a text that is written, as `model/attention.py` has it; empty where none is."""
+    """The window over a text that is written, as `model/network/attention.py` has it; empty where none is."""
 
     mixtures: Final[int]
     stride: Final[float]
@@ -370,7 +370,7 @@ class GatedStep(nn.Module):
         return raw if self.text else self.mixture(raw)
 
     def mixture(self, raw: Tensor) -> Tensor:
-        """Bring raw outputs (B, 6M + 1) into the form of `model.heads.pack`; what comes after them stays as it is."""
+        """Bring raw outputs (B, 6M + 1) into the form of `heads.pack`; what comes after them stays as it is."""
         m = self.mixtures
         return torch.cat(
             [

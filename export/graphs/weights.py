@@ -21,10 +21,10 @@ import torch
 from numpy.typing import NDArray
 
 from export.bundle.folder import StateSpec, TensorSpec
-from model.attention import NOTHING
-from model.cell import NORM_EPSILON
 from model.config import ModelConfig
-from model.network import Network
+from model.network.attention import NOTHING
+from model.network.cell import NORM_EPSILON
+from model.network.stack import Network
 
 Array = NDArray[np.float32]
 Precision = Literal["float32", "float16", "int8"]
@@ -83,7 +83,7 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class WindowWeights:
-    """What a network needs to write a given text (`model/attention.py`); nothing of it multiplies a rounded h.
+    """What a network needs to write a given text (`model/network/attention.py`); nothing of it multiplies a rounded h.
 
     Attributes:
         embedding: (V, E) of the characters, zeros for what follows a text.

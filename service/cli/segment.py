@@ -60,9 +60,9 @@ def _in_brackets(text: str, node: Node) -> str:
 
 def _show(text: str, tree: Node, screen: Console) -> None:
     """Print the text in rows as wide as the screen, each with a band below it for every layer."""
-    bands = [_band(text, _level(tree, layer)) for layer in range(1, tree["layer"])]
+    bands = [band(text, _level(tree, layer)) for layer in range(1, tree["layer"])]
     shown = printable(text).replace("\n", LINE_BREAK)
-    for start, end in _rows(text, screen.width):
+    for start, end in rows_of(text, screen.width):
         screen.print(shown[start:end])
         for layer, band in enumerate(bands, 1):
             screen.print(Text("".join(band[start:end]), BANDS[layer].removeprefix("black on ")))
@@ -75,7 +75,7 @@ def _level(tree: Node, layer: int) -> list[Node]:
     return [node for within in tree.get("segments") or () for node in _level(within, layer)]
 
 
-def _band(text: str, nodes: Sequence[Node]) -> list[str]:
+def band(text: str, nodes: Sequence[Node]) -> list[str]:
     """What stands below each character: a band for each segment, open at its end where the text ends in it."""
     pieces = ["─" * cell_len(character) if character != "\n" else "─" for character in printable(text)]
     for node in nodes:
@@ -88,7 +88,7 @@ def _band(text: str, nodes: Sequence[Node]) -> list[str]:
     return pieces
 
 
-def _rows(text: str, width: int) -> Iterator[tuple[int, int]]:
+def rows_of(text: str, width: int) -> Iterator[tuple[int, int]]:
     """Yield the rows of a text, from start to end: no wider than the screen, and ended by a line break."""
     edges, used = [0], 0
     for at, character in enumerate(printable(text)):

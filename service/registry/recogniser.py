@@ -26,7 +26,7 @@ class Recogniser:
     """
 
     def __init__(self, graph: bytes, codec: HandwritingCodec) -> None:
-        self._session, self._codec = _open(graph), codec
+        self._session, self._codec = open_session(graph), codec
 
     def scores(self, offsets: NDArray[Any]) -> Floats:
         """Return log-probabilities (frames, 1 + V) for raw offsets (n, 3)."""
@@ -67,7 +67,7 @@ def ctc_nats(scores: Floats, labels: NDArray[np.int64]) -> float:
     return -float(np.logaddexp.reduce(reached[-2:]))
 
 
-def _open(graph: bytes) -> Any:
+def open_session(graph: bytes) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1

@@ -3,7 +3,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from service.registry.recogniser import _open
+from service.registry.recogniser import open_session
 
 
 class TextEncoder:
@@ -14,7 +14,7 @@ class TextEncoder:
     """
 
     def __init__(self, graph: bytes) -> None:
-        self._session = _open(graph)
+        self._session = open_session(graph)
         self._names = [output.name for output in self._session.get_outputs()]
         self.slots = int(self._session.get_inputs()[0].shape[1])
 

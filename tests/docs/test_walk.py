@@ -15,8 +15,8 @@ import httpx
 import pytest
 
 from export.bundle import folder as bundle
-from model import checkpoint as checkpoints
-from model.recognise import load_recogniser
+from model.checkpoints import checkpoint as checkpoints
+from model.recogniser.network import load_recogniser
 from tests.docs.blocks import blocks
 from tests.service.live_server import PATIENCE_S, ROOT
 

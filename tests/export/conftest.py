@@ -14,7 +14,7 @@ from export.bundle.folder import Bundle
 from export.checks import traces as trace
 from model.codec import InkCodec, TextCodec
 from model.config import ModelConfig
-from model.network import Network
+from model.network.stack import Network
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 STEPS = 2_048

@@ -13,8 +13,8 @@ from export.graphs import step as onnx_graph
 from export.graphs.weights import Precision, StepWeights, input_spec, output_spec, round_weights, state_specs
 from export.runtime import OnnxStep
 from model.config import ModelConfig
-from model.network import Network
-from model.state import NetworkState
+from model.network.stack import Network
+from model.network.state import NetworkState
 
 Array = NDArray[Any]
 

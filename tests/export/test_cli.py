@@ -10,12 +10,12 @@ import torch
 
 from export import cli
 from export.bundle import folder as bundle
-from model import checkpoint as checkpoints
-from model.checkpoint import Checkpoint
+from model.checkpoints import checkpoint as checkpoints
+from model.checkpoints.checkpoint import Checkpoint
 from model.codec import TextCodec
 from model.config import ModelConfig, TrainConfig
 from model.data.known import UNKNOWN_USE
-from model.network import Network
+from model.network.stack import Network
 from tests.export.conftest import FIXTURES, Made
 
 ROOT = Path(__file__).parent.parent.parent

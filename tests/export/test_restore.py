@@ -12,8 +12,8 @@ from export.bundle.folder import SCRIPT_FILE, Bundle
 from export.graphs.recogniser import build as build_recogniser
 from export.graphs.weights import ExportError, Precision, StepWeights
 from export.restore import restore, restore_recogniser
-from model import checkpoint as checkpoints
-from model.recognise import load_recogniser
+from model.checkpoints import checkpoint as checkpoints
+from model.recogniser.network import load_recogniser
 from tests.export.conftest import Made
 from tests.export.graphs.test_text_window import CODEC, network, shipped
 from tests.export.test_cli import run

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from model.config import PRESETS, Kind, Preset
-from model.corpus import Corpus
+from model.data.corpus import Corpus
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 PATHS: dict[Kind, Path] = {"text": FIXTURES / "text.txt", "ink": FIXTURES / "ink.npz"}

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.heads import mixture_of, pack
-from model.network import Network, WindowResult
-from model.reference import COPY, FLUSH, UPDATE
-from model.state import NetworkState
-from model.window import WindowOptions
+from model.network.fast.window import WindowOptions
+from model.network.heads import mixture_of, pack
+from model.network.reference import COPY, FLUSH, UPDATE
+from model.network.stack import Network, WindowResult
+from model.network.state import NetworkState
 
 SMALL = ModelConfig(vocabulary=11, embedding=4, hidden=(8, 6, 10), output=9, mixtures=3)
 FLOAT64 = WindowOptions(torch.float64)

@@ -9,26 +9,26 @@ import numpy as np
 import pytest
 import torch
 
-import model.sample
-import model.train
-from model import checkpoint as checkpoints
-from model.budget import Budget
-from model.checkpoint import LAST
+import model.analysis.sample
+import model.training.loop
+from model.analysis.sample import sample_handwriting
+from model.checkpoints import checkpoint as checkpoints
+from model.checkpoints.checkpoint import LAST
 from model.codec import HandwritingCodec
 from model.config import PRESETS, Preset
-from model.corpus import Corpus, training_window
+from model.data.corpus import Corpus, training_window
 from model.data.ink import InkCorpus
-from model.evaluate import evaluate, stopping_nll, window_nll
-from model.heads import Mixture, mixture_nll
-from model.network import Condition
-from model.sample import sample_handwriting
-from model.train import Trainer, build
-from model.window import WindowOptions
-from model.workers import Workers
+from model.network.fast.window import WindowOptions
+from model.network.heads import Mixture, mixture_nll
+from model.network.stack import Condition
+from model.training.budget import Budget
+from model.training.evaluate import evaluate, stopping_nll, window_nll
+from model.training.loop import Trainer, build
+from model.training.workers import Workers
+from tests.model.cli.test_main import SMALL, command, refusal
 from tests.model.corpora import PATHS
-from tests.model.test_cli import SMALL, command, refusal
-from tests.model.test_evaluate import doubled
-from tests.model.test_train import assert_same_training
+from tests.model.training.test_evaluate import doubled
+from tests.model.training.test_loop import assert_same_training
 
 TINY = ["--set", "model.character_width=5", "--set", "model.window_mixtures=3", "--set", "model.mixtures=2"]
 
@@ -57,7 +57,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of a short training, made by the command itself."""
     out = tmp_path_factory.mktemp("written") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model.train, "EVALUATIONS", 2)
+        patch.setattr(model.training.loop, "EVALUATIONS", 2)
         arguments = ("--data", PATHS["ink"], "--out", out, "--updates", 4, "--protocol", "official", *SMALL, *TINY)
         result = command("train", "tiny-written", *arguments)
     assert result.exit_code == 0, result.output
@@ -98,7 +98,7 @@ def test_a_resumed_training_is_the_uninterrupted_one(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped in the middle of lines and resumed, everything is the same to the bit, the place in the text included."""
-    monkeypatch.setattr(model.train, "EVALUATIONS", 2)
+    monkeypatch.setattr(model.training.loop, "EVALUATIONS", 2)
     make_trainer(corpus, tmp_path / "one", 6).run()
     make_trainer(corpus, tmp_path / "two", 6).run(stop_after=3)
     again = make_trainer(corpus, tmp_path / "two", 6)
@@ -168,7 +168,7 @@ def test_split_writes_ids_and_no_data(tmp_path: Path) -> None:
 
 def test_sample_writes_a_line(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Strokes as SVG and a picture of the window; the same seed gives the same line, another hand another one."""
-    monkeypatch.setattr(model.sample, "MAX_POINTS_PER_CHARACTER", 5)
+    monkeypatch.setattr(model.analysis.sample, "MAX_POINTS_PER_CHARACTER", 5)
     arguments = ("sample", trained, "--text", "A word?", "--hand", 1)
     one = command(*arguments, "--picture", tmp_path / "window.png")
     assert one.exit_code == 0, one.output
@@ -182,7 +182,7 @@ def test_sample_writes_a_line(trained: Path, tmp_path: Path, monkeypatch: pytest
 
 def test_a_sample_says_where_it_was_in_the_text(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shares over the characters at every point, boundaries beside them, and whether the line is whole."""
-    monkeypatch.setattr(model.sample, "MAX_POINTS_PER_CHARACTER", 5)
+    monkeypatch.setattr(model.analysis.sample, "MAX_POINTS_PER_CHARACTER", 5)
     checkpoint = checkpoints.load(trained)
     with torch.no_grad():
         checkpoint.weights["output.bias"][-1] = -50.0  # it never stops

@@ -10,7 +10,7 @@ from export.bundle.folder import Bundle
 from export.graphs.weights import Precision
 from model.codec import HandwritingCodec, InkCodec, TextCodec
 from model.config import ModelConfig
-from model.network import Network
+from model.network.stack import Network
 
 ANYONE = {"name": "none: the weights are random", "licence": "CC0-1.0", "use": "any"}
 

@@ -3,7 +3,7 @@ import struct
 import numpy as np
 import orjson
 
-from service.api.responses.ink_columns import _COLUMNS, CHUNK, WHOLE, Columns, _pages_json
+from service.api.responses.ink_columns import CHUNK, COLUMNS, WHOLE, Columns, pages_json
 from service.api.responses.usage import work
 from service.api.resume import Resumption
 from service.api.schemas.handwriting import HandwritingRequest, refusal
@@ -91,7 +91,7 @@ class FreeReply:
         Raises:
             InvalidTokenError: it is of another kind.
         """
-        if len(told) != NOTE_BYTES + _COLUMNS.size + _SHEET.size:
+        if len(told) != NOTE_BYTES + COLUMNS.size + _SHEET.size:
             raise InvalidTokenError("broken", "state: what this token holds is not a state of this model.", "state")
         pen, columns, sheet = told[:NOTE_BYTES], told[NOTE_BYTES : -_SHEET.size], told[-_SHEET.size :]
         self._pen.take_up(pen)
@@ -115,7 +115,7 @@ class FreeReply:
             **work(self._model.hierarchy, end.trace),
         }
         pages = self._layout.pages_around(self._pen.num_lines, corners)
-        tail = {"seed": self._params.seed, "pages": _pages_json(pages), "usage": usage}
+        tail = {"seed": self._params.seed, "pages": pages_json(pages), "usage": usage}
         if end.snapshot:
             tail["state"] = self._seal(end.snapshot, delta.choice, self._note())
         return orjson.dumps(members | tail)

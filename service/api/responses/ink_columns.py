@@ -10,7 +10,7 @@ from service.handwriting.drawing.document import Box, Ink
 WHOLE, CHUNK = "handwriting", "handwriting.chunk"
 
 
-_COLUMNS = struct.Struct(f"<II{MAX_LAYERS}I")
+COLUMNS = struct.Struct(f"<II{MAX_LAYERS}I")
 
 
 class Columns:
@@ -30,11 +30,11 @@ class Columns:
     def note(self) -> bytes:
         """Return how far it has come, for `take_up`."""
         segments = (*self._segments, *[0] * (MAX_LAYERS - len(self._segments)))
-        return _COLUMNS.pack(self.num_points, self.num_strokes, *segments)
+        return COLUMNS.pack(self.num_points, self.num_strokes, *segments)
 
     def take_up(self, note: bytes) -> None:
         """Go on where others had come."""
-        self.num_points, self.num_strokes, *segments = _COLUMNS.unpack(note)
+        self.num_points, self.num_strokes, *segments = COLUMNS.unpack(note)
         self._segments = segments[: len(self._segments)]
 
     def json(self, kind: str, ink: Ink, reason: str | None, tail: dict[str, Any]) -> bytes:
@@ -85,7 +85,7 @@ class Columns:
         return {"z": z, "op": self._hierarchy.operations(trace), "segment": segments}
 
 
-def _pages_json(pages: tuple[Box, ...]) -> list[dict[str, float]]:
+def pages_json(pages: tuple[Box, ...]) -> list[dict[str, float]]:
     return [
         {
             "left": round(page.left, 2),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from service.api.responses.ink_columns import CHUNK, WHOLE, Columns, _pages_json
+from service.api.responses.ink_columns import CHUNK, WHOLE, Columns, pages_json
 from service.api.schemas.handwriting import HandwritingRequest, refusal
 from service.engine.operations import Hierarchy
 from service.handwriting.copybook import writer as copybook
@@ -172,7 +172,7 @@ class TextReply:
         points, strokes = self._columns.num_points + len(ink), self._columns.num_strokes + int(ink.pen.sum())
         tail = {
             "seed": self._seed,
-            "pages": _pages_json(pages),
+            "pages": pages_json(pages),
             "substituted": [
                 {"index": each.index, "code_point": f"U+{each.code_point:04X}", "drawn": each.drawn}
                 for each in self._substitutions

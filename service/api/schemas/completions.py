@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from service.api.schemas.fields import WHOLE, ResumeAt, ReturnState, Seed, StateToken, StrictRequest, Work, _whole
+from service.api.schemas.fields import WHOLE, ResumeAt, ReturnState, Seed, StateToken, StrictRequest, Work, whole_number
 from service.errors import InvalidRequestError
 from service.settings import Settings
 
@@ -90,7 +90,7 @@ def _prompts(value: Any) -> list[Any]:
 
 def _ids(value: Any) -> list[int] | None:
     """A list of ids, if that is what it is."""
-    ids = [_whole(each) for each in value] if isinstance(value, list) else []
+    ids = [whole_number(each) for each in value] if isinstance(value, list) else []
     return ids if ids and all(type(each) is int for each in ids) else None
 
 

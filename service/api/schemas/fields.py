@@ -17,12 +17,12 @@ MAX_RESUME = 10_000_000
 MAX_STATE_CHARS = 2**20
 
 
-def _whole(value: Any) -> Any:
+def whole_number(value: Any) -> Any:
     """In JSON 1.0 is the same number as 1; everything else is left to be judged as it is."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-WHOLE = BeforeValidator(_whole)  # after the bounds, which otherwise do not reach the JSON schema
+WHOLE = BeforeValidator(whole_number)  # after the bounds, which otherwise do not reach the JSON schema
 
 
 StateToken = Annotated[

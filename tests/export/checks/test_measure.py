@@ -9,10 +9,10 @@ import torch
 from export.build import compile_network
 from export.checks.measure import measure
 from model.config import ModelConfig
-from model.corpus import Corpus
-from model.evaluate import evaluate, summarise
-from model.network import Network
-from model.window import WindowOptions
+from model.data.corpus import Corpus
+from model.network.fast.window import WindowOptions
+from model.network.stack import Network
+from model.training.evaluate import evaluate, summarise
 from tests.export.conftest import FIXTURES
 
 

@@ -8,8 +8,8 @@ import torch
 
 from export.graphs.recogniser import build
 from model.codec import HandwritingCodec, InkCodec, TextCodec
-from model.recognise import Recogniser as Trained
-from model.recognise import RecogniserConfig
+from model.recogniser.network import Recogniser as Trained
+from model.recogniser.network import RecogniserConfig
 from service.registry.recogniser import Recogniser, ctc_nats
 
 CODEC = HandwritingCodec(

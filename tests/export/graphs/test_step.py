@@ -22,7 +22,7 @@ from export.graphs import step as onnx_graph
 from export.graphs.torchscript import GatedStep, load_script, script
 from export.graphs.weights import ExportError, Precision, StepWeights, round_weights, state_specs
 from model.config import ModelConfig
-from model.network import Network
+from model.network.stack import Network
 from tests.export.helpers import (
     CONFIGS,
     INK,

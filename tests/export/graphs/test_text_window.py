@@ -16,7 +16,7 @@ from export.graphs.weights import TEXT_SLOTS, Precision
 from export.runtime import Lines, OnnxStep, Reader
 from model.codec import HandwritingCodec, InkCodec, TextCodec
 from model.config import ModelConfig
-from model.network import Condition, Network
+from model.network.stack import Condition, Network
 from tests.export.helpers import with_weight
 
 CODEC = HandwritingCodec(

@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from service.cli.segment import _band, _rows, bracketed
+from service.cli.segment import band, bracketed, rows_of
 from service.cli.terminal import LINE_BREAK
 from tests.service.cli.command import copyist, on_a_terminal
 from tests.service.live_server import Server
@@ -69,8 +69,8 @@ def test_wide_signs_and_segments_within_a_character() -> None:
     text = "春眠a\n"
     leaves = [(0, 1, True), (1, 1, True), (1, 3, True), (3, 4, False)]
     nodes = [{"layer": 1, "start": start, "end": end, "complete": done} for start, end, done in leaves]
-    assert _band(text, nodes) == ["└┘", "└─", "┘", "└"]
-    assert list(_rows(text, 4)) == [(0, 2), (2, 4)]
+    assert band(text, nodes) == ["└┘", "└─", "┘", "└"]
+    assert list(rows_of(text, 4)) == [(0, 2), (2, 4)]
     tree = {"layer": 2, "start": 0, "end": 4, "complete": False, "segments": nodes}
     assert bracketed(text, tree) == ["[春]", "[]", "[眠a]", f"[{LINE_BREAK}]"]
 

@@ -16,11 +16,11 @@ PROSE = (ROOT / "tests" / "fixtures" / "text.txt").read_text()[:2400]
 def offline_bpc(ids: Any, streams: int) -> float:
     """Bits per character as the evaluation of a training run counts them, on the network of the small text bundle."""
     torch = pytest.importorskip("torch", reason="the offline evaluation needs PyTorch")
-    from model.corpus import Window
     from model.data.batches import evaluation_text
-    from model.evaluate import evaluate
-    from model.metrics import bits_per_symbol
-    from model.window import WindowOptions
+    from model.data.corpus import Window
+    from model.network.fast.window import WindowOptions
+    from model.training.evaluate import evaluate
+    from model.training.metrics import bits_per_symbol
     from tests.service.networks import network
 
     inputs, targets, weight = map(torch.from_numpy, evaluation_text(ids, streams))

@@ -51,7 +51,7 @@ def test_work_spared_is_what_the_evaluation_counts(
     case: tuple[int, list[tuple[list[int], list[int]]]], data: st.DataObject
 ) -> None:
     """Of a run from a fresh state, the share spared is what is left of the evaluation's share of cell work."""
-    metrics = pytest.importorskip("model.metrics", reason="the evaluation needs PyTorch")
+    metrics = pytest.importorskip("model.training.metrics", reason="the evaluation needs PyTorch")
     layers, history = case
     hidden = tuple(data.draw(st.lists(st.integers(1, 50), min_size=layers, max_size=layers)))
     hierarchy = Hierarchy(layers, hidden=hidden)

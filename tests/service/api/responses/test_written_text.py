@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one such bundle, with named hands and a recogniser."""
     from export.build import Facts, Writing, compile_network, sampled, ship
     from export.graphs.recogniser import build as build_recogniser
-    from model.recognise import Recogniser, RecogniserConfig
+    from model.recogniser.network import Recogniser, RecogniserConfig
     from tests.service.networks import written_network
 
     folder: Path = tmp_path_factory.mktemp("written")

@@ -15,9 +15,9 @@ from export.build import Facts, build
 from export.bundle import folder as bundles_of
 from export.bundle.folder import Bundle
 from export.graphs.weights import distance_to_tie
-from model.attention import STRIDE
 from model.codec import REPLACEMENT, HandwritingCodec, InkCodec, TextCodec
-from model.heads import CORRELATION_LIMIT, LOG_SCALE_CEILING, LOG_SCALE_FLOOR
+from model.network.attention import STRIDE
+from model.network.heads import CORRELATION_LIMIT, LOG_SCALE_CEILING, LOG_SCALE_FLOOR
 from service.engine.kernel import network as kernel_network
 from service.engine.kernel.library import VARIANTS, best_variant, library
 from service.engine.runners import choose as opening
