@@ -68,6 +68,7 @@ def ctc_nats(scores: Floats, labels: NDArray[np.int64]) -> float:
 
 
 def open_session(graph: bytes) -> Any:
+    """Return an ONNX Runtime session on one core."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1

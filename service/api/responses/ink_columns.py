@@ -86,6 +86,7 @@ class Columns:
 
 
 def pages_json(pages: tuple[Box, ...]) -> list[dict[str, float]]:
+    """Return the boxes of pages as JSON shows them, in millimetres."""
     return [
         {
             "left": round(page.left, 2),
