@@ -25,8 +25,8 @@ from bench.engine import (
     two_engines,
     wide_case,
 )
+from bench.executor import WritingExecutor
 from bench.floor import Machine
-from bench.lane import WritingLane
 from bench.machine import cores, describe, pinned
 from bench.options import CORES, FULL, QUICK, Options
 from bench.rounds import Speeds, interleave
@@ -201,7 +201,7 @@ def _ink_tables(told: dict[str, Any], wide: Case, own: Case, folder: Path, shipp
         _table(f"{case.bundle.name}, 1 stream, points", speeds, figures)
         told[f"ink_{label}"] = figures
     turns = {
-        name: WritingLane(where, name, 1, options.items // 8)
+        name: WritingExecutor(where, name, 1, options.items // 8)
         for where, name in ((folder, wide.bundle.name), (shipped, own.bundle.name))
     }
     speeds = interleave(turns, options.rounds)

@@ -50,8 +50,8 @@ class Replay:
         states = [name for name in given if f"{name}_next" in made]
         (self._fed,) = (name for name in given if name in FED)
         self._read = np.zeros_like(inputs[0])
-        self._wishes = {name: self._tensor(given[name]) for name in given if name not in (*states, self._fed)}
-        for name, values in self._wishes.items():
+        self._sampling_inputs = {name: self._tensor(given[name]) for name in given if name not in (*states, self._fed)}
+        for name, values in self._sampling_inputs.items():
             values[:] = name in NEUTRAL
         carried = {name: self._tensor(given[name]) for name in states}
         doubled = {name: self._tensor(given[name]) for name in states if name.startswith("z")}
@@ -83,7 +83,7 @@ class Replay:
 
     def _bind(self, now: dict[str, Array], then: dict[str, Array], rows: slice) -> Any:
         binding = self._session.io_binding()
-        for name, array in {self._fed: self._read, **self._wishes, **now}.items():
+        for name, array in {self._fed: self._read, **self._sampling_inputs, **now}.items():
             self._place(binding.bind_input, name, array, rows)
         for name, array in {**self.outputs, **{f"{name}_next": array for name, array in then.items()}}.items():
             self._place(binding.bind_output, name, array, rows)

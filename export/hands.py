@@ -118,8 +118,8 @@ def write(
         noise = np.column_stack(
             [random.random(len(jobs)), random.standard_normal((len(jobs), 2)), random.random(len(jobs))]
         )
-        wishes = {**lines.given, "bias": np.full(len(jobs), BIAS, np.float32), "noise": noise}
-        drawn, _, state = step.draw(x, state, wishes)
+        sampling_inputs = {**lines.given, "bias": np.full(len(jobs), BIAS, np.float32), "noise": noise}
+        drawn, _, state = step.draw(x, state, sampling_inputs)
         place += drawn[:, 4] > place
         over = (drawn[:, 3] > 0) & (place >= lengths - 2) | (place >= lengths) & (x[:, 2] > 0)
         ends[(ends == 0) & over & (now > 0)] = now + 1

@@ -95,7 +95,7 @@ class OnnxStep:
         self.input, self.output, self.states = given, output, tuple(states)
         self._fetch = [DRAWN, output.name, *(state.next for state in states)]
         known = {given.name, *(state.name for state in states)}
-        self._wishes = [one for one in self.session.get_inputs() if one.name not in known]
+        self._sampling_inputs = [one for one in self.session.get_inputs() if one.name not in known]
 
     @classmethod
     def of(cls, bundle: Bundle, *, single: bool = False) -> "OnnxStep":
@@ -112,10 +112,10 @@ class OnnxStep:
         return output, following
 
     def draw(
-        self, x: Array, state: Mapping[str, Array], wishes: Mapping[str, Array]
+        self, x: Array, state: Mapping[str, Array], sampling_inputs: Mapping[str, Array]
     ) -> tuple[Array, Array, dict[str, Array]]:
-        """Return what is drawn, the output and the next state; wishes that are not given are neutral."""
-        given = self._neutral(len(x)) | dict(wishes)
+        """Return what is drawn, the output and the next state; sampling inputs that are not given are neutral."""
+        given = self._neutral(len(x)) | dict(sampling_inputs)
         drawn, output, *following = self.session.run(self._fetch, {self.input.name: x, **given, **state})
         return drawn, output, {spec.name: value for spec, value in zip(self.states, following, strict=True)}
 
@@ -123,7 +123,7 @@ class OnnxStep:
         """Wishes that change nothing: temperature and top_p of 1, all else 0."""
         return {
             one.name: np.full((batch, *one.shape[1:]), float(one.name in ("temperature", "top_p")), _DTYPES[one.type])
-            for one in self._wishes
+            for one in self._sampling_inputs
         }
 
 
@@ -143,15 +143,16 @@ class OnnxPrompt:
         self._states = states
 
     def read(
-        self, inputs: Array, state: Mapping[str, Array], wishes: Mapping[str, Array]
+        self, inputs: Array, state: Mapping[str, Array], sampling_inputs: Mapping[str, Array]
     ) -> tuple[Array, dict[str, Array]]:
         """Return the boundaries (T, D) and the state after inputs (T, ...), D being 0 where there are no detectors.
 
         Args:
             inputs: to be read one after the other.
-            state: of the row before them. wishes: what its line is, where it writes one; others have no influence.
+            state: of the row before them.
+            sampling_inputs: what its line is, where it writes one; others have no influence.
         """
-        given = {name: values for name, values in {**state, **wishes}.items() if name in self._given}
+        given = {name: values for name, values in {**state, **sampling_inputs}.items() if name in self._given}
         found = dict(zip(self._names, self.session.run(self._names, {self._input: inputs, **given}), strict=True))
         boundaries = found.get("boundaries", np.zeros((len(inputs), 0), np.float32))
         return boundaries, {spec.name: found[spec.next] for spec in self._states}

@@ -126,7 +126,7 @@ class Bundle:
 
     @property
     def input(self) -> TensorSpec:
-        """The graph's only input beside state and wishes: `token` (batch,) int64 or `offset` (batch, 3) float32."""
+        """The graph's input beside state and sampling inputs: `token` (batch,) int64 or `offset` (batch, 3) float32."""
         return _tensor(self.manifest["graph"]["input"])
 
     @property

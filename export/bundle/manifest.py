@@ -179,14 +179,14 @@ def _check_graph(graph: Any, model: Mapping[str, Any], *, writes_text: bool) -> 
         "graph.output",
         _tensor("logits" if is_text else "mixture", "float32", width),
     )
-    wishes = _text_wishes(width) if is_text else (_tensor("bias", "float32"), _tensor("noise", "float64", 4))
-    wishes += _line_wishes(graph, model) if writes_text else ()
-    for index, wish in enumerate(_list(graph["draw"], "graph.draw", len(wishes), len(wishes))):
-        _check_tensor(wish, f"graph.draw[{index}]", wishes[index])
+    sampling_inputs = _text_inputs(width) if is_text else (_tensor("bias", "float32"), _tensor("noise", "float64", 4))
+    sampling_inputs += _line_inputs(graph, model) if writes_text else ()
+    for index, wish in enumerate(_list(graph["draw"], "graph.draw", len(sampling_inputs), len(sampling_inputs))):
+        _check_tensor(wish, f"graph.draw[{index}]", sampling_inputs[index])
     _check_states(_list(graph["state"], "graph.state", 1, 8 * MAX_LAYERS), model, writes_text=writes_text)
 
 
-def _line_wishes(graph: Any, model: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+def _line_inputs(graph: Any, model: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
     """What says what is written, and in whose hand; how many characters there is room for, the graph says itself."""
     for key in ("characters", "writers", "character_width", "window_mixtures"):
         _integer(model.get(key), f"model.{key}", 1, MAX_WIDTH)
@@ -198,7 +198,7 @@ def _line_wishes(graph: Any, model: Mapping[str, Any]) -> tuple[dict[str, Any], 
     return hand, _tensor("text", "float32", slots, model["character_width"])
 
 
-def _text_wishes(width: int) -> tuple[dict[str, Any], ...]:
+def _text_inputs(width: int) -> tuple[dict[str, Any], ...]:
     """What says how a symbol is drawn."""
     return (
         _tensor("temperature", "float32"),

@@ -50,16 +50,16 @@ def batch_invariance(step: OnnxStep, single: OnnxStep, trace: Trace) -> BatchInv
     """
     pool = _pool(trace)
     count = pool.shape[1]
-    wishes = wishes_of(step, len(pool), count, np.random.default_rng(1))
+    sampling_inputs = sampling_inputs_for(step, len(pool), count, np.random.default_rng(1))
     if trace.lines is not None:
         given = trace.lines.rows(np.arange(count) % trace.rows).given
-        wishes = [{**now, **given} for now in wishes]
-    alone = [_run(single, pool[:, row : row + 1], _rows(wishes, [row])) for row in range(count)]
+        sampling_inputs = [{**now, **given} for now in sampling_inputs]
+    alone = [_run(single, pool[:, row : row + 1], _rows(sampling_inputs, [row])) for row in range(count)]
     generator = np.random.default_rng(0)
     compared = different = 0
     for size in BATCH_SIZES:
         chosen = generator.choice(count, size, replace=size > count)
-        together = _run(step, pool[:, chosen], _rows(wishes, chosen))
+        together = _run(step, pool[:, chosen], _rows(sampling_inputs, chosen))
         for place, row in enumerate(chosen):
             same = [
                 all(np.array_equal(mine[place], solo[0]) for mine, solo in zip(now, then, strict=True))
@@ -70,8 +70,10 @@ def batch_invariance(step: OnnxStep, single: OnnxStep, trace: Trace) -> BatchInv
     return BatchInvariance(BATCH_SIZES, compared, different)
 
 
-def wishes_of(step: OnnxStep, steps: int, rows: int, generator: np.random.Generator) -> list[dict[str, Array]]:
-    """Return for every step how its rows are to be drawn: each row with wishes of its own, and fresh noise."""
+def sampling_inputs_for(
+    step: OnnxStep, steps: int, rows: int, generator: np.random.Generator
+) -> list[dict[str, Array]]:
+    """Return for every step how its rows are to be drawn: each row with sampling inputs of its own, and fresh noise."""
     uniform = generator.random((steps, rows))
     if step.input.dtype != "int64":
         bias = generator.choice([0.0, 0.5, 2.0], rows).astype(np.float32)
@@ -89,8 +91,8 @@ def wishes_of(step: OnnxStep, steps: int, rows: int, generator: np.random.Genera
     return [{**fixed, "noise": now} for now in uniform]
 
 
-def _rows(wishes: list[dict[str, Array]], rows: Any) -> list[dict[str, Array]]:
-    return [{name: values[rows] for name, values in now.items()} for now in wishes]
+def _rows(sampling_inputs: list[dict[str, Array]], rows: Any) -> list[dict[str, Array]]:
+    return [{name: values[rows] for name, values in now.items()} for now in sampling_inputs]
 
 
 def _pool(trace: Trace) -> Array:
@@ -100,11 +102,11 @@ def _pool(trace: Trace) -> Array:
     return np.concatenate(cut, axis=1)
 
 
-def _run(step: OnnxStep, inputs: Array, wishes: list[dict[str, Array]]) -> list[list[Array]]:
+def _run(step: OnnxStep, inputs: Array, sampling_inputs: list[dict[str, Array]]) -> list[list[Array]]:
     """Return what was drawn, output and states of every step, as bytes of each row."""
     state = step.zeros(inputs.shape[1])
     seen = []
-    for x, wish in zip(inputs, wishes, strict=True):
+    for x, wish in zip(inputs, sampling_inputs, strict=True):
         drawn, output, state = step.draw(x, state, wish)
         seen.append([values.view(np.uint8).reshape(len(x), -1) for values in (drawn, output, *state.values())])
     return seen

@@ -190,10 +190,10 @@ def _open_prompt(loaded: Bundle, config: ModelConfig) -> OnnxPrompt:
         prompt = OnnxPrompt(loaded.prompt, loaded.states)
     except Exception as error:  # noqa: BLE001 - its errors have no base class of their own
         raise VerifyError(f"ONNX Runtime refuses {loaded.manifest['graph']['prompt']}: {error}") from None
-    wishes = [wish for wish in loaded.draws if wish.name in ("hand", "text")]
+    sampling_inputs = [wish for wish in loaded.draws if wish.name in ("hand", "text")]
     carried = [state for state in loaded.states if not state.name.startswith("e")]
     after = [*map(_next, loaded.states), *boundaries_spec(config)]
-    _check_face(prompt.session, (inputs_spec(config), *wishes, *carried), after, 1)
+    _check_face(prompt.session, (inputs_spec(config), *sampling_inputs, *carried), after, 1)
     return prompt
 
 

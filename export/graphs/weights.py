@@ -284,8 +284,8 @@ def draw_specs(config: ModelConfig) -> tuple[TensorSpec, ...]:
             TensorSpec("logit_bias", "float32", ("batch", config.num_outputs)),
             TensorSpec("noise", "float64", ("batch",)),
         )
-    wishes = TensorSpec("bias", "float32", ("batch",)), TensorSpec("noise", "float64", ("batch", 4))
-    return (*wishes, *reading_specs(config)) if config.writes_text else wishes
+    sampling_inputs = TensorSpec("bias", "float32", ("batch",)), TensorSpec("noise", "float64", ("batch", 4))
+    return (*sampling_inputs, *reading_specs(config)) if config.writes_text else sampling_inputs
 
 
 def reading_specs(config: ModelConfig) -> tuple[TensorSpec, ...]:

@@ -49,7 +49,7 @@ class Service:
 
     def keeper(self, model: TextModel | InkModel) -> StateKeeper:
         """Return what makes and reads the state tokens of a model."""
-        return StateKeeper(self.sealer, model.bundle.fingerprint, model.codec, model.lane.runner)
+        return StateKeeper(self.sealer, model.bundle.fingerprint, model.codec, model.executor.runner)
 
 
 async def _service(request: Request) -> Service:  # not async, FastAPI would call it on another thread
@@ -65,7 +65,7 @@ def submit(here: Service, model: ServedModel, sequences: Seq[Any]) -> tuple[Choi
     bind_contextvars(model=model.name)
     # Nothing else is submitted meanwhile, so that a place for all is all that the first has to ask for.
     streams = [
-        here.engine.submit(model.lane, sequence, followers)
+        here.engine.submit(model.executor, sequence, followers)
         for sequence, followers in zip(sequences, reversed(range(len(sequences))), strict=True)
     ]
     return Choices(streams), {SEED_HEADER: str(sequences[0].params.seed)}

@@ -21,16 +21,16 @@ S = TypeVar("S", bound=Sequence)
 # Inputs that are read ahead before a step: so many for a row alone, its share of them beside others, and at least so
 # many. One read alone costs three to four times what it does in a full batch, but with few at a time nobody waits for
 # it. Where more than a quarter of the rows have something to read, and more than so many, it is sooner read by steps.
-MOST_AHEAD, LEAST_AHEAD, MOST_READING = 128, 8, 4
+MAX_PREFILL, MIN_PREFILL, MAX_PREFILLING = 128, 8, 4
 
 
 class Stepper(Protocol):
-    """What a lane needs of a runner."""
+    """What an executor needs of a runner."""
 
     stepper: str
     capacity: int
     inputs: NDArray[Any]
-    wishes: dict[str, NDArray[Any]]
+    sampling_inputs: dict[str, NDArray[Any]]
     drawn: NDArray[Any]
     codes: NDArray[np.uint8]
 
@@ -48,7 +48,7 @@ class Stepper(Protocol):
         ...
 
     def clear(self, row: int) -> None:
-        """Set a row to zeros and its wishes to neutral ones."""
+        """Set a row to zeros and its sampling inputs to neutral ones."""
         ...
 
     def move(self, source: int, target: int) -> None:
@@ -86,8 +86,8 @@ class Executor(ABC, Generic[S]):
         self.runner = runner
         self.scheduler: Scheduler[S] = Scheduler(runner.capacity)
         self.num_failures = 0
-        self.num_ahead = 0
-        self._reading: list[S] = []
+        self.num_prefilled = 0
+        self._prefilling: list[S] = []
 
     @property
     def has_work(self) -> bool:
@@ -104,18 +104,18 @@ class Executor(ABC, Generic[S]):
             else:
                 self.runner.clear(sequence.row)
             self.runner.inputs[sequence.row] = sequence.next_input
-            self._wish(sequence)
+            self._set_sampling(sequence)
             if sequence.must_save:
                 sequence.keep(self.runner.save(sequence.row))
             sequence.times.admitted = now
-            self._reading.append(sequence)
+            self._prefilling.append(sequence)
         if admitted:
             self._seated()
 
     def step(self) -> list[S]:
         """Run one step of every row and return the sequences that it was for, ended ones included."""
         rows = list(self.scheduler.rows)
-        self._read_ahead()
+        self._prefill()
         self._prepare([sequence.draw() for sequence in rows])
         outputs = self.runner.step(len(rows))
         choices = self.runner.drawn[: len(rows)].tolist()
@@ -132,8 +132,8 @@ class Executor(ABC, Generic[S]):
     def remove(self, sequence: S) -> None:
         """Free what a sequence occupies, a row or a place in the queue."""
         move = self.scheduler.remove(sequence)
-        if sequence in self._reading:
-            self._reading.remove(sequence)
+        if sequence in self._prefilling:
+            self._prefilling.remove(sequence)
         if move:
             self.runner.move(*move)
         self._seated()
@@ -145,27 +145,27 @@ class Executor(ABC, Generic[S]):
             sequence.finish(reason)
         return ended
 
-    def _read_ahead(self) -> None:
+    def _prefill(self) -> None:
         """Read prompts in one go, the first come first, as far as that holds up nobody."""
-        self.num_ahead = 0
-        self._reading = [sequence for sequence in self._reading if sequence.ahead(1)]
+        self.num_prefilled = 0
+        self._prefilling = [sequence for sequence in self._prefilling if sequence.prefillable(1)]
         rows = len(self.scheduler.rows)
-        if len(self._reading) > max(MOST_READING, rows // 4):
+        if len(self._prefilling) > max(MAX_PREFILLING, rows // 4):
             return
-        left = max(LEAST_AHEAD, MOST_AHEAD // rows)
-        for sequence in self._reading:
-            inputs = sequence.ahead(left)
+        left = max(MIN_PREFILL, MAX_PREFILL // rows)
+        for sequence in self._prefilling:
+            inputs = sequence.prefillable(left)
             sequence.read(self.runner.read(sequence.row, inputs).tolist())
             self.runner.inputs[sequence.row] = sequence.next_input
             if sequence.must_save:
                 sequence.keep(self.runner.save(sequence.row))
-            self.num_ahead += len(inputs)
+            self.num_prefilled += len(inputs)
             left -= len(inputs)
             if not left:
                 return
 
     @abstractmethod
-    def _wish(self, sequence: S) -> None:
+    def _set_sampling(self, sequence: S) -> None:
         """Tell the runner how a sequence that was just seated draws."""
 
     @abstractmethod
@@ -182,24 +182,24 @@ class Executor(ABC, Generic[S]):
 class InkExecutor(Executor[InkSequence]):
     """Free writing."""
 
-    def _wish(self, sequence: InkSequence) -> None:
-        self.runner.wishes["bias"][sequence.row] = sequence.params.bias
+    def _set_sampling(self, sequence: InkSequence) -> None:
+        self.runner.sampling_inputs["bias"][sequence.row] = sequence.params.bias
 
     def _prepare(self, draws: Seq[Seq[float]]) -> None:
-        self.runner.wishes["noise"][: len(draws)] = draws
+        self.runner.sampling_inputs["noise"][: len(draws)] = draws
 
 
 class LineExecutor(Executor[LineSequence]):
     """Writes lines of given texts."""
 
-    def _wish(self, sequence: LineSequence) -> None:
-        wishes: dict[str, Any] = self.runner.wishes
-        wishes["bias"][sequence.row] = sequence.bias
+    def _set_sampling(self, sequence: LineSequence) -> None:
+        sampling_inputs: dict[str, Any] = self.runner.sampling_inputs
+        sampling_inputs["bias"][sequence.row] = sequence.bias
         for name, values in sequence.line.given.items():
-            wishes[name][sequence.row] = values
+            sampling_inputs[name][sequence.row] = values
 
     def _prepare(self, draws: Seq[Seq[float]]) -> None:
-        self.runner.wishes["noise"][: len(draws)] = draws
+        self.runner.sampling_inputs["noise"][: len(draws)] = draws
 
 
 class TextExecutor(Executor[TextSequence]):
@@ -217,22 +217,22 @@ class TextExecutor(Executor[TextSequence]):
         if REPLACEMENT in codec.symbols:
             self._barred[codec.symbols.index(REPLACEMENT)] = -np.inf
 
-    def _wish(self, sequence: TextSequence) -> None:
-        wishes, row, params = self.runner.wishes, sequence.row, sequence.params
-        wishes["temperature"][row] = max(params.temperature, COLDEST)
-        wishes["top_p"][row] = params.top_p
-        wishes["top_k"][row] = params.top_k
-        wishes["logit_bias"][row] = self._barred
+    def _set_sampling(self, sequence: TextSequence) -> None:
+        sampling_inputs, row, params = self.runner.sampling_inputs, sequence.row, sequence.params
+        sampling_inputs["temperature"][row] = max(params.temperature, COLDEST)
+        sampling_inputs["top_p"][row] = params.top_p
+        sampling_inputs["top_k"][row] = params.top_k
+        sampling_inputs["logit_bias"][row] = self._barred
 
     def _seated(self) -> None:
         self._biased = [sequence for sequence in self.scheduler.rows if sequence.bias is not None]
         self._scored = [sequence for sequence in self.scheduler.rows if sequence.params.logprobs is not None]
 
     def _prepare(self, draws: Seq[float]) -> None:
-        self.runner.wishes["noise"][: len(draws)] = draws
+        self.runner.sampling_inputs["noise"][: len(draws)] = draws
         for sequence in self._biased:  # penalties change it with every symbol
             if sequence.bias is not None:
-                self.runner.wishes["logit_bias"][sequence.row] = self._barred + sequence.bias
+                self.runner.sampling_inputs["logit_bias"][sequence.row] = self._barred + sequence.bias
 
     def _look(self, outputs: NDArray[np.float32], choices: Seq[Any]) -> None:
         if self._scored:

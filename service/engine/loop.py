@@ -75,12 +75,12 @@ class Gauges:
 
 
 class Engine:
-    """Runs lanes on a thread of its own.
+    """Runs executors on a thread of its own.
 
     Args:
-        lanes: one per bundle.
+        executors: one per bundle.
         policy: when streams are flushed.
-        max_waiting: sequences of one lane that may wait beyond those that run.
+        max_waiting: sequences of one executor that may wait beyond those that run.
         stall_s: work without a step for so long counts as stuck.
         clock: monotonic seconds.
 
@@ -90,7 +90,7 @@ class Engine:
 
     def __init__(
         self,
-        lanes: Seq[Executor[Any]],
+        executors: Seq[Executor[Any]],
         policy: FlushPolicy,
         max_waiting: int,
         stall_s: float = 5.0,
@@ -98,14 +98,14 @@ class Engine:
     ) -> None:
         self.gauges = Gauges()
         self.on_end: Callable[[Stream, End], None] = lambda *_: None
-        self._lanes, self._policy, self._max_waiting, self._stall_s = tuple(lanes), policy, max_waiting, stall_s
+        self._executors, self._policy, self._max_waiting, self._stall_s = tuple(executors), policy, max_waiting, stall_s
         self._clock = clock
         self._orders: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._told: deque[tuple[Stream, Delta]] = deque()
         self._wake_is_pending = False
         self._streams: dict[Sequence, Stream] = {}
-        self._open: dict[Executor[Any], int] = dict.fromkeys(self._lanes, 0)
-        self._service_s: dict[Executor[Any], float] = dict.fromkeys(self._lanes, 0.1)
+        self._open: dict[Executor[Any], int] = dict.fromkeys(self._executors, 0)
+        self._service_s: dict[Executor[Any], float] = dict.fromkeys(self._executors, 0.1)
         self._progress_at = clock()
         self._is_draining = False
         self._counting = threading.Lock()
@@ -134,28 +134,29 @@ class Engine:
         """End all there is, running or waiting, with the reason `shutdown`."""
         self._orders.put(("end_all", None))
 
-    def submit(self, lane: Executor[Any], sequence: Sequence, followers: int = 0) -> Stream:
-        """Hand a sequence to its lane.
+    def submit(self, executor: Executor[Any], sequence: Sequence, followers: int = 0) -> Stream:
+        """Hand a sequence to its executor.
 
         Args:
-            lane: of its bundle.
+            executor: of its bundle.
             sequence: that is to run.
             followers: so many more are submitted right after it, and there must be a place for them too.
 
         Raises:
-            QueueFullError: as many as may wait for this lane do so.
+            QueueFullError: as many as may wait for this executor do so.
             ShuttingDownError: the engine drains or is gone.
         """
         if self._is_draining or not self._thread.is_alive():
             raise ShuttingDownError("The service is shutting down and takes no new requests.")
-        if self._open[lane] + followers >= lane.runner.capacity + self._max_waiting:
+        if self._open[executor] + followers >= executor.runner.capacity + self._max_waiting:
             raise QueueFullError(
-                f"{self._max_waiting} requests wait for this model already, as many as may.", self._retry_after_s(lane)
+                f"{self._max_waiting} requests wait for this model already, as many as may.",
+                self._retry_after_s(executor),
             )
         if not self.num_open:
             self._progress_at = self._clock()
-        self._open[lane] += 1
-        stream = Stream(self.cancel, lane, sequence)
+        self._open[executor] += 1
+        stream = Stream(self.cancel, executor, sequence)
         sequence.times.submitted = self._clock()
         self._orders.put(("submit", stream))
         return stream
@@ -174,7 +175,7 @@ class Engine:
     @property
     def num_running(self) -> int:
         """Sequences that own a row."""
-        return sum(len(lane.scheduler.rows) for lane in self._lanes)
+        return sum(len(executor.scheduler.rows) for executor in self._executors)
 
     @property
     def num_waiting(self) -> int:
@@ -182,9 +183,9 @@ class Engine:
         return self.num_open - self.num_running
 
     def counts(self) -> dict[str, tuple[int, int]]:
-        """Return how many sequences of each lane run and wait, by its name."""
-        running = {lane: len(lane.scheduler.rows) for lane in self._lanes}
-        return {lane.name: (count, max(0, self._open[lane] - count)) for lane, count in running.items()}
+        """Return how many sequences of each executor run and wait, by its name."""
+        running = {executor: len(executor.scheduler.rows) for executor in self._executors}
+        return {executor.name: (count, max(0, self._open[executor] - count)) for executor, count in running.items()}
 
     @property
     def is_alive(self) -> bool:
@@ -200,13 +201,13 @@ class Engine:
             return "The engine has stopped."
         if self.num_open and self._clock() - self._progress_at > self._stall_s:
             return f"The engine has work but took no step for {self._stall_s:g} seconds."
-        if any(lane.num_failures >= MAX_FAILURES for lane in self._lanes):
+        if any(executor.num_failures >= MAX_FAILURES for executor in self._executors):
             return f"The last {MAX_FAILURES} steps of a model failed."
         return None
 
-    def _retry_after_s(self, lane: Executor[Any]) -> int:
+    def _retry_after_s(self, executor: Executor[Any]) -> int:
         """Seconds in which a place in the queue should become free, from how long requests took of late."""
-        return min(60, 1 + int(self._service_s[lane] / lane.runner.capacity))
+        return min(60, 1 + int(self._service_s[executor] / executor.runner.capacity))
 
     def _hear(self) -> None:
         """Pass on what the thread has told; runs on the event loop."""
@@ -214,11 +215,11 @@ class Engine:
         while self._told:
             stream, delta = self._told.popleft()
             if delta.end:
-                self._open[stream.lane] -= 1
+                self._open[stream.executor] -= 1
                 times = delta.end.times
                 if times.admitted is not None and times.finished is not None:
                     took = times.finished - times.admitted
-                    self._service_s[stream.lane] += 0.1 * (took - self._service_s[stream.lane])
+                    self._service_s[stream.executor] += 0.1 * (took - self._service_s[stream.executor])
                 self.on_end(stream, delta.end)
             stream.put(delta)
 
@@ -229,9 +230,9 @@ class Engine:
         _give_way()
         try:
             while self._obey():
-                for lane in self._lanes:
-                    if lane.has_work:
-                        self._step(lane)
+                for executor in self._executors:
+                    if executor.has_work:
+                        self._step(executor)
                 with self._counting:
                     self.gauges.steps += 1
                 self._wake()
@@ -240,21 +241,21 @@ class Engine:
         finally:
             self._end_all("shutdown")
 
-    def _step(self, lane: Executor[Any]) -> None:
-        """Run one step of a lane and see who has something to tell."""
+    def _step(self, executor: Executor[Any]) -> None:
+        """Run one step of an executor and see who has something to tell."""
         began = self._clock()
-        lane.admit(began)
+        executor.admit(began)
         try:
-            stepped = lane.step()
+            stepped = executor.step()
         except Exception:  # noqa: BLE001 - whatever a step raises ends its rows and nothing else
-            _log.exception("step failed", model=lane.name, rows=len(lane.scheduler.rows))
-            lane.num_failures += 1
+            _log.exception("step failed", model=executor.name, rows=len(executor.scheduler.rows))
+            executor.num_failures += 1
             self.gauges.failures += 1
-            self._tell_ended(lane, lane.end_all("error", waiting=False))
+            self._tell_ended(executor, executor.end_all("error", waiting=False))
             return
         now = self._progress_at = self._clock()
         self.gauges.busy_s += now - began
-        self.gauges.row_steps += len(stepped) + lane.num_ahead
+        self.gauges.row_steps += len(stepped) + executor.num_prefilled
         ended = [sequence for sequence in stepped if sequence.reason]
         again = now + self._policy.interval_among(len(stepped))
         for sequence in stepped:
@@ -263,7 +264,7 @@ class Engine:
                 sequence.times.first = sequence.times.first or now
                 sequence.due_at = again
                 self._tell(sequence)
-        self._tell_ended(lane, ended)
+        self._tell_ended(executor, ended)
 
     def _is_due(self, sequence: Sequence, *, is_late: bool) -> bool:
         """Whether to tell what a running sequence has."""
@@ -271,7 +272,7 @@ class Engine:
             return False
         return sequence.num_new >= (1 if is_late else self._policy.items)
 
-    def _tell_ended(self, lane: Executor[Any], ended: Seq[Sequence]) -> None:
+    def _tell_ended(self, executor: Executor[Any], ended: Seq[Sequence]) -> None:
         """Free what ended sequences occupy, and tell their ends."""
         now = self._clock()
         for sequence in ended:
@@ -282,13 +283,13 @@ class Engine:
                 self.gauges.cancelled += 1
                 lag = self.gauges.steps - sequence.cancelled_at_step
                 self.gauges.cancel_steps_max = max(self.gauges.cancel_steps_max, lag)
-            lane.remove(sequence)  # counted first: who sees from another thread that it is gone sees why
+            executor.remove(sequence)  # counted first: who sees from another thread that it is gone sees why
             self._tell(sequence)
             del self._streams[sequence]
 
     def _end_all(self, reason: Reason) -> None:
-        for lane in self._lanes:
-            self._tell_ended(lane, lane.end_all(reason, waiting=True))
+        for executor in self._executors:
+            self._tell_ended(executor, executor.end_all(reason, waiting=True))
         self._wake()
 
     def _tell(self, sequence: Sequence) -> None:
@@ -305,16 +306,16 @@ class Engine:
 
     def _obey(self) -> bool:
         """Carry out all orders, waiting for one when there is nothing to step; False after the order to stop."""
-        while not self._orders.empty() or not any(lane.has_work for lane in self._lanes):
+        while not self._orders.empty() or not any(executor.has_work for executor in self._executors):
             order, stream = self._orders.get()
             if order == "stop":
                 return False
             if order == "submit":
                 self._streams[stream.sequence] = stream
-                stream.lane.scheduler.add(stream.sequence)
+                stream.executor.scheduler.add(stream.sequence)
             elif order == "cancel" and stream.sequence in self._streams:
                 stream.sequence.finish("cancelled")
-                self._tell_ended(stream.lane, [stream.sequence])
+                self._tell_ended(stream.executor, [stream.sequence])
             elif order == "end_all":
                 self._end_all("shutdown")
             self._wake()

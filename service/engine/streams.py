@@ -16,15 +16,15 @@ class Stream:
 
     Args:
         cancel: orders the engine to end a stream's sequence.
-        lane: that runs it.
+        executor: that runs it.
         sequence: what is streamed.
 
     Attributes:
         is_hungry: whether the reader waits for more: set here, cleared by the engine's thread when it tells something.
     """
 
-    def __init__(self, cancel: Callable[["Stream"], None], lane: Executor[Any], sequence: Sequence) -> None:
-        self.lane, self.sequence = lane, sequence
+    def __init__(self, cancel: Callable[["Stream"], None], executor: Executor[Any], sequence: Sequence) -> None:
+        self.executor, self.sequence = executor, sequence
         self.is_hungry = True
         self.has_ended = False
         self._cancel = cancel

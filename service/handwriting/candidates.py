@@ -277,7 +277,7 @@ class Writing:
         ]
         return Choices(
             [
-                engine.submit(wish.model.lane, sequence, followers)
+                engine.submit(wish.model.executor, sequence, followers)
                 for sequence, followers in zip(sequences, reversed(range(len(sequences))), strict=True)
             ]
         )
@@ -294,7 +294,7 @@ class Writing:
             given = wish.model.reader.read(ids, wish.hand.writer)
             line = Line(len(ids), given, wish.prime, len(ids) - 1)
             sequence = LineSequence(wish.model.start, line, wish.seed, wish.bias)
-            choices = Choices([self._here.engine.submit(wish.model.lane, sequence)])
+            choices = Choices([self._here.engine.submit(wish.model.executor, sequence)])
             try:
                 while not choices.is_over:
                     delta = await choices.take()

@@ -63,7 +63,7 @@ def open_model(path: Path, rows: int, *, kernel: bool) -> ServedModel:
         raise LoadingError(f"A bundle cannot be served: {path}: {error}") from None
 
 
-def _open_lines(checked: Bundle, hierarchy: Hierarchy, lane: LineExecutor, codec: HandwritingCodec) -> LineModel:
+def _open_lines(checked: Bundle, hierarchy: Hierarchy, executor: LineExecutor, codec: HandwritingCodec) -> LineModel:
     """Open what a bundle that writes texts has besides."""
     assert checked.reader is not None, "the manifest was checked"
     writing = checked.writing
@@ -74,7 +74,7 @@ def _open_lines(checked: Bundle, hierarchy: Hierarchy, lane: LineExecutor, codec
         assert isinstance(known, HandwritingCodec), "the manifest was checked"
         recogniser = Recogniser(checked.recogniser, known)
     named = {hand.name: hand for hand in hands}
-    return LineModel(checked, hierarchy, lane, codec, TextEncoder(checked.reader), named, recogniser)
+    return LineModel(checked, hierarchy, executor, codec, TextEncoder(checked.reader), named, recogniser)
 
 
 def _unnamed_hands(codec: HandwritingCodec) -> list[Hand]:

@@ -51,9 +51,9 @@ class ModelRegistry:
         return iter(self._models.values())
 
     @property
-    def lanes(self) -> list[Executor[Any]]:
+    def executors(self) -> list[Executor[Any]]:
         """What the engine steps."""
-        return [model.lane for model in self]
+        return [model.executor for model in self]
 
     def find(self, name: str) -> ServedModel:
         """Return a bundle by name.

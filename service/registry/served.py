@@ -33,12 +33,12 @@ class ServedModel:
     Attributes:
         bundle: its checked facts.
         hierarchy: reads its trace bytes.
-        lane: steps it.
+        executor: steps it.
     """
 
     bundle: Bundle
     hierarchy: Hierarchy
-    lane: Executor[Any]
+    executor: Executor[Any]
 
     @property
     def name(self) -> str:
@@ -48,7 +48,7 @@ class ServedModel:
     @property
     def fingerprint(self) -> str:
         """Which code, which weights and what sort of machine answer: where all are equal, so are the bytes."""
-        machine = hashlib.sha256(f"{machine_class()} {self.lane.runner.stepper}".encode()).hexdigest()
+        machine = hashlib.sha256(f"{machine_class()} {self.executor.runner.stepper}".encode()).hexdigest()
         return f"copyist-{VERSION}-{self.bundle.fingerprint[:12]}-{machine[:8]}"
 
 

@@ -19,7 +19,7 @@ class TextEncoder:
         self.slots = int(self._session.get_inputs()[0].shape[1])
 
     def read(self, ids: NDArray[np.int64], writer: int) -> Mapping[str, NDArray[np.float32]]:
-        """Return the wishes of a row by name, without the axis of rows.
+        """Return the sampling inputs of a row by name, without the axis of rows.
 
         Args:
             ids: of the sentinels and characters (n,), n at most `slots`.

@@ -47,7 +47,7 @@ def create_app(settings: Settings, siblings: Peers | None = None) -> FastAPI:
     siblings = siblings or Peers()
     registry = ModelRegistry.open(settings.bundles, settings.rows, copybook.NAME, kernel=settings.kernel)
     policy = FlushPolicy(settings.flush_chars, settings.flush_ms / 1000)
-    engine = Engine(registry.lanes, policy, settings.queue, settings.stall_s)
+    engine = Engine(registry.executors, policy, settings.queue, settings.stall_s)
     rates = RateLimits(settings, siblings.tally)
 
     @asynccontextmanager

@@ -91,7 +91,7 @@ class Metrics:
 
     def ended(self, stream: Stream, end: End) -> None:
         """Record a sequence that has ended, whatever the reason."""
-        model = self._models[stream.lane.name]
+        model = self._models[stream.executor.name]
         name, times = model.name, end.times
         self._finished.labels(name, end.reason).inc()
         self._prompt.labels(name).inc(end.num_prompt)

@@ -30,7 +30,7 @@ class CountingRunner:
         self.inputs: NDArray[Any] = np.zeros(capacity, np.int64)
         self.codes = np.zeros(capacity, np.uint8)
         self.drawn: NDArray[Any] = np.zeros(capacity, np.int64)
-        self.wishes: dict[str, NDArray[Any]] = {
+        self.sampling_inputs: dict[str, NDArray[Any]] = {
             "temperature": np.ones(capacity, np.float32),
             "top_p": np.ones(capacity, np.float32),
             "top_k": np.zeros(capacity, np.int64),
@@ -68,7 +68,7 @@ class CountingRunner:
         logits[np.arange(count), sums % NUM_SYMBOLS] = 50
         broken = np.isin(sums, list(self.broken_rows_at))
         logits[broken] = np.nan
-        biased = logits + self.wishes["logit_bias"][:count]
+        biased = logits + self.sampling_inputs["logit_bias"][:count]
         self.drawn[:count] = np.where(broken, -1, np.where(broken[:, None], 0, biased).argmax(1))
         return logits
 

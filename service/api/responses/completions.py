@@ -83,7 +83,7 @@ class CompletionRenderer:
     def _choice(self, delta: Delta) -> bytes:
         """What an event or a reply says of a choice."""
         self._lengths[delta.choice] += delta.skipped
-        delta = delta.news
+        delta = delta.unseen
         reason = b'"%s"' % delta.end.reason.encode() if delta.end else b"null"
         columns = b"," + self._model.hierarchy.columns(delta.trace).encode() if self._boundaries else b""
         text = orjson.dumps("".join(delta.items))

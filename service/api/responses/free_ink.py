@@ -34,7 +34,7 @@ class FreeReply:
 
     def __init__(self, model: InkModel, params: InkParams, wish: HandwritingRequest, course: Resumption) -> None:
         self.media_type = MEDIA_TYPES[wish.format]
-        self._model, self._params, self._wish = model, params, wish
+        self._model, self._params, self._set_sampling = model, params, wish
         self._layout = wish.layout()
         self._pen = Pen(model.codec, self._layout)
         self._is_down = False
@@ -56,12 +56,12 @@ class FreeReply:
             InvalidRequestError: the sheet is too large for the format.
         """
         ink = self._draw(delta)
-        if self._wish.format == "strokes":
+        if self._set_sampling.format == "strokes":
             return self._json(WHOLE, ink, delta)
         title = f"{len(ink)} points written freely by {self._model.name}, seed {self._params.seed}"
-        document = Document(ink, self._pages(ink), title, look=self._wish.look())
+        document = Document(ink, self._pages(ink), title, look=self._set_sampling.look())
         try:
-            return render(document, self._wish.format, self._wish.making())
+            return render(document, self._set_sampling.format, self._set_sampling.making())
         except LayoutError as error:
             raise refusal(error) from None
 

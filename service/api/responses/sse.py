@@ -54,7 +54,7 @@ class EventIds:
 
     def __call__(self, delta: Delta) -> bytes:
         """Return the lines that go before the data of a delta's last event."""
-        return self.at(self._position + len(delta.news.items), has_ended=delta.end is not None)
+        return self.at(self._position + len(delta.unseen.items), has_ended=delta.end is not None)
 
     def at(self, position: int, *, has_ended: bool) -> bytes:
         """Return the lines that go before the data of an event that reaches a position."""
@@ -117,7 +117,7 @@ class EventStream(Response):
         """The events of a delta; what came before an error is told before it."""
         error = error_of(delta.end)
         told = replace(delta, end=None) if error else delta
-        bodies = self._reply.event(told) if told.news.items or told.end else []
+        bodies = self._reply.event(told) if told.unseen.items or told.end else []
         events = [b"data: " + body + b"\n\n" for body in bodies]
         if events and self._label:
             events[-1] = self._label(told) + events[-1]

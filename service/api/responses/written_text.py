@@ -68,7 +68,7 @@ class TextReply:
     def __init__(self, wish: HandwritingRequest, seed: int, max_pages: int, author: Author | None = None) -> None:
         assert wish.text is not None, "a text is written"
         self.media_type = MEDIA_TYPES[wish.format]
-        self._wish, self._seed, self._text = wish, seed, wish.text
+        self._set_sampling, self._seed, self._text = wish, seed, wish.text
         author = author or Author.copybook(wish, seed)
         self._layout: Layout = wish.layout()
         self._writer = author.writer
@@ -128,10 +128,10 @@ class TextReply:
             InvalidRequestError: the sheet is too large for the format.
         """
         document = self._document(lines)
-        if self._wish.format == "strokes":
+        if self._set_sampling.format == "strokes":
             return self._end(WHOLE, document.ink[self._pass_over(document.ink) :], document.pages, tail)
         try:
-            return render(document, self._wish.format, self._wish.making())
+            return render(document, self._set_sampling.format, self._set_sampling.making())
         except LayoutError as error:
             raise refusal(error) from None
 
@@ -155,7 +155,7 @@ class TextReply:
 
     def _pass_over(self, ink: Ink) -> int:
         """Count those of the next points that were told before the request was repeated, and return how many."""
-        count = min(len(ink), max(0, self._wish.resume_at - self._columns.num_points))
+        count = min(len(ink), max(0, self._set_sampling.resume_at - self._columns.num_points))
         self._columns.pass_over(ink[:count])
         return count
 
@@ -166,7 +166,7 @@ class TextReply:
     def _document(self, lines: Iterable[Ink]) -> Document:
         ink = Ink.join(lines)
         pages = self._layout.pages(len(self._rows), ink)
-        return Document(ink, pages, self._text, self._text, self._wish.look())
+        return Document(ink, pages, self._text, self._text, self._set_sampling.look())
 
     def _end(self, kind: str, ink: Ink, pages: tuple[Box, ...], more: dict[str, Any] | None = None) -> bytes:
         points, strokes = self._columns.num_points + len(ink), self._columns.num_strokes + int(ink.pen.sum())

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from export.bundle.folder import Bundle, TensorSpec
 
-NEUTRAL = {"temperature", "top_p"}  # wishes whose neutral value is 1; of all others it is 0
+NEUTRAL = {"temperature", "top_p"}  # sampling inputs whose neutral value is 1; of all others it is 0
 
 
 class Runner(ABC):
@@ -26,7 +26,7 @@ class Runner(ABC):
     Attributes:
         stepper: by whom they are stepped; what two of them make of a row differs in the last bits.
         inputs: (capacity,) int64 or (capacity, 3) float32: what each row reads at the next step.
-        wishes: by name, (capacity, ...): how each row's next input is drawn at the next step, noise included.
+        sampling inputs: by name, (capacity, ...): how each row's next input is drawn at the next step, noise included.
         drawn: (capacity,) int64 or (capacity, 3) float32: what each row's last step has drawn from its output.
         codes: uint8 (capacity,): trace byte of each row's last step, as `trace.Hierarchy` reads it.
     """
@@ -36,9 +36,9 @@ class Runner(ABC):
     def __init__(self, bundle: Bundle, capacity: int) -> None:
         self.capacity = capacity
         self.inputs = zeros(bundle.input, capacity)
-        self.wishes = {wish.name: zeros(wish, capacity) for wish in bundle.draws}
-        for name in NEUTRAL & self.wishes.keys():
-            self.wishes[name][:] = True
+        self.sampling_inputs = {wish.name: zeros(wish, capacity) for wish in bundle.draws}
+        for name in NEUTRAL & self.sampling_inputs.keys():
+            self.sampling_inputs[name][:] = True
         self.drawn = zeros(bundle.drawn, capacity)
         self.codes = np.zeros(capacity, np.uint8)
         self._outputs = zeros(bundle.output, capacity)
@@ -55,15 +55,15 @@ class Runner(ABC):
         """Have a row read inputs, at least one, of which nothing is drawn; return the trace bytes of these steps."""
 
     def clear(self, row: int) -> None:
-        """Set a row to the state every sequence starts from, zeros, and its wishes to neutral ones."""
+        """Set a row to the state every sequence starts from, zeros, and its sampling inputs to neutral ones."""
         for tensor in self._now.values():
             tensor[row] = 0
-        for name, values in self.wishes.items():
+        for name, values in self.sampling_inputs.items():
             values[row] = name in NEUTRAL
 
     def move(self, source: int, target: int) -> None:
-        """Copy a row's state, input and wishes over another's."""
-        for tensor in (*self._now.values(), *self.wishes.values(), self.inputs):
+        """Copy a row's state, input and sampling inputs over another's."""
+        for tensor in (*self._now.values(), *self.sampling_inputs.values(), self.inputs):
             tensor[target] = tensor[source]
 
     @property

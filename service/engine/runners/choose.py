@@ -38,8 +38,10 @@ def agreement(bundle: Bundle) -> float:
     """Return the share of steps of which kernel and graph make the same from the same state: outputs and boundaries."""
     random = np.random.default_rng(0)
     graphs, kernel = OnnxRunner(bundle, ROWS), KernelRunner(bundle, ROWS)
-    for name in graphs.wishes.keys() - {"temperature", "top_p", "top_k", "logit_bias", "bias", "noise"}:
-        kernel.wishes[name][:] = graphs.wishes[name][:] = random.normal(size=graphs.wishes[name].shape)
+    for name in graphs.sampling_inputs.keys() - {"temperature", "top_p", "top_k", "logit_bias", "bias", "noise"}:
+        kernel.sampling_inputs[name][:] = graphs.sampling_inputs[name][:] = random.normal(
+            size=graphs.sampling_inputs[name].shape
+        )
     same = []
     for _ in range(STEPS):
         for row in range(ROWS):

@@ -72,7 +72,7 @@ class KernelRunner(Runner):
             "output": self._outputs,
             "drawn": self.drawn,
             "code": self.codes,
-            **self.wishes,
+            **self.sampling_inputs,
         }
         addresses |= {name: array.ctypes.data for name, array in arrays.items() if array is not None}
         self._rows = _Rows(**addresses)

@@ -63,7 +63,10 @@ class OnnxRunner(Runner):
     def read(self, row: int, inputs: Seq[Any]) -> NDArray[np.uint8]:
         """Have a row read inputs, at least one, of which nothing is drawn; return the trace bytes of these steps."""
         side = self._now
-        given = {name: (side[name] if name in side else self.wishes[name])[row : row + 1] for name in self._read_from}
+        given = {
+            name: (side[name] if name in side else self.sampling_inputs[name])[row : row + 1]
+            for name in self._read_from
+        }
         given[self._read_as] = np.array(inputs, self.inputs.dtype)
         found = dict(zip(self._read_into, self._prompt.run(self._read_into, given), strict=True))
         before = [side[name][row] for name in self._detectors]
@@ -80,7 +83,7 @@ class OnnxRunner(Runner):
         binding = (self._single if size == 1 else self._batch).io_binding()
         rows = slice(start, start + size)
         before, after = self._now, self._sides[self._turn ^ 1]
-        given = {self._input.name: self.inputs, **self.wishes, **before}
+        given = {self._input.name: self.inputs, **self.sampling_inputs, **before}
         taken = {self._output.name: self._outputs, self._drawn.name: self.drawn}
         taken |= {state.next: after[state.name] for state in self._states}
         for name, array in given.items():

@@ -1,9 +1,9 @@
 """Before anything is served: does a row keep its bits in any company, on this processor, with this very bundle?
 
 The promise "same seed, same bytes, whoever else is served" rests on code that is chosen by the processor it finds,
-ONNX Runtime's or our own. So it is not believed but tried: random rows with wishes of their own are stepped all
-together, then again alone and in smaller companies of another order, and everything a step leaves behind is compared
-bit for bit.
+ONNX Runtime's or our own. So it is not believed but tried: random rows with sampling inputs of their own are stepped
+all together, then again alone and in smaller batches of another order, and everything a step leaves behind is
+compared bit for bit.
 """
 
 import time
@@ -87,14 +87,14 @@ def _inputs(bundle: Bundle, count: int, random: np.random.Generator) -> Inputs:
         fixed = {"bias": bias, **{wish.name: random.normal(size=wish.shape_for(count)) for wish in others}}
         return [(x, {**fixed, "noise": now}) for x, now in zip(random.normal(size=(*shape, 3)), noise, strict=True)]
     size = bundle.model["vocabulary"]
-    wishes = {
+    sampling_inputs = {
         "temperature": random.choice([COLDEST, 0.7, 1.0], count),
         "top_p": random.choice([0.8, 1.0], count),
         "top_k": random.choice([0, 5], count),
         "logit_bias": np.where(random.random((count, size)) < 0.1, -np.inf, 0.0),
     }
     tokens, noise = random.integers(0, size, shape), random.random(shape)
-    return [(x, {**wishes, "noise": now}) for x, now in zip(tokens, noise, strict=True)]
+    return [(x, {**sampling_inputs, "noise": now}) for x, now in zip(tokens, noise, strict=True)]
 
 
 def _run(runner: Runner, inputs: Inputs, rows: Any) -> list[list[bytes]]:
@@ -103,10 +103,10 @@ def _run(runner: Runner, inputs: Inputs, rows: Any) -> list[list[bytes]]:
     for place in range(count):
         runner.clear(place)
     seen = []
-    for x, wishes in inputs:
+    for x, sampling_inputs in inputs:
         runner.inputs[:count] = x[rows]
-        for name, values in wishes.items():
-            runner.wishes[name][:count] = values[rows]
+        for name, values in sampling_inputs.items():
+            runner.sampling_inputs[name][:count] = values[rows]
         outputs = runner.step(count)
         if not np.isfinite(outputs).all():
             raise BatchVarianceError("an output is not finite")
@@ -124,6 +124,6 @@ def _read(runner: Runner, inputs: Inputs, row: int) -> list[Any]:
     """Read in one go what a row reads at all steps; return its state after them, and the trace bytes."""
     runner.clear(0)
     for name, values in inputs[0][1].items():
-        runner.wishes[name][0] = values[row]
+        runner.sampling_inputs[name][0] = values[row]
     codes = runner.read(0, [x[row] for x, _ in inputs])
     return [runner.save(0), *codes.tolist()]

@@ -92,7 +92,7 @@ class Delta:
     skipped: int = 0
 
     @property
-    def news(self) -> "Delta":
+    def unseen(self) -> "Delta":
         """The same without what was told before."""
         if not self.skipped:
             return self
@@ -170,7 +170,7 @@ class Sequence(ABC):
         """Take in the step that read `next_input`: its trace byte and what was drawn from its output."""
 
     @abstractmethod
-    def ahead(self, limit: int) -> Seq[Any]:
+    def prefillable(self, limit: int) -> Seq[Any]:
         """Return what it reads from now on, `next_input` first, of whose outputs nothing is needed; `limit` at most."""
 
     def read(self, codes: Seq[int]) -> None:
@@ -231,7 +231,7 @@ class Sequence(ABC):
         return delta
 
 
-def prime_ahead(upcoming: Offset, unread: Seq[Offset], limit: int) -> list[Offset]:
+def unread_prime(upcoming: Offset, unread: Seq[Offset], limit: int) -> list[Offset]:
     """Return what is read before the last point of a prime: `limit` points at most.
 
     Args:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.engine.sampling import deviates
-from service.engine.sequences.base import Offset, Sequence, prime_ahead
+from service.engine.sequences.base import Offset, Sequence, unread_prime
 from service.engine.sequences.snapshot import WHOLE, StreamPart
 
 
@@ -78,9 +78,9 @@ class InkSequence(Sequence):
             self.next_input = choice
             self.must_save = self._keeps and self._is_last
 
-    def ahead(self, limit: int) -> Seq[Offset]:
+    def prefillable(self, limit: int) -> Seq[Offset]:
         """Return what is left of the prime but for its last point."""
-        return prime_ahead(self.next_input, self._unread, limit)
+        return unread_prime(self.next_input, self._unread, limit)
 
     @property
     def _is_last(self) -> bool:

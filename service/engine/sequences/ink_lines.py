@@ -1,7 +1,7 @@
 """Lines of a given text on their way through the engine, and the bundle that writes them at work.
 
-What a line says and whose hand it is are wishes of its row, made once; the network says at every point on which
-character the window over the text rests, and whether the line is over.
+What a line says and whose hand it is are sampling inputs of its row, made once; the network says at every point on
+which character the window over the text rests, and whether the line is over.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.engine.sampling import deviates
-from service.engine.sequences.base import Offset, Sequence, prime_ahead
+from service.engine.sequences.base import Offset, Sequence, unread_prime
 from service.engine.sequences.snapshot import WHOLE, Snapshot
 
 LEAST_POINTS = 100
@@ -25,7 +25,7 @@ class Line:
 
     Attributes:
         ids: how many there are of sentinels and characters.
-        given: wishes of its row by name, each without the axis of rows.
+        given: sampling inputs of its row by name, each without the axis of rows.
         prime: standardised offsets that are read first, with as many characters of the text.
         read: ids, with the first sentinel, that belong to the prime; 1 without one.
     """
@@ -116,9 +116,9 @@ class LineSequence(Sequence):
             self._num_drawn += 1
             self.next_input = drawn
 
-    def ahead(self, limit: int) -> Seq[Offset]:
+    def prefillable(self, limit: int) -> Seq[Offset]:
         """Return what is left of the prime but for its last point."""
-        return prime_ahead(self.next_input, self._unread, limit)
+        return unread_prime(self.next_input, self._unread, limit)
 
     def _stand(self, code: int) -> None:
         """Keep the point just read; where a prime came before, the first one is where the drawing begins."""

@@ -154,7 +154,7 @@ class TextSequence(Sequence):
         else:
             self._accept(choice)
 
-    def ahead(self, limit: int) -> Seq[int]:
+    def prefillable(self, limit: int) -> Seq[int]:
         """Return what is left of the prompt but for its last symbol, unless its likelihood is to be told."""
         if self.params.echo and self.params.logprobs is not None:
             return []

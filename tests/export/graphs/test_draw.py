@@ -32,7 +32,7 @@ def session(kind: str, size: int, *, single: bool = False) -> Any:
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
-def wishes(scores: Any, noise: Any, **options: Any) -> dict[str, Any]:
+def sampling_inputs(scores: Any, noise: Any, **options: Any) -> dict[str, Any]:
     """One setting for all rows, or an array of them."""
     rows, size = scores.shape
     bias = np.broadcast_to(np.asarray(options.get("bias", 0.0), np.float32), (rows, size)).copy()
@@ -50,7 +50,7 @@ def wishes(scores: Any, noise: Any, **options: Any) -> dict[str, Any]:
 
 def draw_text(scores: Any, noise: Any, **options: Any) -> Any:
     """Draw symbols from logits in the graph."""
-    given = wishes(scores, noise, **options)
+    given = sampling_inputs(scores, noise, **options)
     return session("text", scores.shape[1]).run(["drawn"], {"logits": scores, **given})[0]
 
 
@@ -123,7 +123,7 @@ def test_a_row_draws_the_same_in_any_company(size: int) -> None:
     scores, noise, parameters = logits(64, 97), random.random(64), mixture(64)
     options = {"temperature": 0.7, "top_p": random.choice([1.0, 0.6], 64), "top_k": random.choice([0, 9], 64)}
     given, ink = (
-        wishes(scores, noise, **options),
+        sampling_inputs(scores, noise, **options),
         {"bias": random.random(64).astype(np.float32), "noise": ink_noise(64)},
     )
     for kind, name, output, wish in (("text", "logits", scores, given), ("ink", "mixture", parameters, ink)):

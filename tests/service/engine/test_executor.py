@@ -1,4 +1,4 @@
-"""A lane with sequences that come, go, branch, stop and go on, on a fake runner and on real ones.
+"""An executor with sequences that come, go, branch, stop and go on, on a fake runner and on real ones.
 
 The rules of the state machine are what clients do; what must hold is checked after each: no row has two owners, the
 order of arrival is kept, everyone finishes, nobody reads what they would not have read alone.
@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from export.bundle import folder as bundles_of
 from model.codec import TextCodec, codec_from_json
-from service.engine.executor import LEAST_AHEAD, MOST_AHEAD, Executor, InkExecutor, TextExecutor
+from service.engine.executor import MAX_PREFILL, MIN_PREFILL, Executor, InkExecutor, TextExecutor
 from service.engine.runners.onnx import OnnxRunner
 from service.engine.sequences.base import Delta, End, Sequence, Status
 from service.engine.sequences.free_ink import InkParams, InkSequence
@@ -30,19 +30,19 @@ CODEC = TextCodec(tuple("abcdefghijk"), "error")
 STEPS_AT_MOST = 1000
 
 
-def drive(lane: Executor[Any], sequences: list[Any]) -> list[Delta]:
+def drive(executor: Executor[Any], sequences: list[Any]) -> list[Delta]:
     """Run sequences together to their ends and return what each tells, the last piece with its end."""
     told = [Delta() for _ in sequences]
     for sequence in sequences:
-        lane.scheduler.add(sequence)
+        executor.scheduler.add(sequence)
     for _ in range(STEPS_AT_MOST):
-        lane.admit(0.0)
-        if not lane.scheduler.rows:
+        executor.admit(0.0)
+        if not executor.scheduler.rows:
             break
-        for sequence in lane.step():
+        for sequence in executor.step():
             if sequence.reason:
-                lane.remove(sequence)
-            told[sequences.index(sequence)].extend(sequence.take().news)
+                executor.remove(sequence)
+            told[sequences.index(sequence)].extend(sequence.take().unseen)
     assert all(delta.end for delta in told)
     return told
 
@@ -62,9 +62,9 @@ def snapshot_of(delta: Delta) -> Snapshot:
 
 @dataclass
 class Model:
-    """A real bundle's lane and how to make sequences for it."""
+    """A real bundle's executor and how to make sequences for it."""
 
-    lane: Executor[Any]
+    executor: Executor[Any]
     codec: Any
     num_rows: int = 3
     kinds: tuple[str, ...] = field(default=("plain", "boundaries"))
@@ -73,7 +73,7 @@ class Model:
         self, length: int, part: StreamPart, *, prompt: str = "", boundaries: bool = True, **params: Any
     ) -> Any:
         """Return a text or a drawing of so many symbols or points."""
-        if isinstance(self.lane, InkExecutor):
+        if isinstance(self.executor, InkExecutor):
             return InkSequence((0.0, 0.0, 0.0), InkParams(seed=7, max_points=length, bias=0.5), part=part)
         ids = self.codec.encode(prompt).tolist()
         given = TextParams(seed=7, max_tokens=length, **params)
@@ -82,7 +82,7 @@ class Model:
     def write(self, length: int, part: StreamPart, **given: Any) -> Delta:
         """Return what such a sequence tells, beside two others that are none of its business."""
         others = [self.sequence(3 + length % 5, StreamPart(), prompt="ab") for _ in range(self.num_rows - 1)]
-        return drive(self.lane, [*others, self.sequence(length, part, **given)])[-1]
+        return drive(self.executor, [*others, self.sequence(length, part, **given)])[-1]
 
 
 @pytest.fixture(params=["small-text", "small-ink", "bytes", "control"])
@@ -92,15 +92,15 @@ def model(request: pytest.FixtureRequest, bundles: Path, odd_bundles: Path) -> M
     bundle = bundles_of.load((bundles if name.startswith("small") else odd_bundles) / name)
     runner = OnnxRunner(bundle, 3)
     codec = codec_from_json(dict(bundle.codec))
-    lane = TextExecutor(name, runner, codec) if isinstance(codec, TextCodec) else InkExecutor(name, runner)
-    return Model(lane, codec)
+    executor = TextExecutor(name, runner, codec) if isinstance(codec, TextCodec) else InkExecutor(name, runner)
+    return Model(executor, codec)
 
 
 @pytest.mark.parametrize("stops", [(), ("ab", "e"), tuple("aeiou")])
 @pytest.mark.parametrize("boundaries", [True, False])
 def test_a_text_in_two_parts_is_the_text(model: Model, boundaries: bool, stops: tuple[str, ...]) -> None:
     """Split after any symbol or point, the two parts joined are the whole, trace, stop strings and bytes included."""
-    if isinstance(model.lane, InkExecutor) and (stops or not boundaries):
+    if isinstance(model.executor, InkExecutor) and (stops or not boundaries):
         pytest.skip("ink has neither")
     length = 24
     given: dict[str, Any] = {"prompt": "ba", "boundaries": boundaries, "stop": stops}
@@ -143,7 +143,7 @@ def test_a_stream_is_taken_up_at_any_position(model: Model, boundaries: bool) ->
 
 def test_a_prompt_after_a_state_is_read_as_if_it_stood_there(model: Model) -> None:
     """A text, then a prompt, then a text again: as if all before had been one prompt."""
-    if isinstance(model.lane, InkExecutor) or model.codec.unknown == "bytes":
+    if isinstance(model.executor, InkExecutor) or model.codec.unknown == "bytes":
         pytest.skip("needs symbols that are characters")
     first = model.write(9, StreamPart(keeps=True), prompt="ba", temperature=0.0)
     second = model.write(9, StreamPart(snapshot_of(first)), prompt=" abc", temperature=0.0)
@@ -154,11 +154,11 @@ def test_a_prompt_after_a_state_is_read_as_if_it_stood_there(model: Model) -> No
 
 def test_choices_share_a_prompt_and_are_what_they_are_alone(model: Model) -> None:
     """The prompt is read once, the branches read its last symbol and what they draw; each is as if it were alone."""
-    if isinstance(model.lane, InkExecutor):
+    if isinstance(model.executor, InkExecutor):
         pytest.skip("ink has no choices")
     ids, params = model.codec.encode("abcabcabcabc").tolist(), TextParams(seed=3, max_tokens=6)
     alone = [
-        drive(model.lane, [TextSequence(model.codec, ids, 0, params, boundaries=True, choice=choice)])[0]
+        drive(model.executor, [TextSequence(model.codec, ids, 0, params, boundaries=True, choice=choice)])[0]
         for choice in range(5)
     ]
     leader = TextSequence(model.codec, ids, 0, params, boundaries=True, shares=True)
@@ -166,7 +166,7 @@ def test_choices_share_a_prompt_and_are_what_they_are_alone(model: Model) -> Non
         TextSequence(model.codec, ids, 0, params, boundaries=True, choice=choice, leader=leader)
         for choice in range(1, 5)
     ]
-    together = drive(model.lane, [leader, *others])
+    together = drive(model.executor, [leader, *others])
     assert [(one.items, one.trace) for one in together] == [(one.items, one.trace) for one in alone]
     assert [len(end_of(one).trace) for one in together] == [12 + 6, *[1 + 6] * 4]
     assert [end_of(one).num_prompt for one in together] == [12] * 5
@@ -174,17 +174,19 @@ def test_choices_share_a_prompt_and_are_what_they_are_alone(model: Model) -> Non
 
 def test_branches_of_a_state_differ_from_their_first_symbol(model: Model) -> None:
     """Another seed draws anew from the very first symbol or point on, and the same seed does not."""
-    if isinstance(model.lane, InkExecutor):
+    if isinstance(model.executor, InkExecutor):
         start = snapshot_of(model.write(5, StreamPart(keeps=True)))
         params = [InkParams(seed=seed, max_points=2, bias=0.5) for seed in (7, 7, 8)]
-        told = drive(model.lane, [InkSequence((0.0, 0.0, 0.0), one, part=StreamPart(start)) for one in params])
+        told = drive(model.executor, [InkSequence((0.0, 0.0, 0.0), one, part=StreamPart(start)) for one in params])
         assert told[0].items == told[1].items
         assert told[0].items[0] != told[2].items[0]
         return
     start = snapshot_of(model.write(5, StreamPart(keeps=True), prompt="ba"))
     texts = {
         seed: "".join(
-            drive(model.lane, [TextSequence(model.codec, [], 0, TextParams(seed, 12), part=StreamPart(start))])[0].items
+            drive(model.executor, [TextSequence(model.codec, [], 0, TextParams(seed, 12), part=StreamPart(start))])[
+                0
+            ].items
         )
         for seed in range(6)
     }
@@ -193,22 +195,22 @@ def test_branches_of_a_state_differ_from_their_first_symbol(model: Model) -> Non
 
 def test_a_poisoned_row_harms_nobody(model: Model) -> None:
     """A row that turns to NaN ends its own sequence; neighbours and the next one on that row do not notice."""
-    runner: Any = model.lane.runner
+    runner: Any = model.executor.runner
     clean = [model.write(9, StreamPart(), prompt="ba") for _ in range(2)]
     poisoned, neighbour = (model.sequence(9, StreamPart(), prompt="ba") for _ in range(2))
     for sequence in (poisoned, neighbour):
-        model.lane.scheduler.add(sequence)
+        model.executor.scheduler.add(sequence)
     told = {poisoned: Delta(), neighbour: Delta()}
     for step in range(STEPS_AT_MOST):
-        model.lane.admit(0.0)
-        if not model.lane.scheduler.rows:
+        model.executor.admit(0.0)
+        if not model.executor.scheduler.rows:
             break
         if step == 4:
             for tensor in runner._now.values():
                 tensor[poisoned.row] = np.nan
-        for sequence in model.lane.step():
+        for sequence in model.executor.step():
             if sequence.reason:
-                model.lane.remove(sequence)
+                model.executor.remove(sequence)
             told[sequence].extend(sequence.take())
     assert end_of(told[poisoned]).reason == "error"
     assert end_of(told[poisoned]).snapshot is None
@@ -231,12 +233,12 @@ class Client:
 
 
 class Machine(RuleBasedStateMachine):
-    """Clients of a lane of three rows: they come, branch, leave, end with a state and go on from it."""
+    """Clients of an executor of three rows: they come, branch, leave, end with a state and go on from it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.runner = CountingRunner(3)
-        self.lane = TextExecutor("counting", self.runner, CODEC)
+        self.executor = TextExecutor("counting", self.runner, CODEC)
         self.clients: list[Client] = []
         self.order: list[Sequence] = []
         self.num_cancelled = 0
@@ -245,7 +247,7 @@ class Machine(RuleBasedStateMachine):
         params = TextParams(seed=1, max_tokens=count)
         sequence = TextSequence(CODEC, prompt, 0, params, **given)
         self.clients.append(Client(prompt, count, sequence, expected))
-        self.lane.scheduler.add(sequence)
+        self.executor.scheduler.add(sequence)
         return self.clients[-1]
 
     @rule(
@@ -291,34 +293,34 @@ class Machine(RuleBasedStateMachine):
         if client.told.end:
             return
         client.sequence.finish("cancelled")
-        self.lane.remove(client.sequence)
+        self.executor.remove(client.sequence)
         client.told.extend(client.sequence.take())
         client.is_gone = True
-        assert client.sequence not in self.lane.scheduler.rows
-        assert client.sequence not in self.lane.scheduler.waiting
+        assert client.sequence not in self.executor.scheduler.rows
+        assert client.sequence not in self.executor.scheduler.waiting
 
     @rule()
     def step(self) -> None:
-        """The lane takes a step: who is ready is seated in the order of arrival, and all rows are stepped."""
-        waiting = [sequence for sequence in self.lane.scheduler.waiting if sequence.is_ready]
-        self.lane.admit(0.0)
+        """The executor takes a step: who is ready is seated in the order of arrival, and all rows are stepped."""
+        waiting = [sequence for sequence in self.executor.scheduler.waiting if sequence.is_ready]
+        self.executor.admit(0.0)
         seated = [sequence for sequence in waiting if sequence.status is Status.RUNNING]
         assert seated == waiting[: len(seated)]
-        assert len(self.lane.scheduler.rows) == 3 or len(seated) == len(waiting)
-        if not self.lane.scheduler.rows:
+        assert len(self.executor.scheduler.rows) == 3 or len(seated) == len(waiting)
+        if not self.executor.scheduler.rows:
             return
-        stepped = self.lane.step()
+        stepped = self.executor.step()
         assert self.runner.counts[-1] == len(stepped)
         for sequence in stepped:
             client = next(client for client in self.clients if client.sequence is sequence)
             if sequence.reason:
-                self.lane.remove(sequence)
+                self.executor.remove(sequence)
             client.told.extend(sequence.take())
 
     @invariant()
     def nobody_shares_a_row(self) -> None:
         """Running sequences own rows 0 .. n-1, one each, and nobody who left or ended is among them."""
-        rows = self.lane.scheduler.rows
+        rows = self.executor.scheduler.rows
         assert [sequence.row for sequence in rows] == list(range(len(rows)))
         assert all(sequence.reason is None for sequence in rows)
 
@@ -336,7 +338,7 @@ class Machine(RuleBasedStateMachine):
         bound = sum(len(client.sequence._inputs) + client.count + 1 for client in self.clients)
         for _ in range(bound):
             self.step()
-        assert not self.lane.has_work
+        assert not self.executor.has_work
         assert all(client.told.end for client in self.clients)
         self.everyone_reads_their_own()
 
@@ -350,39 +352,39 @@ def test_a_long_prompt_delays_nobody() -> None:
 
     What is read ahead in between is bounded.
     """
-    lane = TextExecutor("counting", CountingRunner(4), CODEC)
+    executor = TextExecutor("counting", CountingRunner(4), CODEC)
     running, joining = (TextSequence(CODEC, [1], 0, TextParams(1, 500)) for _ in range(2))
     reading = TextSequence(CODEC, [number % NUM_SYMBOLS for number in range(2000)], 0, TextParams(1, 1))
-    lane.scheduler.add(running)
-    ahead = 0
+    executor.scheduler.add(running)
+    prefilled = 0
     for step in range(1, 501):
         if step == 100:
-            lane.scheduler.add(reading)
+            executor.scheduler.add(reading)
         if step == 200:
-            lane.scheduler.add(joining)
-        lane.admit(0.0)
-        for sequence in lane.step():
+            executor.scheduler.add(joining)
+        executor.admit(0.0)
+        for sequence in executor.step():
             if sequence.reason:
-                lane.remove(sequence)
+                executor.remove(sequence)
         assert running._num_drawn == step
         assert joining._num_drawn == max(0, step - 199)
-        assert lane.num_ahead <= MOST_AHEAD // (2 if step < 200 else 3)
-        ahead += lane.num_ahead
+        assert executor.num_prefilled <= MAX_PREFILL // (2 if step < 200 else 3)
+        prefilled += executor.num_prefilled
     assert reading.reason == "length"
     assert len(reading._trace) == 2000
-    assert ahead > 1900
+    assert prefilled > 1900
 
 
-def _firsts(lane: Executor[Any], sequences: list[Any]) -> Iterator[int]:
+def _firsts(executor: Executor[Any], sequences: list[Any]) -> Iterator[int]:
     """Steps after which each sequence had drawn something."""
     seen: set[int] = set()
     for step in range(STEPS_AT_MOST):
-        lane.admit(0.0)
-        if not lane.scheduler.rows:
+        executor.admit(0.0)
+        if not executor.scheduler.rows:
             return
-        for sequence in lane.step():
+        for sequence in executor.step():
             if sequence.reason:
-                lane.remove(sequence)
+                executor.remove(sequence)
             number = sequences.index(sequence)
             if sequence._num_drawn and number not in seen:
                 seen.add(number)
@@ -391,11 +393,11 @@ def _firsts(lane: Executor[Any], sequences: list[Any]) -> Iterator[int]:
 
 def test_nobody_starves() -> None:
     """However many come, they begin in the order in which they came, and the last one waits for its turn only."""
-    lane = TextExecutor("counting", CountingRunner(3), CODEC)
+    executor = TextExecutor("counting", CountingRunner(3), CODEC)
     sequences = [TextSequence(CODEC, [number % 11], 0, TextParams(1, 1 + number * 5 % 9)) for number in range(40)]
     for sequence in sequences:
-        lane.scheduler.add(sequence)
-    firsts = list(_firsts(lane, sequences))
+        executor.scheduler.add(sequence)
+    firsts = list(_firsts(executor, sequences))
     assert len(firsts) == 40
     assert all(earlier <= later for earlier, later in pairwise(firsts))
     assert firsts[-1] <= sum(sequence.params.max_tokens for sequence in sequences) / 3 + 9
@@ -407,12 +409,12 @@ def test_a_prompt_that_is_read_ahead_is_read(
     model: Model, given: dict[str, Any], neighbours: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether a prompt is read in one go or step by step, alone or in company: the same text, trace and state."""
-    prompt = "abba " * 60 if not isinstance(model.lane, InkExecutor) else ""
+    prompt = "abba " * 60 if not isinstance(model.executor, InkExecutor) else ""
     prime = np.random.default_rng(3).normal(size=(300, 3)).tolist()
 
     def told() -> tuple[Delta, int]:
         others = [model.sequence(400, StreamPart()) for _ in range(neighbours)]
-        if isinstance(model.lane, InkExecutor):
+        if isinstance(model.executor, InkExecutor):
             read: Any = InkSequence((0.0, 0.0, 0.0), InkParams(7, given.get("max_tokens", 9)), prime=prime)
         else:
             params = {"max_tokens": 9, **given}
@@ -423,56 +425,63 @@ def test_a_prompt_that_is_read_ahead_is_read(
                 TextParams(seed=7, **params),
                 part=StreamPart(keeps=True),
             )
-        ahead = 0
+        prefilled = 0
         delta = Delta()
         for sequence in (*others, read):
-            model.lane.scheduler.add(sequence)
+            model.executor.scheduler.add(sequence)
         while not read.reason:
-            model.lane.admit(0.0)
-            model.lane.step()
-            ahead += model.lane.num_ahead
+            model.executor.admit(0.0)
+            model.executor.step()
+            prefilled += model.executor.num_prefilled
             delta.extend(read.take())
         for sequence in (*others, read):
-            model.lane.remove(sequence)
-        return delta, ahead
+            model.executor.remove(sequence)
+        return delta, prefilled
 
-    quick, ahead = told()
+    quick, prefilled = told()
     monkeypatch.setattr(type(model.sequence(1, StreamPart())), "ahead", lambda *_: [])
     slow, none = told()
     assert none == 0
-    if "logprobs" in given and not isinstance(model.lane, InkExecutor):
-        assert ahead == 0
+    if "logprobs" in given and not isinstance(model.executor, InkExecutor):
+        assert prefilled == 0
     else:
-        assert 280 < ahead < 300
+        assert 280 < prefilled < 300
     assert (quick.items, quick.trace, quick.scores) == (slow.items, slow.trace, slow.scores)
     assert (end_of(quick).trace, end_of(quick).snapshot) == (end_of(slow).trace, end_of(slow).snapshot)
 
 
 @pytest.mark.parametrize(
     ("rows", "reading", "expected"),
-    [(1, 1, MOST_AHEAD), (4, 4, MOST_AHEAD // 4), (5, 5, 0), (16, 4, LEAST_AHEAD), (64, 16, LEAST_AHEAD), (64, 17, 0)],
+    [
+        (1, 1, MAX_PREFILL),
+        (4, 4, MAX_PREFILL // 4),
+        (5, 5, 0),
+        (16, 4, MIN_PREFILL),
+        (64, 16, MIN_PREFILL),
+        (64, 17, 0),
+    ],
 )
 def test_somebody_alone_reads_much_and_a_crowd_a_little(rows: int, reading: int, expected: int) -> None:
     """The bound goes down with the number of rows, and the first come are served first; many readers step together."""
-    lane = TextExecutor("counting", CountingRunner(rows), CODEC)
+    executor = TextExecutor("counting", CountingRunner(rows), CODEC)
     prompts = [[1] * 500 if number < reading else [1] for number in range(rows)]
     sequences = [TextSequence(CODEC, prompt, 0, TextParams(1, 9)) for prompt in prompts]
     for sequence in sequences:
-        lane.scheduler.add(sequence)
-    lane.admit(0.0)
-    lane.step()
-    assert lane.num_ahead == expected
+        executor.scheduler.add(sequence)
+    executor.admit(0.0)
+    executor.step()
+    assert executor.num_prefilled == expected
     assert [len(sequence._trace) for sequence in sequences] == [expected + 1, *[1] * (rows - 1)]
 
 
 def test_readers_that_are_done_make_way() -> None:
     """Where too many read at once they step, until so few are left that these may read ahead."""
-    lane = TextExecutor("counting", CountingRunner(6), CODEC)
+    executor = TextExecutor("counting", CountingRunner(6), CODEC)
     for length in (3, 3, 40, 40, 40, 40):
-        lane.scheduler.add(TextSequence(CODEC, [1] * length, 0, TextParams(1, 99)))
-    lane.admit(0.0)
-    ahead = []
+        executor.scheduler.add(TextSequence(CODEC, [1] * length, 0, TextParams(1, 99)))
+    executor.admit(0.0)
+    prefilled = []
     for _ in range(4):
-        lane.step()
-        ahead.append(lane.num_ahead)
-    assert ahead == [0, 0, MOST_AHEAD // 6, MOST_AHEAD // 6]
+        executor.step()
+        prefilled.append(executor.num_prefilled)
+    assert prefilled == [0, 0, MAX_PREFILL // 6, MAX_PREFILL // 6]

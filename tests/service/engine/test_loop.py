@@ -24,17 +24,17 @@ AT_THE_END = FlushPolicy(items=10**9, interval_s=10**9)
 
 @dataclass
 class Rig:
-    """An engine with one lane on a counting runner."""
+    """An engine with one executor on a counting runner."""
 
     engine: Engine
     runner: CountingRunner
-    lane: TextExecutor
+    executor: TextExecutor
     clock: list[float]
 
     def submit(self, prompt: list[int], count: int, *, whole: bool = False, stop: tuple[str, ...] = ()) -> Stream:
         """Submit a completion."""
         params = TextParams(seed=1, max_tokens=count, stop=stop)
-        return self.engine.submit(self.lane, TextSequence(CODEC, prompt, 0, params, whole=whole))
+        return self.engine.submit(self.executor, TextSequence(CODEC, prompt, 0, params, whole=whole))
 
     async def until(self, is_true: Callable[[], bool]) -> None:
         """Give the event loop turns until something holds."""
@@ -73,10 +73,10 @@ async def build() -> AsyncIterator[Build]:
 
     def make(capacity: int = 4, waiting: int = 100, policy: FlushPolicy = EVERY_ITEM, *, is_gated: bool = False) -> Rig:
         runner, clock = CountingRunner(capacity, is_gated=is_gated), [0.0]
-        lane = TextExecutor("counting", runner, CODEC)
-        engine = Engine([lane], policy, waiting, stall_s=5.0, clock=lambda: clock[0])
+        executor = TextExecutor("counting", runner, CODEC)
+        engine = Engine([executor], policy, waiting, stall_s=5.0, clock=lambda: clock[0])
         engine.start()
-        rigs.append(Rig(engine, runner, lane, clock))
+        rigs.append(Rig(engine, runner, executor, clock))
         return rigs[-1]
 
     yield make
@@ -362,11 +362,11 @@ async def test_several_streams_are_read_as_one(build: Build) -> None:
 
 
 async def test_likelihoods_come_with_what_was_read_and_drawn(build: Build) -> None:
-    """The lane tells each sequence that asks the likelihoods of its own symbols, the prompt's too, and no other."""
+    """The executor tells each sequence that asks the likelihoods of its own symbols, the prompt's too, and no other."""
     rig = build(capacity=4)
     asks = TextParams(seed=1, max_tokens=5, echo=True, logprobs=2)
     plain = rig.submit([1, 2], 5)
-    scored = rig.engine.submit(rig.lane, TextSequence(CODEC, [3, 4, 5], 0, asks))
+    scored = rig.engine.submit(rig.executor, TextSequence(CODEC, [3, 4, 5], 0, asks))
     told = await read(scored)
     symbols = [3, 4, 5, *CountingRunner.expected([3, 4, 5], 5)]
     assert "".join(told.items) == CODEC.decode(symbols)
@@ -387,7 +387,7 @@ async def test_a_bias_belongs_to_its_row(build: Build) -> None:
     rig = build(capacity=3)
     params = TextParams(seed=1, max_tokens=20, logit_bias=((2, 100.0), (0, -100.0)), temperature=0)
     short, plain = rig.submit([1], 3), rig.submit([1, 2], 20)
-    biased = rig.engine.submit(rig.lane, TextSequence(CODEC, [7], 0, params))
+    biased = rig.engine.submit(rig.executor, TextSequence(CODEC, [7], 0, params))
     told = await read(biased)
     # 100 for the one and 100 against the likeliest: "c" ties with it, and of equals the lower id counts.
     total, expected = 8, []
@@ -416,14 +416,15 @@ async def test_bundles_share_the_thread_fairly() -> None:
             order.append(self.name)
             return super().step(count)
 
-    lanes = [TextExecutor(name, Noted(name, capacity), CODEC) for name, capacity in (("wide", 16), ("narrow", 1))]
-    engine = Engine(lanes, AT_THE_END, 100, clock=lambda: 0.0)
+    executors = [TextExecutor(name, Noted(name, capacity), CODEC) for name, capacity in (("wide", 16), ("narrow", 1))]
+    engine = Engine(executors, AT_THE_END, 100, clock=lambda: 0.0)
     engine.start()
     try:
         many = [
-            engine.submit(lanes[0], TextSequence(CODEC, [1] * 50, 0, TextParams(1, 300), whole=True)) for _ in range(40)
+            engine.submit(executors[0], TextSequence(CODEC, [1] * 50, 0, TextParams(1, 300), whole=True))
+            for _ in range(40)
         ]
-        one = engine.submit(lanes[1], TextSequence(CODEC, [1], 0, TextParams(1, 200), whole=True))
+        one = engine.submit(executors[1], TextSequence(CODEC, [1], 0, TextParams(1, 200), whole=True))
         await asyncio.gather(read(one), *(read(stream) for stream in many))
     finally:
         engine.stop()
@@ -452,5 +453,5 @@ async def test_ten_thousand_joins_and_cancels_leak_nothing(build: Build) -> None
     assert rig.engine.gauges.cancel_steps_max <= 1
     assert not rig.engine._streams
     assert not rig.engine._told
-    assert not rig.lane.has_work
+    assert not rig.executor.has_work
     assert "".join((await read(rig.submit([1], 9))).items) == text_of([1], 9)

@@ -68,13 +68,13 @@ def bundle(request: pytest.FixtureRequest, made: dict[str, Bundle]) -> Bundle:
 
 
 def feed(bundle: Bundle, random: np.random.Generator, *all_rows: Any) -> None:
-    """Give all of them the same random inputs, wishes and noise."""
+    """Give all of them the same random inputs, sampling inputs and noise."""
     some = all_rows[0]
     count = some.capacity
     if bundle.kind == "text":
         size = bundle.model["vocabulary"]
         x: Any = random.integers(0, size, count)
-        wishes = {
+        sampling_inputs = {
             "temperature": random.choice([1e-20, 0.7, 1.0, 1.5], count),
             "top_p": random.choice([0.0, 0.5, 0.95, 1.0, 1.0], count),
             "top_k": random.choice([0, 0, 1, 3, size], count),
@@ -85,12 +85,16 @@ def feed(bundle: Bundle, random: np.random.Generator, *all_rows: Any) -> None:
         x = random.normal(size=(count, 3))
         uniform = random.random((count, 4))
         uniform[:, 1:3] = random.normal(size=(count, 2))
-        wishes = {"bias": random.choice([0.0, 0.5, 2.0], count), "noise": uniform}
-        wishes |= {name: random.normal(size=some.wishes[name].shape) for name in STATE_WISHES if name in some.wishes}
+        sampling_inputs = {"bias": random.choice([0.0, 0.5, 2.0], count), "noise": uniform}
+        sampling_inputs |= {
+            name: random.normal(size=some.sampling_inputs[name].shape)
+            for name in STATE_WISHES
+            if name in some.sampling_inputs
+        }
     for rows in all_rows:
         rows.inputs[:] = x
-        for name, values in wishes.items():
-            rows.wishes[name][:] = values
+        for name, values in sampling_inputs.items():
+            rows.sampling_inputs[name][:] = values
 
 
 def test_it_computes_what_the_graph_does(bundle: Bundle) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from export.bundle import folder as bundles_of
 from export.bundle.folder import Bundle
-from export.checks.invariance import wishes_of
+from export.checks.invariance import sampling_inputs_for
 from export.runtime import OnnxStep
 from service.engine.kernel.library import library
 from service.engine.operations import Hierarchy
@@ -207,24 +207,24 @@ def test_a_state_that_no_step_leaves_behind_is_refused(opened: Opened) -> None:
 
 
 def test_rows_draw_as_they_wish_wherever_they_sit(bundle: Bundle) -> None:
-    """Drawn is what the graph draws with the same wishes, alone too, and a row that moves takes its own along."""
+    """A row draws what the graph draws with the same sampling inputs, alone too, and keeps them when it moves."""
     plain, runner, alone = OnnxStep.of(bundle), OnnxRunner(bundle, 3), OnnxRunner(bundle, 1)
     inputs = inputs_of(bundle, 12, 3)
-    wishes = wishes_of(plain, 12, 3, np.random.default_rng(5))
-    for name, values in wishes[0].items():
-        runner.wishes[name][2] = values[0]
-        alone.wishes[name][0] = values[0]
+    sampling_inputs = sampling_inputs_for(plain, 12, 3, np.random.default_rng(5))
+    for name, values in sampling_inputs[0].items():
+        runner.sampling_inputs[name][2] = values[0]
+        alone.sampling_inputs[name][0] = values[0]
     runner.move(2, 0)
     state = plain.zeros(3)
-    for x, now in zip(inputs, wishes, strict=True):
+    for x, now in zip(inputs, sampling_inputs, strict=True):
         for name, values in now.items():
-            runner.wishes[name][1:3] = values[1:3]
-        runner.wishes["noise"][:], alone.wishes["noise"][:] = now["noise"], now["noise"][:1]
+            runner.sampling_inputs[name][1:3] = values[1:3]
+        runner.sampling_inputs["noise"][:], alone.sampling_inputs["noise"][:] = now["noise"], now["noise"][:1]
         drawn, _, state = plain.draw(x, state, now)
         run(runner, x[None])
         run(alone, x[None, :1])
         assert runner.drawn.tobytes() == drawn.tobytes()
         assert alone.drawn.tobytes() == drawn[:1].tobytes()
     runner.clear(0)
-    neutral = OnnxRunner(bundle, 1).wishes
-    assert all(np.array_equal(runner.wishes[name][0], values[0]) for name, values in neutral.items())
+    neutral = OnnxRunner(bundle, 1).sampling_inputs
+    assert all(np.array_equal(runner.sampling_inputs[name][0], values[0]) for name, values in neutral.items())

@@ -30,8 +30,8 @@ def test_a_sound_bundle_passes_and_leaves_fresh_rows(bundles: Path, name: str) -
     assert proof.row_steps == 12 * (4 + 2 + 3 + 7 + 31 + 64)
     fresh = OnnxRunner(bundle, 1)
     assert {runner.save(row) for row in range(65)} == {fresh.save(0)}
-    for wish, values in fresh.wishes.items():
-        assert all(np.array_equal(runner.wishes[wish][row], values[0]) for row in range(65))
+    for wish, values in fresh.sampling_inputs.items():
+        assert all(np.array_equal(runner.sampling_inputs[wish][row], values[0]) for row in range(65))
 
 
 def test_a_runner_of_one_row_has_nothing_to_compare_but_itself(bundles: Path) -> None:

@@ -1,4 +1,4 @@
-"""One lane of the engine without HTTP: streams that write for themselves, drawing and bookkeeping included."""
+"""One executor of the engine without HTTP: streams that write for themselves, drawing and bookkeeping included."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from service.registry.served import InkModel, TextModel
 FOREVER = 10**9
 
 
-class WritingLane:
+class WritingExecutor:
     """Steps streams of one bundle together, as the engine's thread does.
 
     Args:
@@ -23,19 +23,19 @@ class WritingLane:
 
     def __init__(self, bundles: Path, name: str, batch: int, steps: int) -> None:
         model = ModelRegistry.open(bundles, batch, "copybook").find(name)
-        self._lane: Any = model.lane
+        self._executor: Any = model.executor
         self._steps = steps
         for seed in range(batch):
-            self._lane.scheduler.add(_sequence(model, seed))
-        self._lane.admit(0.0)
+            self._executor.scheduler.add(_sequence(model, seed))
+        self._executor.admit(0.0)
 
     def __call__(self) -> int:
         """Take a turn and return how many characters or points were written."""
         for _ in range(self._steps):
-            self._lane.step()
-        for sequence in self._lane.scheduler.rows:
+            self._executor.step()
+        for sequence in self._executor.scheduler.rows:
             sequence.take()
-        return self._steps * len(self._lane.scheduler.rows)
+        return self._steps * len(self._executor.scheduler.rows)
 
 
 def _sequence(model: Any, seed: int) -> Any:
