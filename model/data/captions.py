@@ -26,7 +26,7 @@ LARGE = 1000  # training lines; a smaller set keeps every character and repeats 
 MIN_COUNT = 20  # a rarer character is learned as "some unknown character"
 SCARCE, REPEATS = 200, 4  # a line with a character that occurs less often than this comes so many times
 MAX_JUMP = 1500  # raw units; lines of IAM-OnDB are some 5,000 wide
-POINTS_PER_CHARACTER = (8, 45)  # 99.5 % of IAM-OnDB are inside, 21 is usual
+PLAUSIBLE_POINTS_PER_CHARACTER = (8, 45)  # 99.5 % of IAM-OnDB are inside, 21 is usual
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def caption_lines(
 def _is_true(line: NDArray[np.float64], said: Said, index: int) -> bool:
     """Whether ink and text of a line can be trusted to belong together."""
     text = said.texts[index]
-    low, high = POINTS_PER_CHARACTER
+    low, high = PLAUSIBLE_POINTS_PER_CHARACTER
     return (
         "#" not in text
         and not said.is_doubtful[index]

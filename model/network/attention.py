@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, softplus
 
 from model.config import ModelConfig
+from model.ink import STRIDE
 from model.network.state import AttentionState
 
-# softplus(0) / 15 is one character in 21.6 points, the pace of a hand in IAM-OnDB: where a fresh network starts.
-STRIDE = 15.0
 NOTHING = 0  # the id of what follows a text in a batch of longer ones
 
 

@@ -11,11 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# Offsets are whole raw units, so a density could grow without bound around them: sigma stops at e^-6 = 0.0025
-# standardised units, about a tenth of one raw unit of IAM-OnDB.
-LOG_SCALE_FLOOR = -6.0
-LOG_SCALE_CEILING = 4.0
-CORRELATION_LIMIT = 0.999
+from model.ink import CORRELATION_LIMIT, LOG_SCALE_CEILING, LOG_SCALE_FLOOR
 
 
 class Mixture(NamedTuple):

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.network.attention import STRIDE, Attention
+from model.ink import STRIDE
+from model.network.attention import Attention
 from model.network.batch_norm import BatchNormLayer, run_batch_norm
 from model.network.cell import Layer, cell_step
 from model.network.fast.window import WindowOptions, run_window

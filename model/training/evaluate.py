@@ -9,8 +9,9 @@ from torch import Tensor
 
 from model.codec import TextCodec
 from model.data.corpus import Corpus, Window
+from model.ink import LOG_SCALE_FLOOR
 from model.network.fast.window import WindowOptions
-from model.network.heads import LOG_SCALE_FLOOR, mixture_nll, mixture_of, stop_nll, text_nll
+from model.network.heads import mixture_nll, mixture_of, stop_nll, text_nll
 from model.network.stack import Network
 from model.network.state import NetworkState
 from model.training.metrics import BoundaryCounts, bits_per_symbol, cell_work_share

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-import model.analysis.sample
+import model.ink
 import model.training.loop
 from model.analysis.sample import sample_handwriting
 from model.checkpoints import checkpoint as checkpoints
@@ -168,7 +168,7 @@ def test_split_writes_ids_and_no_data(tmp_path: Path) -> None:
 
 def test_sample_writes_a_line(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Strokes as SVG and a picture of the window; the same seed gives the same line, another hand another one."""
-    monkeypatch.setattr(model.analysis.sample, "MAX_POINTS_PER_CHARACTER", 5)
+    monkeypatch.setattr(model.ink, "POINTS_PER_CHARACTER", 5)
     arguments = ("sample", trained, "--text", "A word?", "--hand", 1)
     one = command(*arguments, "--picture", tmp_path / "window.png")
     assert one.exit_code == 0, one.output
@@ -182,7 +182,8 @@ def test_sample_writes_a_line(trained: Path, tmp_path: Path, monkeypatch: pytest
 
 def test_a_sample_says_where_it_was_in_the_text(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shares over the characters at every point, boundaries beside them, and whether the line is whole."""
-    monkeypatch.setattr(model.analysis.sample, "MAX_POINTS_PER_CHARACTER", 5)
+    monkeypatch.setattr(model.ink, "LEAST_POINTS", 9)
+    monkeypatch.setattr(model.ink, "POINTS_PER_CHARACTER", 5)
     checkpoint = checkpoints.load(trained)
     with torch.no_grad():
         checkpoint.weights["output.bias"][-1] = -50.0  # it never stops
@@ -194,8 +195,10 @@ def test_a_sample_says_where_it_was_in_the_text(trained: Path, monkeypatch: pyte
         centre = (written.shares * np.arange(5)).sum(1) / written.shares.sum(1)
         assert centre[-1] > centre[0]
         assert written.z.shape == (24, 2)
+    monkeypatch.undo()
     with torch.no_grad():
-        checkpoint.weights["output.bias"][-1] = 50.0  # it stops at the first chance
+        checkpoint.weights["output.bias"][-1] = 50.0  # it says so at every point, and is believed on the last character
     (written,) = sample_handwriting(checkpoint, "abc", 0, 0.5, 1)
     assert written.is_complete
-    assert len(written.offsets) == len(written.shares) == len(written.z) == 1
+    assert len(written.offsets) == len(written.shares) == len(written.z) > 1
+    assert 1 + written.shares[-1, 1:].argmax() == 3

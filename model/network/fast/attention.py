@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from model.network.attention import STRIDE, edges
+from model.ink import STRIDE
+from model.network.attention import edges
 from model.network.fast.fuse import fused
 from model.network.state import AttentionState
 

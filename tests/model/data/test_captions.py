@@ -84,7 +84,7 @@ def test_train_loses_what_would_teach_something_wrong(write: Callable[[Arrays], 
     corpus = load_ink(write(arrays | {"text_offsets": arrays["text_offsets"]}), protocol="official", texts=True)
     assert corpus.ids == {"train": ["4", "5"], "valid": ["7", "8"], "test": ["10"]}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "POINTS_PER_CHARACTER", (11, 45))
+        patch.setattr(module, "PLAUSIBLE_POINTS_PER_CHARACTER", (11, 45))
         with pytest.raises(DataError, match="lines with a text in train, found none"):
             load_ink(write(arrays), protocol="official", texts=True)
 

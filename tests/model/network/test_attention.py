@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.network.attention import STRIDE, Attention
+from model.ink import STRIDE
+from model.network.attention import Attention
 from model.network.fast.window import WindowOptions
 from model.network.heads import mixture_of, pack
 from model.network.reference import read_text
