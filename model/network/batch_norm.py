@@ -30,7 +30,7 @@ from model.network.fast.window import WindowOptions
 from model.network.state import LayerState, NetworkState
 
 GAIN = 0.1  # at first: with 1, tanh is soon saturated, and no gradient gets far through the steps (Cooijmans et al.)
-NEWS = 0.1  # share of each window in what is known of the population
+MOMENTUM = 0.1  # share of each window in the running averages of the population
 
 Kernels = tuple[Callable[..., Any], Callable[..., Any]]
 
@@ -42,12 +42,12 @@ class BatchNormLayer(Layer):
         weight: (H + H_below, 4H), rows [own h | h below]. input, bias: as of any layer.
         gain_h, gain_x: (4H,). gain_c, bias_c: (H,).
         mean, variance: (9H,) of [h W_h | x W_x | c], running averages over the windows of a training.
-        news: share of the next window in them.
+        momentum: share of the next window in them.
     """
 
     mean: Tensor
     variance: Tensor
-    news: float = NEWS
+    momentum: float = MOMENTUM
 
     def __init__(self, config: ModelConfig, index: int) -> None:
         super().__init__(config, index)
@@ -62,9 +62,9 @@ class BatchNormLayer(Layer):
     @torch.no_grad()
     def learn(self, mean: Tensor, variance: Tensor, rows: int) -> None:
         """Take the statistics of a window's batches (9H,), averaged over its steps, into those of the population."""
-        self.mean.lerp_(mean, self.news)
+        self.mean.lerp_(mean, self.momentum)
         # The variance in a sample is too small by its share of one row.
-        self.variance.lerp_(variance * (rows / (rows - 1)), self.news)
+        self.variance.lerp_(variance * (rows / (rows - 1)), self.momentum)
 
 
 def run_batch_norm(

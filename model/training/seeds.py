@@ -15,8 +15,8 @@ import torch
 
 from model.checkpoints import checkpoint as checkpoints
 from model.checkpoints.checkpoint import BEST
-from model.training.loop import Trainer, TrainingError
-from model.training.process import CatchInterrupt, Interrupted, settle
+from model.training.loop import Trainer
+from model.training.process import CatchInterrupt, Interrupted, TrainingError, settle
 
 SEEDS = "seeds.json"
 

@@ -79,7 +79,7 @@ def test_it_learns_ink_and_when_to_stop(corpus: Corpus, tmp_path: Path) -> None:
     window.last[8, 2], window.weight[8:, 2] = 1, 0
     before, stops_before = losses(trainer, window)
     for _ in range(40):
-        trainer.update(window, rate=2e-2, slope=1.0, decay=0.0)
+        trainer.state.update(window, rate=2e-2, slope=1.0, decay=0.0)
     after, stops_after = losses(trainer, window)
     assert after < before - 0.3
     assert stops_after < 0.5 * stops_before
@@ -102,7 +102,7 @@ def test_a_resumed_training_is_the_uninterrupted_one(
     make_trainer(corpus, tmp_path / "one", 6).run()
     make_trainer(corpus, tmp_path / "two", 6).run(stop_after=3)
     again = make_trainer(corpus, tmp_path / "two", 6)
-    again.resume()
+    again.begin(resume=True)
     again.run()
     assert_same_training(tmp_path / "one", tmp_path / "two")
     extra = checkpoints.load(tmp_path / "one" / LAST).extra
