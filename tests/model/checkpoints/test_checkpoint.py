@@ -21,7 +21,7 @@ from model.codec import InkCodec, TextCodec
 from model.config import TrainConfig
 from tests.model.networks import config_for, make_inputs, make_network, walk
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def make_checkpoint(kind: str = "text", seed: int = 0, **facts: Any) -> Checkpoint:
