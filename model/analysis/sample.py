@@ -138,7 +138,7 @@ def sample_handwriting(
     ids = codec.encode_text(text)
     # Room after the text, so that the window can be seen to leave it.
     padded = torch.from_numpy(np.pad(ids, (0, SLOTS_AFTER_TEXT))).expand(count, -1)
-    conditioning = network.read(Condition(padded, torch.full((count,), hand)))
+    conditioning = network.conditioning(Condition(padded, torch.full((count,), hand)))
     state = network.zeros(count)
     point = torch.from_numpy(codec.ink.encode(np.zeros((count, 3))))
     points: list[Tensor] = []

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from model.codec import HandwritingCodec, InkCodec
 from model.data.batches import Caption, shuffled
-from model.data.captions import Said, caption_lines, read_said
+from model.data.captions import Transcripts, caption_lines, read_transcripts
 from model.data.errors import DataError
 from model.data.inkml import read_inkml
 from model.data.known import INKS, UNKNOWN_LICENCE, UNKNOWN_USE
@@ -62,7 +62,7 @@ class _Source:
     split: NDArray[np.int64] | None
     sha256: str
     names: list[str]
-    said: Said | None = None
+    transcripts: Transcripts | None = None
 
 
 def load_ink(
@@ -105,8 +105,8 @@ def load_ink(
     written: InkCodec | HandwritingCodec = ink
     if texts:
         given = codec if isinstance(codec, HandwritingCodec) else None
-        said = _said(path, source)
-        parts, written, captions, cleaning = caption_lines(path, parts, source.lines, said, ink, given)
+        transcripts = _transcripts(path, source)
+        parts, written, captions, cleaning = caption_lines(path, parts, source.lines, transcripts, ink, given)
         facts |= {"captions": cleaning, "lines": {name: len(part) for name, part in parts.items()}}
     train, valid, test = ([ink.encode(source.lines[i]) for i in part] for part in parts.values())
     facts |= {
@@ -123,11 +123,11 @@ def load_ink(
     return InkCorpus(written, train, valid, test, facts, ids, captions)
 
 
-def _said(path: Path, source: _Source) -> Said:
+def _transcripts(path: Path, source: _Source) -> Transcripts:
     """The texts, or DataError."""
-    if source.said is None:
+    if source.transcripts is None:
         raise DataError(f"{path}: expected an .npz with text and text_offsets, to learn to write a given text")
-    return source.said
+    return source.transcripts
 
 
 def _read(path: Path, *, texts: bool) -> _Source:
@@ -170,8 +170,8 @@ def _read_npz(path: Path, *, texts: bool) -> _Source:
     points[offsets[:-1][np.diff(offsets) > 0], :2] = 0  # a line begins where it begins, whatever the file says
     lines = [points[begin:end] for begin, end in itertools.pairwise(offsets.tolist())]
     codes = None if split is None else split.astype(np.int64)
-    said = read_said(path, _load_arrays(path, content, (), CAPTIONS), len(lines)) if texts else None
-    return _Source(lines, codes, hashlib.sha256(content).hexdigest(), _names(content, len(lines)), said)
+    transcripts = read_transcripts(path, _load_arrays(path, content, (), CAPTIONS), len(lines)) if texts else None
+    return _Source(lines, codes, hashlib.sha256(content).hexdigest(), _names(content, len(lines)), transcripts)
 
 
 def _names(content: bytes, count: int) -> list[str]:

@@ -45,7 +45,7 @@ class Attention(nn.Module):
         self.weight = nn.Parameter(torch.randn(config.hidden[0], 3 * mixtures) * config.hidden[0] ** -0.5)
         self.bias = nn.Parameter(torch.zeros(3 * mixtures))
 
-    def read(self, text: Tensor) -> Tensor:
+    def encode(self, text: Tensor) -> Tensor:
         """Character vectors, each less the next one: ids (B, U) int64, NOTHING after the end -> (B, U, E)."""
         is_there = (text != NOTHING)[:, :, None]
         own = torch.where(is_there, self.embedding(text), 0.0)
@@ -60,7 +60,7 @@ class Attention(nn.Module):
         Args:
             h: of layer 1 at this step (B, H).
             position: m of the step before (B, K), in characters from the first.
-            differences: as `read` gave them (B, U, E).
+            differences: as `encode` gave them (B, U, E).
 
         Returns:
             the new state, and phi (B, U), the share of each character.

@@ -36,8 +36,8 @@ class Condition(NamedTuple):
     writer: Tensor
 
 
-class Reading(NamedTuple):
-    """A condition as the steps use it; made once for a text.
+class TextConditioning(NamedTuple):
+    """A condition in the form that steps take it in; made once for a text.
 
     Attributes:
         differences: of the character vectors (B, U, E).
@@ -143,18 +143,18 @@ class Network(nn.Module):
         place = (config.window_mixtures, config.character_width) if config.writes_text else None
         return NetworkState.zeros(config.hidden, batch, weight.dtype, weight.device, place)
 
-    def read(self, condition: Condition) -> Reading:
-        """Read a text once, before the steps that write it."""
+    def conditioning(self, condition: Condition) -> TextConditioning:
+        """Encode a text and a hand once, before the steps that write them."""
         if self.attention is None or self.hands is None:
             msg = "this network writes freely: it reads no text"
             raise ValueError(msg)
-        return Reading(self.attention.read(condition.text), self.hands(condition.writer))
+        return TextConditioning(self.attention.encode(condition.text), self.hands(condition.writer))
 
-    def place(self, state: NetworkState, before: NetworkState, reading: Reading) -> Tensor:
+    def place(self, state: NetworkState, before: NetworkState, conditioning: TextConditioning) -> Tensor:
         """Where the window lay at a step: the share of each character (B, U), from the states after and before it."""
         if self.attention is None or before.attention is None:
             raise ValueError(NEEDS_TEXT)
-        return self.attention.step(state.layers[0].h, before.attention.position, reading.differences)[1]
+        return self.attention.step(state.layers[0].h, before.attention.position, conditioning.differences)[1]
 
     def embed(self, x: Tensor, hand: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Layer 1's input share of s for symbols (...) int64 or offsets (..., B, 3) of a hand (B, E): (..., N).
@@ -199,7 +199,7 @@ class Network(nn.Module):
         state: NetworkState,
         slope: float | Tensor = 1.0,
         noise: Tensor | None = None,
-        reading: Reading | None = None,
+        conditioning: TextConditioning | None = None,
     ) -> tuple[Tensor, NetworkState]:
         """One time step.
 
@@ -208,14 +208,14 @@ class Network(nn.Module):
             state: after the previous step, each tensor with B rows.
             slope: the paper's a.
             noise: uniform (B, L-1), for a sampled detector.
-            reading: the text, as `read` gave it, where the network writes one.
+            conditioning: the text and the hand, as `conditioning` encoded them, where the network writes a text.
 
         Returns:
             logits (B, V) or packed mixture parameters (B, 6M+1), after them the logit of the line being over (B, 1)
             where a text is written; and the new state.
         """
         config, place = self.config, state.attention
-        source: Tensor | None = self.embed(x, None if reading is None else reading.hand)
+        source: Tensor | None = self.embed(x, None if conditioning is None else conditioning.hand)
         if config.cell == "bn-lstm" and source is not None:
             layers = [self.layer(index) for index in range(config.num_layers)]
             h, after = run_batch_norm(layers, source[None], state, WindowOptions(source.dtype), training=False)
@@ -242,9 +242,9 @@ class Network(nn.Module):
             z_below = done[-1].z if config.cell == "hmlstm" else z_below
         sources = [layer.h for layer in done]
         if self.attention is not None:
-            if reading is None or place is None:
+            if conditioning is None or place is None:
                 raise ValueError(NEEDS_TEXT)
-            place, _ = self.attention.step(done[0].h, place.position, reading.differences)
+            place, _ = self.attention.step(done[0].h, place.position, conditioning.differences)
             sources.append(place.vector)
         raw = self.output(torch.cat(sources, dim=1))
         after = NetworkState(tuple(done), place)
@@ -280,7 +280,7 @@ class Network(nn.Module):
             raise ValueError(NEEDS_TEXT)
         masks = masks or Masks()
         layers, drawn = [self.layer(index) for index in range(self.config.num_layers)], masks.weights[1:]
-        differences, hand = (None, None) if condition is None else self.read(condition)
+        differences, hand = (None, None) if condition is None else self.conditioning(condition)
         source = self.embed(x, hand, masks.weights[0] if masks.weights else None)
         if self.config.cell == "bn-lstm":
             h, after = run_batch_norm(layers, source, state, options, drawn, training=self.training)

@@ -5,7 +5,6 @@ both directions and CTC (Graves 2006) over the characters. It is torch's own LST
 cell with it. What is read from a line does not depend on the other lines of its batch.
 """
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -15,17 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from model.checkpoints.checkpoint import CheckpointError
+from model.checkpoints.checkpoint import BEST, CheckpointError, group, read_file, write_file
 from model.codec import NUM_SENTINELS, HandwritingCodec
 from model.data.batches import Caption
 from model.data.ink import InkCorpus
 
-FORMAT = "copyist-recogniser/1"
-LAST, BEST = "last.safetensors", "best.safetensors"
+FORMAT, KIND = "copyist-recogniser/1", "recogniser"
 BLANK = 0
 STRIDES = (2, 2)
 POINTS_PER_FRAME = math.prod(STRIDES)
@@ -121,7 +117,7 @@ class Recogniser(nn.Module):
         order = sorted(range(len(lines)), key=lambda i: len(lines[i]))
         for begin in range(0, len(order), READ_BATCH):
             chosen = order[begin : begin + READ_BATCH]
-            scores, frames = self(*_padded([lines[i] for i in chosen], self.head.weight.device))
+            scores, frames = self(*pad_lines([lines[i] for i in chosen], self.head.weight.device))
             labels = scores.argmax(2).cpu().numpy()
             for row, i in enumerate(chosen):
                 texts[i] = self._text(labels[: frames[row], row])
@@ -178,17 +174,17 @@ def load_recogniser(path: Path) -> tuple[Recogniser, dict[str, Any]]:
         CheckpointError: the file is missing, damaged, or not one of ours.
     """
     path = path / BEST if path.is_dir() else path
-    header, tensors = _read(path)
+    header, tensors = read_file(path, FORMAT, KIND)
     try:
         recogniser = Recogniser(RecogniserConfig(**header["config"]), HandwritingCodec.from_json(header["codec"]))
-        weights = {name.removeprefix("weights/"): t for name, t in tensors.items() if name.startswith("weights/")}
-        recogniser.load_state_dict(weights)
+        recogniser.load_state_dict(group(tensors, "weights/"))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: a damaged recogniser ({error})") from error
     return recogniser.eval(), header["facts"]
 
 
-def _padded(lines: Sequence[Line], device: torch.device) -> tuple[Tensor, Tensor]:
+def pad_lines(lines: Sequence[Line], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return lines (n, 3) as one tensor (B, T, 3) on a device, zeros after the end of each, and their lengths (B,)."""
     lengths = torch.tensor([len(line) for line in lines])
     points = torch.zeros(len(lines), int(lengths.max()), 3)
     for row, line in enumerate(lines):
@@ -209,25 +205,7 @@ def save_recogniser(
     tensors = {f"weights/{name}": tensor for name, tensor in recogniser.state_dict().items()}
     if optimiser is not None:
         tensors |= {f"adam/{key}/{name}": value for name, key, value in _moments(recogniser, optimiser)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    save_file(copies, str(partial), metadata={"copyist": json.dumps(header)})
-    partial.replace(path)
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such recogniser; expected a .safetensors file or a training folder")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("copyist", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: not a recogniser of the format {FORMAT}")
-    return header, tensors
+    write_file(path, header, tensors)
 
 
 def _moments(recogniser: Recogniser, optimiser: torch.optim.Optimizer) -> Iterator[tuple[str, str, Tensor]]:

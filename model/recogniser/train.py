@@ -1,3 +1,5 @@
+"""The training of a recogniser: CTC on distorted lines, evaluated now and then, and resumed exactly."""
+
 import json
 import math
 from collections.abc import Callable
@@ -9,33 +11,26 @@ import numpy as np
 import torch
 from torch import nn
 
-from model.checkpoints.checkpoint import CheckpointError
+from model.checkpoints.checkpoint import BEST, LAST, CheckpointError, read_file
 from model.codec import NUM_SENTINELS, HandwritingCodec
 from model.data.batches import shuffled
 from model.data.ink import InkCorpus
 from model.recogniser.network import (
-    BEST,
-    LAST,
+    FORMAT,
+    KIND,
     Line,
     Recogniser,
     RecogniserConfig,
-    _padded,
-    _read,
     measure,
+    pad_lines,
     save_recogniser,
 )
 from model.training.budget import Budget
 
-EVALUATIONS = 20
-
-
+EVALUATIONS = 20  # over a whole budget
 VALIDATION_LINES = 400
-
-
-WARM_UP = 200
-
-
-CLIP = 5.0
+WARM_UP = 200  # updates
+CLIP = 5.0  # largest global gradient norm
 
 
 def train_recogniser(
@@ -104,7 +99,7 @@ def _update(recogniser: Recogniser, optimiser: torch.optim.Optimizer, corpus: In
     targets = [torch.from_numpy(corpus.captions["train"][i].text[1:-1] - NUM_SENTINELS + 1) for i in chosen]
     torch.manual_seed(config.seed * 1_000_003 + budget.done)  # dropout, the same after a resumption
     recogniser.train()
-    scores, frames = recogniser(*_padded(lines, recogniser.head.weight.device))
+    scores, frames = recogniser(*pad_lines(lines, recogniser.head.weight.device))
     lengths = torch.tensor([len(target) for target in targets])
     loss = nn.functional.ctc_loss(scores, torch.cat(targets).to(scores.device), frames, lengths, zero_infinity=True)
     optimiser.zero_grad(set_to_none=True)
@@ -141,7 +136,7 @@ def _restore(
     path: Path, corpus: InkCorpus, recogniser: Recogniser, optimiser: torch.optim.Optimizer, budget: Budget
 ) -> tuple[float, int]:
     """Put weights, moments and budget back; give the best error so far and the next evaluation."""
-    header, tensors = _read(path)
+    header, tensors = read_file(path, FORMAT, KIND)
     facts = header["facts"]
     if facts["data"].get("order_sha256") != corpus.facts["order_sha256"]:
         raise CheckpointError(f"{path} was trained on other data or another split: resume with the same ones")

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from model.checkpoints import checkpoint as checkpoints
-from model.checkpoints.checkpoint import Checkpoint, CheckpointError
+from model.checkpoints.checkpoint import Checkpoint, CheckpointError, group
 from model.checkpoints.start import start_from
 from model.config import TrainConfig
 from model.data.batches import TextStreams
@@ -200,17 +200,12 @@ class TrainingState:
         if self.update.averages:
             names = [name for name, _ in self.network.named_parameters()]
             self.update.averages = [extra[f"average/{name}"].to(device) for name in names]
-        carried = _group(extra, "state/")
+        carried = group(extra, "state/")
         own = {name: rows[self.rows].to(device) for name, rows in carried.items()}
         self.update.state = NetworkState.from_named(own)
         if self.workers.is_first:  # the totals of all workers are summed when they are read
-            self.update.totals.restore(_group(extra, "totals/"))
+            self.update.totals.restore(group(extra, "totals/"))
 
     def _make_update(self) -> Update:
         options = WindowOptions(getattr(torch, self.config.precision), self._compiled)
         return Update(self.network, self.config, options, self.workers)
-
-
-def _group(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with a prefix, without it."""
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -119,10 +119,12 @@ def test_held_out_lines_are_scored_one_by_one(corpus: Corpus) -> None:
     with torch.no_grad():
         for line, caption in zip(corpus.data.test, corpus.data.captions["test"], strict=True):  # type: ignore[union-attr]
             points = torch.from_numpy(np.asarray(line)).double()
-            reading = network.read(Condition(torch.from_numpy(caption.text)[None], torch.tensor([caption.writer])))
+            conditioning = network.conditioning(
+                Condition(torch.from_numpy(caption.text)[None], torch.tensor([caption.writer]))
+            )
             state = network.zeros(1)
             for t, point in enumerate(points):
-                output, state = network.step(point[None], state, 1.0, None, reading)
+                output, state = network.step(point[None], state, 1.0, None, conditioning)
                 logit, is_last = output[0, -1], t == len(points) - 1
                 stops -= float(torch.nn.functional.logsigmoid(logit if is_last else -logit))
                 missed += int(is_last and logit <= 0)

@@ -61,7 +61,7 @@ def run_window(
         options: dtype and compilation.
         slope: the paper's a, 0-d.
         noise: uniform (T, B, L-1), for a sampled detector.
-        attention, differences: of a network that writes a given text, and the text as `Attention.read` gave it.
+        attention, differences: of a network that writes a given text, and the text as `Attention.encode` gave it.
         masks: multiply the layers' matrices (K, N) for this window; none for none.
 
     Returns:
