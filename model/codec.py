@@ -1,7 +1,7 @@
-"""World to numbers and back: characters as ids, pen offsets as standardised floats.
+"""The codecs: characters to ids and back (text_codec.py), pen offsets to standardised floats and back.
 
-NumPy only. Training, export and serving use these very classes, so a symbol or an offset means the same everywhere.
-All codecs are values: frozen, compared by content, and written as JSON into checkpoints and bundles.
+NumPy only. Training, export and serving use the same classes, so a symbol or an offset means the same everywhere. All
+codecs are values: frozen, compared by content, and written as JSON into checkpoints and bundles.
 """
 
 import math
@@ -28,7 +28,7 @@ __all__ = [
     "codec_from_json",
 ]
 
-START, END, NUM_SENTINELS = 1, 2, 3  # ids of a text that is written by hand; 0 is nothing
+START, END, NUM_SENTINELS = 1, 2, 3  # ids of a text that is written by hand; 0 is padding
 
 
 @dataclass(frozen=True)
@@ -109,11 +109,11 @@ class InkCodec:
 
 @dataclass(frozen=True)
 class HandwritingCodec:
-    """What ink that writes a given text needs: the offsets' codec, the characters' codec, and whose hands there are.
+    """The codec of ink that writes a given text: a codec of offsets, a codec of characters, and the known writers.
 
-    Ids of a text: 0 is nothing (what follows a text in a batch of longer ones), 1 and 2 are sentinels before and after
-    it, and characters follow in the order of `text`. A character without a symbol of its own is written as U+FFFD,
-    which the network has met in training in place of every character too rare to learn; `unsupported` names them.
+    Ids of a text: 0 is padding, 1 and 2 are sentinels before and after the text, and characters follow in the order of
+    `text`. A character without a symbol is written as U+FFFD, which stood in training for every character too rare to
+    learn; `unsupported` returns such characters.
 
     Args:
         ink: standardises the offsets.
@@ -136,17 +136,17 @@ class HandwritingCodec:
 
     @property
     def num_characters(self) -> int:
-        """Ids of a text: nothing, two sentinels, and the symbols."""
+        """Number of ids of a text: padding, two sentinels, and the symbols."""
         return NUM_SENTINELS + self.text.size
 
     @property
     def num_hands(self) -> int:
-        """Vectors of hands, the unknown one included."""
+        """Number of writer vectors, that of the unknown hand included."""
         return 1 + len(self.writers)
 
     @property
     def log_scale(self) -> float:
-        """As the offsets' codec says it."""
+        """That of the offsets' codec."""
         return self.ink.log_scale
 
     def encode(self, offsets: ArrayLike) -> NDArray[np.float32]:

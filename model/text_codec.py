@@ -76,7 +76,7 @@ class TextCodec:
 
     @cached_property
     def separators(self) -> NDArray[np.bool_]:
-        """Which ids are white space, as bool (V,): where a boundary detector may be told to look first."""
+        """Which ids are white space, as bool (V,): which a separator prior starts the boundary detector on."""
         flags = np.zeros(self.size, np.bool_)
         flags[: len(self.symbols)] = [symbol.isspace() for symbol in self.symbols]
         if self.unknown == "bytes":
@@ -111,7 +111,7 @@ class TextCodec:
         return b"".join(self._bytes_of(int(i)) for i in np.asarray(ids, np.int64)).decode("utf-8", "replace")
 
     def decoder(self, pending: bytes = b"") -> "TextDecoder":
-        """Return a decoder that takes one id at a time, after the bytes at which another one stood."""
+        """Return a decoder that takes one id at a time, starting with the pending bytes of another one."""
         return TextDecoder(self, pending)
 
     def to_json(self) -> dict[str, Any]:
@@ -196,7 +196,7 @@ class TextCodec:
 
 
 class TextDecoder:
-    """Turns ids into text as they come; what it gives in all equals `TextCodec.decode` of all ids."""
+    """Turns ids into text as they come; all pieces joined equal `TextCodec.decode` of all ids."""
 
     def __init__(self, codec: TextCodec, pending: bytes = b"") -> None:
         self._codec = codec
@@ -212,23 +212,23 @@ class TextDecoder:
             ValueError: the id is outside 0 .. size-1.
         """
         if self._is_between and 0 <= token_id < len(self._symbols):
-            return self._symbols[token_id]  # all there is to do for nearly every id
+            return self._symbols[token_id]  # nearly every id ends here
         text = self._utf8.decode(self._codec._bytes_of(int(token_id)))  # noqa: SLF001 - two halves of one idea
         self._is_between = not self.pending
         return text
 
     @property
     def pending(self) -> bytes:
-        """The last bytes, each of an id of its own, whose character is unfinished."""
+        """The last bytes, one for each id, of a character that is unfinished."""
         return self._utf8.getstate()[0]
 
     @property
     def num_pending(self) -> int:
-        """Number of last ids, each a byte, whose character is unfinished."""
+        """Number of ids, each a byte, of the unfinished character."""
         return len(self.pending)
 
     def flush(self) -> str:
-        """Return U+FFFD for an unfinished character, else "", and start afresh."""
+        """Return U+FFFD for an unfinished character, else "", and reset."""
         self._is_between = True
         return self._utf8.decode(b"", final=True)
 

@@ -30,7 +30,7 @@ Pass = Callable[[Tensor, Tensor], None]
 
 
 class _Eager:
-    """The same network stepped with autograd: what one writes first."""
+    """The same network stepped with autograd, as one would write it first."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
@@ -46,10 +46,11 @@ class _Eager:
 
 
 class _Window:
-    """Ours."""
+    """A window of ours."""
 
     def __init__(self, network: Network, options: WindowOptions) -> None:
-        self.network, self.options = network, options
+        self.network = network
+        self.options = options
         self.slope = torch.ones((), device=network.output.bias.device)
 
     def __call__(self, x: Tensor, y: Tensor) -> None:

@@ -21,7 +21,7 @@ LAST, BEST = "last.safetensors", "best.safetensors"
 
 
 class CheckpointError(Exception):
-    """A file that is no checkpoint of ours: one sentence with the file and what was expected."""
+    """A file is not one of our checkpoints; the message names the file and what was expected."""
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
-"""What lines of ink say and who wrote them: read from a stroke file, cleaned, and turned into ids.
+"""Captions of lines of ink (what they say and who wrote them): read from a stroke file, cleaned, and turned into ids.
 
-Learning to write a text needs lines whose text is true. Left out of training (never of valid and test): lines without
-a text, with a "#" (which stands for words crossed out), marked as badly captured, with a jump that no hand makes, or
-with so many or so few points a character that text and ink cannot belong together. In a large set, lines with a scarce
-character come several times: digits are 0.3 % of all characters, and nobody learns a letter from twenty examples.
+Learning to write a text needs lines whose text is right. Training (never valid or test) leaves out lines without a
+text, with a "#" (which stands for words crossed out), marked as badly captured, with a jump that no hand makes, or with
+so many or so few points a character that text and ink cannot belong together. In a large set, lines with a scarce
+character are repeated: digits are 0.3 % of all characters, and no letter is learned from twenty examples.
 """
 
 import itertools
@@ -22,9 +22,9 @@ from model.data.errors import DataError
 
 Parts = dict[str, NDArray[np.intp]]
 
-LARGE = 1000  # training lines; a smaller set keeps every character and repeats none
+LARGE = 1000  # training lines; a smaller set keeps every character and repeats no line
 MIN_COUNT = 20  # a rarer character is learned as "some unknown character"
-SCARCE, REPEATS = 200, 4  # a line with a character that occurs less often than this comes so many times
+SCARCE, REPEATS = 200, 4  # a line with a character that occurs less than 200 times is repeated 4 times
 MAX_JUMP = 1500  # raw units; lines of IAM-OnDB are some 5,000 wide
 PLAUSIBLE_POINTS_PER_CHARACTER = (8, 45)  # 99.5 % of IAM-OnDB are inside, 21 is usual
 
@@ -76,7 +76,7 @@ def caption_lines(
     ink: InkCodec,
     codec: HandwritingCodec | None,
 ) -> tuple[Parts, HandwritingCodec, dict[str, list[Caption]], dict[str, Any]]:
-    """Choose the lines that have usable captions, and make these.
+    """Choose the lines with usable captions, and make the captions.
 
     Args:
         path: of the file, for messages.
@@ -88,7 +88,7 @@ def caption_lines(
 
     Returns:
         the lines of each split, repeated where they have a scarce character; the codec; a caption for each line; and
-        what was done, as JSON values.
+        what was left out and repeated, as JSON values.
     """
     has_text = {name: part[[bool(transcripts.texts[i]) for i in part]] for name, part in parts.items()}
     chosen = has_text | {"train": has_text["train"][[_is_true(lines[i], transcripts, i) for i in has_text["train"]]]}

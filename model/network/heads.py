@@ -1,4 +1,4 @@
-"""What comes out of the network: symbols or pen offsets, with their losses in nats.
+"""The heads of the network, for symbols or pen offsets, and their losses in nats.
 
 Ink follows Graves 2013 (arXiv 1308.0850, Eqs. 18-26): M bivariate Gaussians over the next standardised offset and a
 Bernoulli over the pen, everything in log space.
@@ -41,7 +41,7 @@ def text_nll(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def mixture_of(raw: Tensor) -> Mixture:
-    """Turn the head's raw outputs (..., 6M + 1) into mixture parameters; a stop's logit after them is left out."""
+    """Turn the head's raw outputs (..., 6M + 1) into mixture parameters; a stop logit after them is ignored."""
     components = (raw.shape[-1] - 1) // 6
     fields = raw[..., : 6 * components + 1].split([components] * 6 + [1], dim=-1)
     weight, mean_x, mean_y, scale_x, scale_y, correlation, pen = fields
@@ -57,7 +57,7 @@ def mixture_of(raw: Tensor) -> Mixture:
 
 
 def pack(mixture: Mixture) -> Tensor:
-    """One tensor (..., 6M + 1) in the order of the fields, as `Network.step` and a bundle's graph give it."""
+    """Return one tensor (..., 6M + 1) in the order of the fields, as `Network.step` and a bundle's graph output it."""
     return torch.cat([*mixture[:-1], mixture.pen_up.unsqueeze(-1)], dim=-1)
 
 

@@ -1,6 +1,6 @@
 """The stack of layers and the gated output module (Eqs. 11-12): `step` for one time step, `forward` for a window.
 
-Both compute the same; `step` is the readable one and the one exported, `forward` the fast one that trains.
+Both compute the same. `step` is easy to read and is what is exported; `forward` is fast and is what trains.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ NEEDS_TEXT = "this network writes a given text: it needs one at every step"
 
 
 class Condition(NamedTuple):
-    """What to write, and in whose hand.
+    """What to write, and in which hand.
 
     Attributes:
         text: ids (B, U) int64 of sentinels and characters, 0 after the end.
@@ -49,11 +49,11 @@ class TextConditioning(NamedTuple):
 
 
 class Masks(NamedTuple):
-    """Factors that hide a part of the network from a window (training/dropout.py); empty or None where nothing is.
+    """Dropout factors for one window (training/dropout.py); empty or None where nothing is dropped.
 
     Attributes:
         weights: of layer 1's input matrix (E, N), then of each layer's matrix (K, N).
-        sent: of what the output module reads (B, sum of its sources).
+        sent: of the output module's inputs (B, sum of its sources).
         embedded: of the output embedding (B, O).
     """
 
@@ -62,7 +62,7 @@ class Masks(NamedTuple):
     embedded: Tensor | None = None
 
     def each(self) -> list[Tensor]:
-        """Those that there are."""
+        """The masks that are set."""
         return [mask for mask in (*self.weights, self.sent, self.embedded) if mask is not None]
 
 
@@ -87,7 +87,7 @@ class WindowResult:
 class OutputModule(nn.Module):
     """Eqs. 11-12: one scalar gate per layer, h^e = ReLU(sum over layers of gate * h W), then the head.
 
-    What is read of a text comes in as one more layer.
+    The vector read from a text is one more source, like a layer's h.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -116,7 +116,7 @@ class OutputModule(nn.Module):
 
 
 class Network(nn.Module):
-    """An HM-LSTM (or an LSTM to hold beside it) with embedding, output module and head."""
+    """An HM-LSTM (or an LSTM to compare it with) with embedding, output module and head."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -151,7 +151,7 @@ class Network(nn.Module):
         return TextConditioning(self.attention.encode(condition.text), self.hands(condition.writer))
 
     def place(self, state: NetworkState, before: NetworkState, conditioning: TextConditioning) -> Tensor:
-        """Where the window lay at a step: the share of each character (B, U), from the states after and before it."""
+        """Share of the window on each character at a step (B, U), from the states after and before the step."""
         if self.attention is None or before.attention is None:
             raise ValueError(NEEDS_TEXT)
         return self.attention.step(state.layers[0].h, before.attention.position, conditioning.differences)[1]
@@ -274,7 +274,7 @@ class Network(nn.Module):
             slope: the paper's a, a 0-d tensor.
             noise: uniform (T, B, L-1), for a sampled detector.
             condition: what each row writes, where the network writes a text.
-            masks: what is hidden from it.
+            masks: which parts of the network are dropped.
         """
         if self.config.writes_text and condition is None:
             raise ValueError(NEEDS_TEXT)
@@ -305,7 +305,7 @@ class Network(nn.Module):
         """Start layer 1's detector on separators: logit +4 after one, -2 after anything else.
 
         Text: `separators` (V,) says which symbols they are; the detector's column of the input matrix becomes
-        pinv(E) @ target. Ink: the separator is the lifted pen. The detector listens less to the other sources (x 0.1).
+        pinv(E) @ target. Ink: the separator is the lifted pen. The detector's other weights are scaled by 0.1.
         """
         first = self.layer(0)
         if not first.detects or first.input is None:
@@ -328,7 +328,11 @@ class Network(nn.Module):
             first.gain[-1] = 1.0
 
     def reference(self) -> Reference:
-        """The same network as a float64 NumPy reference; of a batch-normalised one there is none (ValueError)."""
+        """The same network as a float64 NumPy reference.
+
+        Raises:
+            ValueError: the network is batch-normalised, for which there is no reference.
+        """
         if self.config.cell == "bn-lstm":
             msg = "there is no reference of a batch-normalised network"
             raise ValueError(msg)

@@ -1,8 +1,8 @@
-"""A recogniser of pen strokes: the judge of legibility, trained on real ink alone.
+"""A recogniser of pen strokes, which measures legibility; it is trained on real ink alone.
 
 Two strided convolutions over the points (four points a frame, some five frames a character), LSTMs over the frames in
-both directions and CTC (Graves 2006) over the characters. It is torch's own LSTM: what judges the network shares no
-cell with it. What is read from a line does not depend on the other lines of its batch.
+both directions and CTC (Graves 2006) over the characters. The LSTM is torch's own, so the recogniser shares no cell
+with the network that it measures. What it reads in a line does not depend on the other lines of its batch.
 """
 
 import math
@@ -52,16 +52,17 @@ class RecogniserConfig:
 class BothWays(nn.Module):
     """An LSTM from the beginning of each line and one from its end, side by side.
 
-    Two plain LSTMs and a turn of each line by its own length: on a CPU, PyTorch's bidirectional LSTM over packed lines
-    takes several times as long to go back through.
+    These are two plain LSTMs, and each line is turned round by its own length. On a CPU the backward pass of PyTorch's
+    bidirectional LSTM over packed lines takes several times as long.
     """
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.ahead, self.back = nn.LSTM(width, hidden), nn.LSTM(width, hidden)
+        self.ahead = nn.LSTM(width, hidden)
+        self.back = nn.LSTM(width, hidden)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """Frames (T, B, width) of lines with these lengths (B,) -> (T, B, 2H); what follows one is not read."""
+        """Frames (T, B, width) of lines with these lengths (B,) -> (T, B, 2H); frames after the end do not count."""
         place = torch.arange(x.shape[0])[:, None]
         # The last frame of each line first, then what follows the line, as it is.
         turned = torch.where(place < lengths, lengths - 1 - place, place).to(x.device)[:, :, None]
@@ -79,7 +80,8 @@ class Recogniser(nn.Module):
 
     def __init__(self, config: RecogniserConfig, codec: HandwritingCodec) -> None:
         super().__init__()
-        self.config, self.codec = config, codec
+        self.config = config
+        self.codec = codec
         self.fine = nn.Conv1d(3, config.channels, 5, stride=STRIDES[0], padding=2)
         self.coarse = nn.Conv1d(config.channels, 2 * config.channels, 5, stride=STRIDES[1], padding=2)
         widths = [2 * config.channels, *[2 * config.hidden] * (config.layers - 1)]
@@ -97,7 +99,7 @@ class Recogniser(nn.Module):
         Returns:
             (frames, B, 1 + V), the blank first, and the frames of each line (B,).
         """
-        # Jumps between strokes are ten times as long as steps within them: the logarithm of the long ones.
+        # Jumps between strokes are ten times as long as steps within them, so asinh takes the logarithm of long ones.
         x = torch.cat([torch.asinh(2 * points[..., :2]), points[..., 2:]], 2).transpose(1, 2)
         for convolution in (self.fine, self.coarse):
             x = x * (torch.arange(x.shape[2]) < lengths[:, None]).to(x.device, x.dtype)[:, None]
@@ -112,7 +114,8 @@ class Recogniser(nn.Module):
     @torch.no_grad()
     def read(self, lines: Sequence[Line]) -> list[str]:
         """Read lines of standardised offsets, each (n, 3): the most probable label at each frame, merged."""
-        was_training, texts = self.training, [""] * len(lines)
+        was_training = self.training
+        texts = [""] * len(lines)
         self.eval()
         order = sorted(range(len(lines)), key=lambda i: len(lines[i]))
         for begin in range(0, len(order), READ_BATCH):
@@ -151,7 +154,7 @@ def spoken(codec: HandwritingCodec, captions: Sequence[Caption]) -> list[str]:
 
 
 def measure(recogniser: Recogniser, corpus: InkCorpus, split: str, limit: int | None = None) -> dict[str, Any]:
-    """Read a split and count.
+    """Read a split and count the errors.
 
     Returns:
         cer (share of characters), lines, characters, exact_lines (share of lines read without an error), and the split.
@@ -195,7 +198,7 @@ def pad_lines(lines: Sequence[Line], device: torch.device) -> tuple[Tensor, Tens
 def save_recogniser(
     path: Path, recogniser: Recogniser, facts: dict[str, Any], optimiser: torch.optim.Optimizer | None = None
 ) -> None:
-    """Write a recogniser with what is known about it, and all of a training where its optimiser is given."""
+    """Write a recogniser with its facts, and Adam's moments too where its optimiser is given, to train on from."""
     header = {
         "format": FORMAT,
         "config": asdict(recogniser.config),

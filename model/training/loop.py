@@ -1,7 +1,7 @@
 """The loop: train on a window, and now and then evaluate, log and save.
 
-A budget of minutes (or updates) drives the learning rate and the slope, so a training ends when it was told to, with
-its schedule done. Everything that decides the next update is saved (resume.py): on the CPU a resumed training gives the
+A budget of minutes (or updates) drives the learning rate and the slope, so a training ends on time and with its
+schedule done. Everything that decides the next update is saved (resume.py): on the CPU a resumed training gives the
 same bits.
 """
 

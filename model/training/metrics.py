@@ -18,7 +18,7 @@ def bits_per_symbol(nats_per_symbol: float) -> float:
 
 
 class BoundaryCounts:
-    """Running counts over steps and rows, kept on the device until they are asked for.
+    """Running counts over steps and rows, kept on the device until they are read.
 
     Args:
         detectors: L-1, layers with a detector.
@@ -48,11 +48,11 @@ class BoundaryCounts:
         self._counts += torch.stack([(part * weights).sum((0, 1)) for part in (z, active, live)])
 
     def named(self) -> dict[str, Tensor]:
-        """The sums themselves, by name."""
+        """The sums, by name."""
         return {"counted": self._steps, "counts": self._counts}
 
     def clear(self) -> None:
-        """Start anew."""
+        """Set all counts to zero."""
         self._steps.zero_()
         self._counts.zero_()
 

@@ -1,7 +1,7 @@
 """Several trainings in one process, an update of each in turn.
 
-Where boundaries come to lie depends on the seed, so one training is an anecdote. A GPU that one network leaves half
-idle has room for more: each has a stream of its own, and nothing in an update waits for the device.
+Where boundaries fall depends on the seed, so a single training proves little. A GPU that one network leaves half idle
+can train several: each has its own CUDA stream, and nothing in an update waits for the device.
 """
 
 import json
@@ -31,10 +31,10 @@ def train_together(
     Args:
         trainers: on one device, each with a folder of its own.
         stop_after: updates of each.
-        lost: called with one of several that cannot go on; the others do.
+        lost: called with a training that cannot go on while others can.
 
     Raises:
-        TrainingError: none can go on; of the last.
+        TrainingError: none can go on; this is the error of the last.
         Interrupted: Ctrl-C; the last checkpoints hold everything.
     """
     settle()
@@ -65,7 +65,7 @@ def train_together(
 
 
 def keep_best(folders: Sequence[Path], out: Path) -> list[dict[str, Any]]:
-    """Copy the network that is best on the validation split to `out`, and write down what each came to.
+    """Copy the network that is best on the validation split to `out`, and write the results of all beside it.
 
     Args:
         folders: of the trainings; those without an evaluation yet are left out.

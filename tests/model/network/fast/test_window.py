@@ -266,7 +266,9 @@ class _DropOne(ast.NodeTransformer):
     """Replaces the n-th sum or difference by one of its sides, and names what it dropped."""
 
     def __init__(self, target: int) -> None:
-        self.target, self.seen, self.dropped = target, 0, ""
+        self.target = target
+        self.seen = 0
+        self.dropped = ""
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
         self.generic_visit(node)
