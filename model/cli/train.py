@@ -1,4 +1,4 @@
-"""`python -m model train`: from words on a command line to one training, or to one for each of several seeds."""
+"""The command `python -m model train`: one training, or one for each of several seeds."""
 
 import shutil
 from dataclasses import fields, replace

@@ -26,7 +26,7 @@ def train_together(
     stop_after: int | None = None,
     lost: Callable[[Trainer, TrainingError], None] = lambda _, __: None,
 ) -> None:
-    """Run all to their ends; each comes to what it would come to alone.
+    """Run all to their ends; each gives the same bits as it would by itself.
 
     Args:
         trainers: on one device, each with a folder of its own.
@@ -47,7 +47,7 @@ def train_together(
                 trainer, updates, stream = turn
                 try:
                     with stream:
-                        done = bool(next(updates, True))  # they give None
+                        done = bool(next(updates, True))  # an update yields None
                 except TrainingError as error:
                     if len(going) == 1 and len(errors) == len(trainers) - 1:
                         raise
