@@ -21,8 +21,8 @@ from bench.served import Served, serving
 from export.bundle.folder import Bundle, BundleError
 from model.codec import REPLACEMENT, HandwritingCodec, codec_from_json
 from model.data.ink import Protocol, load_ink
+from model.ink import SPREAD
 from model.recogniser.network import edit_distance, spoken
-from service.handwriting.free_pen import SPREAD
 from service.registry.recogniser import Recogniser
 
 Offsets = NDArray[np.float64]

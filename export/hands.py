@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from export.runtime import Lines, OnnxStep, Reader
 from model.codec import HandwritingCodec
+from model.ink import SCATTER, SPREAD, is_line_over, max_points, next_place
 from model.recogniser.network import Recogniser, character_error_rate
 
 Array = NDArray[Any]
@@ -26,9 +27,6 @@ SENTENCES = ("the quick brown fox jumps over it", "and they would never have don
 BIAS = 1.0
 SEED = 7
 ROWS = 48
-POINTS_PER_CHARACTER = 45
-SCATTER = 2.1  # deviation of y from a line of IAM-OnDB, in geometric mean deviations of the codec
-SPREAD = 0.34  # of one such deviation, in x-heights (as the service draws it)
 CANDIDATES = 3  # times as many hands are looked at for variety as are wanted
 
 
@@ -104,7 +102,7 @@ def write(
 ) -> list[tuple[Array, bool]]:
     """Write lines side by side and return each one's raw offsets (n, 3), and whether it came to the end of its text.
 
-    A line ends as it does in service: where the network says so on the last character, or has left the text.
+    A line ends by the rule of model/ink.py, as it does in the service; one that does not end is cut at its limit.
     """
     ids = [codec.encode_text(text) for _, text in jobs]
     longest = max(map(len, ids))
@@ -113,22 +111,28 @@ def write(
     lengths = np.array([len(line) for line in ids])
     random = np.random.default_rng(SEED)
     state, x = step.zeros(len(jobs)), np.repeat(codec.encode(np.zeros((1, 3))), len(jobs), axis=0)
-    place, ends, points = np.ones(len(jobs)), np.zeros(len(jobs), np.int64), [x]
-    for now in range(POINTS_PER_CHARACTER * longest):
+    place = np.ones(len(jobs), np.int64)
+    limits = np.array([max_points(len(text)) for _, text in jobs])
+    ends = np.zeros(len(jobs), np.int64)  # points of each line that is done, 0 for one that goes on
+    is_whole = np.zeros(len(jobs), np.bool_)
+    points = [x]
+    for now in range(int(limits.max()) + 1):
         noise = np.column_stack(
             [random.random(len(jobs)), random.standard_normal((len(jobs), 2)), random.random(len(jobs))]
         )
         sampling_inputs = {**lines.given, "bias": np.full(len(jobs), BIAS, np.float32), "noise": noise}
         drawn, _, state = step.draw(x, state, sampling_inputs)
-        place += drawn[:, 4] > place
-        over = (drawn[:, 3] > 0) & (place >= lengths - 2) | (place >= lengths) & (x[:, 2] > 0)
-        ends[(ends == 0) & over & (now > 0)] = now + 1
+        place = next_place(place, drawn[:, 4])
+        over = is_line_over(place, lengths, drawn[:, 3], x[:, 2]) & (now > 0)
+        goes_on = ends == 0
+        is_whole |= goes_on & over
+        ends[goes_on & (over | (now >= limits))] = now + 1
         if (ends > 0).all():
             break
         x = drawn[:, :3]
         points.append(x)
     path = np.stack(points, axis=1)
-    return [(codec.decode(row[: end or None]), bool(end)) for row, end in zip(path, ends, strict=True)]
+    return [(codec.decode(row[:end]), bool(whole)) for row, end, whole in zip(path, ends, is_whole, strict=True)]
 
 
 def _measured(writer: int, lines: Sequence[Array], is_whole: bool, error: float) -> Sample:

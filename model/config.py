@@ -11,13 +11,12 @@ Detector = Literal["step", "sample", "soft"]
 DetectorPrior = Literal["none", "separator"]
 Precision = Literal["auto", "bfloat16", "float32", "float64"]
 
-
-_ADDED = ("characters", "writers", "character_width", "window_mixtures")
-_GONE = ("drop_inputs",)
+_ADDED = ("characters", "writers", "character_width", "window_mixtures")  # fields that old checkpoints lack
+_GONE = ("drop_inputs",)  # fields that only old checkpoints have
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be: the message names the field and what it must be."""
+    """A configuration is not valid; the message names the field and what it must be."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class ModelConfig:
         kind: "text" predicts symbols, "ink" predicts pen offsets.
         cell: "hmlstm" (Eqs. 2-9) or "lstm", the control: the same stack with every layer updated at every step,
             no top-down input and no detectors. "bn-lstm" is that with batch normalisation (network/batch_norm.py):
-            text only, to be measured and not to be served.
+            text only, a baseline that cannot be exported.
         vocabulary: V, the number of symbols; 0 for ink.
         embedding: E, the width of the embedded input.
         hidden: H of each layer, from layer 1 up.
@@ -119,7 +118,7 @@ class ModelConfig:
     def from_json(cls, values: dict[str, Any]) -> Self:
         """Read a dictionary made by `to_json`; unknown or missing fields raise ConfigError.
 
-        Fields younger than the format may be missing: they have the values that change nothing.
+        Fields that are younger than the format may be missing; they get the values that change nothing.
         """
         known = {f.name for f in fields(cls)}
         values = {name: getattr(cls, name) for name in _ADDED} | values
@@ -148,11 +147,11 @@ class TrainConfig:
             detector fires. Outside the band its bias, and nothing else, is moved back; inside, the loss alone decides.
             (0, 1) switches this off.
         restarts: text only: share of streams whose state is zeroed at each window. A stream never restarted drifts
-            into states that only ever come after a million characters, and the network forgets how to begin.
+            into states that come only after a million characters, and the network forgets how to begin.
         dropout: share of h that is hidden from the output module, and of the output embedding from the head, for each
             row and window (model/training/dropout.py). docs/log.md says what it was worth, and the next.
         drop_connect: share of the layers' weights that is missing in a window.
-        stretch: ink only: standard deviation of the logarithm of how much larger a line is drawn, on each axis.
+        stretch: ink only: standard deviation of the logarithm of the factor by which a line is stretched, on each axis.
         average: decay of the exponential moving average of the weights that is evaluated and kept; 0 switches it off.
         seed: of the weights, the order of lines and the sampled detector.
     """
@@ -211,7 +210,7 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """Read a dictionary made by `to_json`, by an older version too: of fields that are gone nothing is kept."""
+        """Read a dictionary made by `to_json`, also of an older version; fields that no longer exist are ignored."""
         low, high = values["rate_band"]
         values = {name: value for name, value in values.items() if name not in _GONE}
         return cls(**(values | {"rate_band": (float(low), float(high))}))

@@ -46,10 +46,12 @@ class TorchStep:
         tensors = {name: torch.tensor(values) for name, values in state.items() if name[0] in "hczw"}
         for number in range(1, self._network.config.num_layers + 1):  # the bundle leaves out z that is always 0
             tensors.setdefault(f"z{number}", torch.zeros_like(tensors["h1"][:, 0]))
-        reading = None
+        conditioning = None
         if lines is not None:
-            reading = self._network.read(Condition(torch.tensor(lines.ids), torch.tensor(lines.writer)))
-        output, following = self._network.step(torch.tensor(x), NetworkState.from_named(tensors), reading=reading)
+            conditioning = self._network.conditioning(Condition(torch.tensor(lines.ids), torch.tensor(lines.writer)))
+        output, following = self._network.step(
+            torch.tensor(x), NetworkState.from_named(tensors), conditioning=conditioning
+        )
         return output.numpy(), {name: tensor.numpy() for name, tensor in following.named() if name in state}
 
 

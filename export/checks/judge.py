@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from export.checks.engines import State
 from export.graphs.weights import Precision, distance_to_tie, round_hidden
 from export.runtime import Lines
+from model.ink import CORRELATION_LIMIT, LOG_SCALE_CEILING, LOG_SCALE_FLOOR
 from model.network.attention import NOTHING
-from model.network.heads import CORRELATION_LIMIT, LOG_SCALE_CEILING, LOG_SCALE_FLOOR
 from model.network.reference import Reference, RowState, RowStep, TextRead
 from model.network.stack import Network
 

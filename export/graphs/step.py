@@ -28,7 +28,7 @@ from export.graphs.layers import stack
 from export.graphs.nodes import Graph, serialise
 from export.graphs.weights import StepWeights, draw_specs, drawn_spec, input_spec, output_spec, state_specs
 from model.config import ModelConfig
-from model.network.heads import CORRELATION_LIMIT, LOG_SCALE_CEILING, LOG_SCALE_FLOOR
+from model.ink import CORRELATION_LIMIT, LOG_SCALE_CEILING, LOG_SCALE_FLOOR
 
 
 def build(weights: StepWeights, *, single: bool = False) -> bytes:

@@ -13,7 +13,8 @@ import numpy as np
 from export.bundle.folder import TensorSpec
 from export.graphs.nodes import Graph, serialise
 from export.graphs.weights import TEXT_SLOTS, Array, StepWeights, WindowWeights, reading_specs
-from model.network.attention import NOTHING, STRIDE
+from model.ink import STRIDE
+from model.network.attention import NOTHING
 
 
 def source(graph: Graph, window: WindowWeights, table: str) -> str:

@@ -29,8 +29,8 @@ from export.graphs.weights import (
     quantise,
     state_specs,
 )
-from model.network.attention import NOTHING, STRIDE
-from model.network.heads import CORRELATION_LIMIT, LOG_SCALE_CEILING, LOG_SCALE_FLOOR
+from model.ink import CORRELATION_LIMIT, LOG_SCALE_CEILING, LOG_SCALE_FLOOR, STRIDE
+from model.network.attention import NOTHING
 
 
 class Table(nn.Module):

@@ -1,7 +1,7 @@
 """Where boundaries fall: z of each layer against the ends of words, sentences and strokes, with what chance would give.
 
-A boundary is read at the step that reads the symbol or point; every event below is said in the same terms, so no
-offset is left open. Neither score is what the network was trained for: it never saw an event.
+A boundary belongs to the step that reads the symbol or point, and so does every event below, so no offset is left open.
+The network was not trained for these scores: it never saw an event.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -54,22 +54,22 @@ class Score:
     """How well a set of steps finds another.
 
     Attributes:
-        found: share of the events that were found (recall).
-        right: share of the boundaries that are events (precision).
+        precision: share of the boundaries that are events.
+        recall: share of the events that were found.
     """
 
-    right: float
-    found: float
+    precision: float
+    recall: float
 
     @property
     def f1(self) -> float:
         """Their harmonic mean; 0 where nothing matches."""
-        total = self.right + self.found
-        return 2 * self.right * self.found / total if total else 0.0
+        total = self.precision + self.recall
+        return 2 * self.precision * self.recall / total if total else 0.0
 
     def to_json(self) -> dict[str, float]:
         """Plain values by their usual names."""
-        return {"precision": round(self.right, 4), "recall": round(self.found, 4), "f1": round(self.f1, 4)}
+        return {"precision": round(self.precision, 4), "recall": round(self.recall, 4), "f1": round(self.f1, 4)}
 
 
 def text_events(ids: NDArray[np.integer[Any]], codec: TextCodec) -> dict[str, Flags]:
@@ -130,7 +130,7 @@ def _num_matches(places: NDArray[np.intp], targets: NDArray[np.intp], tolerance:
 
 
 @torch.no_grad()
-def read(network: Network, windows: Iterable[Window]) -> tuple[list[NDArray[Any]], list[NDArray[np.bool_]]]:
+def read_boundaries(network: Network, windows: Iterable[Window]) -> tuple[list[NDArray[Any]], list[NDArray[np.bool_]]]:
     """Read windows with carried state in float32; give each stream's inputs and its z (n, L-1), padding left out."""
     groups: list[list[tuple[Window, NDArray[np.bool_]]]] = []
     state = None
@@ -193,8 +193,8 @@ def compare_rules(
 ) -> list[dict[str, Any]]:
     """Score what a rule without a network finds: a slow point, and a lift some points ago.
 
-    The delay of each layer is the one whose late lifts its boundaries resemble most, so that a detector that only
-    remembers the last lift has a rival that does just that; `resemblance` is the F1 of the two.
+    For each layer, the lifts are delayed so that they resemble its boundaries most. If a detector only remembers the
+    last lift, this rule scores as well as it does. `resemblance` is the F1 of the layer's boundaries and the rule.
     """
     rules = {"slow point": events["slow point"]}
     resemblance: dict[str, float] = {}
@@ -219,10 +219,10 @@ def _later(flags: Flags, steps: int) -> Flags:
 
 
 def score_words(network: Network, lines: list[WordedLine]) -> dict[str, Any]:
-    """Score the boundaries of an ink network on words that were told apart by hand, beside rules and chance."""
+    """Score the boundaries of an ink network on words that were separated by hand, beside rules and chance."""
     lines = sorted(lines, key=lambda each: len(each.line))  # as they are read
-    inputs, z = read(network, line_windows([each.line for each in lines], WINDOW))
-    # The last point of a line is not read: nothing follows it that could be foretold.
+    inputs, z = read_boundaries(network, line_windows([each.line for each in lines], WINDOW))
+    # The last point of a line is not read, because no point follows it that could be predicted.
     truth = [each.word_end[: len(line)] for each, line in zip(lines, inputs, strict=True)]
     found = _score_outside(inputs, z, {"word": truth}, WORD_EVENTS)
     gap = word_gap_of(inputs)
@@ -239,9 +239,9 @@ def score_letters(network: Network, corpus: InkCorpus, split: str, recogniser: R
 
     Args:
         network: an HM-LSTM of ink, whether it writes texts or not.
-        corpus: with what its lines say, in the network's numbers.
+        corpus: with captions, read with the network's codec.
         split: "valid" or "test".
-        recogniser: that finds the letters.
+        recogniser: finds the letters.
     """
     codec, lines, captions = corpus.codec, getattr(corpus, split), corpus.captions[split]
     if not isinstance(codec, HandwritingCodec):
@@ -250,7 +250,7 @@ def score_letters(network: Network, corpus: InkCorpus, split: str, recogniser: R
     found = find_letters(recogniser, its_lines, spoken(codec, captions))
     order = np.argsort([len(line) for line in lines], kind="stable")  # as they are read
     windows = line_windows(lines, WINDOW, captions if network.config.writes_text else None)
-    inputs, z = read(network, windows)
+    inputs, z = read_boundaries(network, windows)
     lifted = [line[:, 2] > 0 for line in lines]
     joined = [ends & ~widened(lifts, JOINED) for ends, lifts in zip(found.ends, lifted, strict=True)]
     events = {
@@ -263,7 +263,7 @@ def score_letters(network: Network, corpus: InkCorpus, split: str, recogniser: R
 def _score_outside(
     inputs: list[NDArray[Any]], z: list[NDArray[np.bool_]], events: dict[str, list[Flags]], meaning: dict[str, str]
 ) -> dict[str, Any]:
-    """Scores on events that the ink itself does not show, beside the rules that need only the ink."""
+    """Score events that cannot be seen in the ink alone, beside the rules that need only the ink."""
     gap = word_gap_of(inputs)
     shown = [ink_events(line, gap) for line in inputs]
     known = {name: [flags[name] for flags in shown] for name in INK_EVENTS}
@@ -283,16 +283,16 @@ def _rate(flags: list[Flags]) -> float:
 def find(
     network: Network, corpus: Corpus, split: str, limit: int | None = None, control: Network | None = None
 ) -> dict[str, Any]:
-    """Score the boundaries of a network on a split, and for text what a linear reading of a control's states knows.
+    """Score the boundaries of a network on a split, and for text what a linear probe finds in a control's states.
 
     Args:
         network: an HM-LSTM.
-        corpus: in its numbers.
+        corpus: read with its codec.
         split: "valid" or "test".
         limit: steps at most, from the beginning of the split.
         control: an LSTM with the same codec, its probes fitted on the first `PROBE_STEPS` of the training split.
     """
-    inputs, z = read(network, corpus.evaluation(split, WINDOW, limit, EVALUATION_STREAMS))
+    inputs, z = read_boundaries(network, corpus.evaluation(split, WINDOW, limit, EVALUATION_STREAMS))
     is_text = corpus.kind == "text"
     events = events_of(corpus, inputs)
     report: dict[str, Any] = {
@@ -309,7 +309,7 @@ def find(
 
 
 def _probes(control: Network, corpus: Corpus, inputs: list[NDArray[Any]]) -> dict[str, dict[str, float]]:
-    known, _ = read(control, corpus.evaluation("train", WINDOW, PROBE_STEPS, EVALUATION_STREAMS))
+    known, _ = read_boundaries(control, corpus.evaluation("train", WINDOW, PROBE_STEPS, EVALUATION_STREAMS))
     known, inputs = _equally_long(known), _equally_long(inputs)
     states, held_out = states_of(control, known), states_of(control, inputs)
     truth, held_out_truth = events_of(corpus, known), events_of(corpus, inputs)
@@ -338,7 +338,7 @@ def states_of(network: Network, inputs: list[NDArray[Any]]) -> NDArray[np.float3
 def probe(
     states: NDArray[np.float32], truth: list[Flags], held_out: NDArray[np.float32], held_out_truth: list[Flags]
 ) -> Score:
-    """What a linear reading of a network's states knows of an event.
+    """How well a linear probe of a network's states finds an event.
 
     Least squares with a ridge on the first states; its threshold makes it fire as often as the event there. The score
     is that on the held-out states.

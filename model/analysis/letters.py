@@ -1,8 +1,9 @@
-"""Where letters end in real ink: a recogniser made to read what a line is known to say tells when it sees each letter.
+"""Where letters end in real ink: a recogniser aligns a line with its known text, and so says when each letter is read.
 
-IAM-OnDB says what a line reads, not where its letters are. The recogniser's CTC path (Graves 2006) that spells the text
-is as close as one gets without hands, and no boundary detector had a part in it. It is sure of a character some points
-after that begins; how many is chosen so that most letters end on lifts, once for letters and once for blanks.
+IAM-OnDB has the text of each line, but not the places of its letters. The most probable CTC path (Graves 2006) that
+spells the text is the best alignment without manual work, and it does not depend on any boundary detector. The
+recogniser becomes sure of a character some points after its beginning. This delay is chosen so that most letters end on
+lifts, once for letters and once for blanks.
 """
 
 from collections.abc import Sequence
@@ -25,10 +26,10 @@ class Letters:
     """Where the letters of lines end.
 
     Attributes:
-        ends: of each line, bool (n,), true at the last point of each letter; a blank is none, and the last letter of
-            a line has none, since nothing follows it.
-        word_ends: those of them that a blank follows.
-        delays: points from where a letter, and a blank, begins to where the recogniser is sure of it.
+        ends: of each line, bool (n,), true at the last point of each letter. Blanks are no letters, and the last letter
+            of a line is left out, since no character follows it.
+        word_ends: those ends that a blank follows.
+        delays: points from the beginning of a letter, and of a blank, to where the recogniser is sure of it.
     """
 
     ends: list[Flags]
@@ -36,7 +37,7 @@ class Letters:
     delays: dict[str, int]
 
     def facts(self, lifted: Sequence[Flags]) -> dict[str, Any]:
-        """The delays, and how far words bear them out: the share of their ends that are near a lift (n,) of a line."""
+        """The delays, and to check them the share of word ends near a lift; lifts are flags (n,) of each line."""
         near = [widened(flags) for flags in lifted]
         return {"delays": self.delays, "word_ends_at_lifts": round(_share(self.word_ends, near), 4)}
 

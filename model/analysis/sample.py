@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.checkpoints.checkpoint import Checkpoint
-from model.codec import HandwritingCodec, InkCodec, TextCodec
+from model.codec import REPLACEMENT, HandwritingCodec, InkCodec, TextCodec
+from model.ink import is_line_over, max_points, next_place
 from model.network.stack import Condition
 
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-MAX_POINTS_PER_CHARACTER = 60
+SLOTS_AFTER_TEXT = 12  # characters behind the end that the window can move on to before the pen is lifted
 
 
 @torch.no_grad()
@@ -98,9 +98,9 @@ class Handwriting:
 
     Attributes:
         offsets: raw, float32 (n, 3): dx, dy in the corpus' units, 1 where the pen is lifted after the point.
-        shares: of the window over each character at each point, float32 (n, U), sentinels included.
-        z: boundaries at each point (n, L-1).
-        is_complete: whether the network ended the line itself, and not the limit of points.
+        shares: share of the window on each character at each point, float32 (n, U), sentinels included.
+        z: boundaries at each point, int64 (n, L-1).
+        is_complete: whether the line ended by itself, and not at the largest number of points.
     """
 
     offsets: NDArray[np.float32]
@@ -113,18 +113,18 @@ class Handwriting:
 def sample_handwriting(
     checkpoint: Checkpoint, text: str, hand: int, bias: float, seed: int, count: int = 1
 ) -> list[Handwriting]:
-    """Write a line of text.
+    """Write a line of text, which ends by the rule of model/ink.py, as in the service.
 
     Args:
         checkpoint: of a network that writes texts.
         text: one line; a character the network does not know is written as its unknown one.
-        hand: number of a writer's vector; 0 is nobody's.
+        hand: number of a writer's vector; 0 is the unknown hand.
         bias: sharpens the mixture (Graves 2013, Eqs. 61-62): 0 is as trained.
         seed: of the draws.
         count: how many to write side by side, each with draws of its own.
 
     Raises:
-        ValueError: there is no such hand, or nothing to write.
+        ValueError: there is no such hand, or the text is blank.
     """
     codec = checkpoint.codec
     if not isinstance(codec, HandwritingCodec):
@@ -135,29 +135,34 @@ def sample_handwriting(
     if not text.strip():
         raise ValueError("there is no text to write")
     network, generator = checkpoint.network(), torch.Generator().manual_seed(seed)
-    ids = torch.from_numpy(codec.encode_text(text)).expand(count, -1)
-    reading = network.read(Condition(ids, torch.full((count,), hand)))
-    state, point = network.zeros(count), torch.from_numpy(codec.ink.encode(np.zeros((count, 3))))
+    ids = codec.encode_text(text)
+    # Room after the text, so that the window can be seen to leave it.
+    padded = torch.from_numpy(np.pad(ids, (0, SLOTS_AFTER_TEXT))).expand(count, -1)
+    conditioning = network.conditioning(Condition(padded, torch.full((count,), hand)))
+    state = network.zeros(count)
+    point = torch.from_numpy(codec.ink.encode(np.zeros((count, 3))))
     points: list[Tensor] = []
     shares: list[Tensor] = []
     z: list[Tensor] = []
-    lengths = [0] * count
-    for step in range(MAX_POINTS_PER_CHARACTER * ids.shape[1]):
+    place, num_ids = np.ones(count, np.int64), np.full(count, len(ids))
+    lengths = np.zeros(count, np.int64)
+    for step in range(max_points(len(text)) + 1):
         before = state
-        packed, state = network.step(point, before, 1.0, network.step_noise(count, generator), reading)
-        if step:  # what was read is the point drawn before
-            shares.append(network.place(state, before, reading))
+        packed, state = network.step(point, before, 1.0, network.step_noise(count, generator), conditioning)
+        share = network.place(state, before, conditioning)
+        place = next_place(place, 1 + share[:, 1:].argmax(1).numpy())
+        if step:  # the point just read is one that was drawn; the first one is where the pen is set down
+            shares.append(share[:, : len(ids)])
             z.append(torch.stack([layer.z for layer in state.layers[:-1]], 1))
-        for row, logit in enumerate(packed[:, -1].tolist()):
-            if logit > 0 and not lengths[row]:
-                lengths[row] = step
-        if all(lengths):
+            over = is_line_over(place, num_ids, packed[:, -1].numpy(), point[:, 2].numpy())
+            lengths[(lengths == 0) & over] = step
+        if (lengths > 0).all():
             break
         point = draw_point(packed[:, :-1], bias, generator)
         points.append(point)
     drawn, looked, fired = (torch.stack(parts, 1).numpy() for parts in (points[: len(z)], shares, z))
     written = []
-    for row, length in enumerate(lengths):
+    for row, length in enumerate(lengths.tolist()):
         part = slice(0, length or len(z))
         offsets = codec.ink.decode(drawn[row, part])
         written.append(Handwriting(offsets, looked[row, part], fired[row, part].astype(np.int64), length > 0))

@@ -1,8 +1,8 @@
-"""Does a device compute what the CPU does? Small networks, forward, gradients and a few updates, in one command.
+"""Check that a device computes what the CPU does: small networks, forward, gradients and a few updates.
 
-The judge is the CPU in float32, whose window is in turn held to autograd and to the float64 reference by the tests.
-What is judged is what training uses: fused kernels, bfloat16 operands, and on a GPU the whole update captured in one
-graph.
+The device is compared with the CPU in float32, whose window the tests compare with autograd and with the float64
+reference. Everything that training uses is compared: fused kernels, bfloat16 operands, and on a GPU the whole update
+captured in one graph.
 """
 
 import copy
@@ -29,7 +29,7 @@ CHARACTERS = 12
 
 @dataclass(frozen=True)
 class Finding:
-    """One comparison: what, how far apart (relative), and how far it may be."""
+    """One comparison: what was compared, the relative difference, and the largest one that is allowed."""
 
     what: str
     difference: float
@@ -37,7 +37,7 @@ class Finding:
 
     @property
     def is_good(self) -> bool:
-        """Within what is allowed; NaN is not."""
+        """Whether the difference is within what is allowed; NaN is not."""
         return self.difference <= self.allowed
 
 

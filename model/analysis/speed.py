@@ -2,8 +2,8 @@
 
 Forward and backward of a whole window with embedding, output module and loss; interleaved rounds, medians of each, the
 ratios taken within the run, round by round. On a CPU: one core, CPU time. On a GPU: each window captured in a CUDA
-graph, as training does it (eager autograd is launched kernel by kernel, as everybody does it), wall time between
-synchronisations, and beside it the floor from the card's own measured matrix rate and memory bandwidth.
+graph, as in training (eager autograd is launched kernel by kernel, as usual), wall time between synchronisations, and
+beside it a lower bound from the measured matrix rate and memory bandwidth of the card.
 """
 
 import json
@@ -30,7 +30,7 @@ Pass = Callable[[Tensor, Tensor], None]
 
 
 class _Eager:
-    """The same network stepped with autograd: what one writes first."""
+    """The same network stepped with autograd, as one would write it first."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
@@ -46,10 +46,11 @@ class _Eager:
 
 
 class _Window:
-    """Ours."""
+    """A window of ours."""
 
     def __init__(self, network: Network, options: WindowOptions) -> None:
-        self.network, self.options = network, options
+        self.network = network
+        self.options = options
         self.slope = torch.ones((), device=network.output.bias.device)
 
     def __call__(self, x: Tensor, y: Tensor) -> None:
@@ -170,7 +171,7 @@ def _rivals(network: Network, operand: torch.dtype, x: Tensor, y: Tensor) -> dic
 
 
 def _operand(config: ModelConfig, batch: int, device: torch.device) -> torch.dtype:
-    """What a training here would choose."""
+    """The operand dtype that a training on this device would choose."""
     hidden = config.hidden[0]
     return fastest_operand(device, batch, 3 * hidden, 4 * hidden)
 

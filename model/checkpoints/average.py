@@ -1,7 +1,7 @@
-"""One network of several: the mean of the weights of trainings that went on from each other, or from one start.
+"""The mean of the weights of several networks whose trainings continued each other, or began from the same weights.
 
-Such networks lie in one valley of the loss, and its middle is often lower than any place that a training with its noise
-comes to rest in (Izmailov 2018; Wortsman 2022). Networks that began apart have nothing to average.
+Such networks lie in one valley of the loss, and its middle is often lower than the points where noisy trainings end
+(Izmailov 2018; Wortsman 2022). Networks from different initial weights cannot be averaged.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ class AverageError(ValueError):
 
 
 def of_evaluation(checkpoint: Checkpoint) -> Checkpoint:
-    """The weights that a training evaluates: the running averages, where a last checkpoint holds them."""
+    """Return the weights that a training evaluates: the running averages, where a last checkpoint holds them."""
     kept = {name: checkpoint.extra.get(f"average/{name}", weight) for name, weight in checkpoint.weights.items()}
     return replace(checkpoint, weights=kept, extra={})
 

@@ -21,7 +21,7 @@ LAST, BEST = "last.safetensors", "best.safetensors"
 
 
 class CheckpointError(Exception):
-    """A file that is no checkpoint of ours: one sentence with the file and what was expected."""
+    """A file is not one of our checkpoints; the message names the file and what was expected."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Checkpoint:
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint: to a file beside it first, flushed to the disk, then renamed over it."""
+    """Write a checkpoint, whole or not at all."""
     header = {
         "format": FORMAT,
         "model": checkpoint.model.to_json(),
@@ -61,13 +61,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     }
     tensors = {f"weights/{name}": tensor for name, tensor in checkpoint.weights.items()}
     tensors |= {f"extra/{name}": tensor for name, tensor in checkpoint.extra.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    save_file(copies, str(partial), metadata={"copyist": json.dumps(header)})
-    with partial.open("rb") as written:
-        os.fsync(written.fileno())
-    partial.replace(path)
+    write_file(path, header, tensors)
 
 
 def load(path: Path) -> Checkpoint:
@@ -78,24 +72,15 @@ def load(path: Path) -> Checkpoint:
     """
     if path.is_dir():
         path = next((path / name for name in (BEST, LAST) if (path / name).exists()), path / BEST)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint; expected a .safetensors file or a training folder")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("copyist", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: not a checkpoint of the format {FORMAT}")
+    header, tensors = read_file(path, FORMAT, "checkpoint")
     try:
         checkpoint = Checkpoint(
             model=ModelConfig.from_json(header["model"]),
             train=TrainConfig.from_json(header["train"]),
             codec=codec_from_json(header["codec"]),
             facts=header["facts"],
-            weights=_group(tensors, "weights/"),
-            extra=_group(tensors, "extra/"),
+            weights=group(tensors, "weights/"),
+            extra=group(tensors, "extra/"),
         )
         _check_weights(checkpoint)
     except (ConfigError, KeyError, TypeError, ValueError) as error:
@@ -103,7 +88,43 @@ def load(path: Path) -> Checkpoint:
     return checkpoint
 
 
-def _group(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def write_file(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors with a JSON header: to a file beside it first, flushed to the disk, then renamed over it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    save_file(copies, str(partial), metadata={"copyist": json.dumps(header)})
+    with partial.open("rb") as written:
+        os.fsync(written.fileno())
+    partial.replace(path)
+
+
+def read_file(path: Path, wanted: str, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the header and the tensors of a file that `write_file` wrote.
+
+    Args:
+        path: of the file.
+        wanted: the header's format.
+        kind: what such a file is called in messages.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, or of another format.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such {kind}; expected a .safetensors file or a training folder")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("copyist", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
+    if not isinstance(header, dict) or header.get("format") != wanted:
+        raise CheckpointError(f"{path}: not a {kind} of the format {wanted}")
+    return header, tensors
+
+
+def group(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a prefix, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 

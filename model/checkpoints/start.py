@@ -1,4 +1,4 @@
-"""Starting a training from the weights of another one: longer, on other data, or with a text to write besides."""
+"""Starting a training from the weights of another one: to train longer, on other data, or to write a given text."""
 
 import torch
 
@@ -13,19 +13,19 @@ WRITES = ("characters", "writers", "character_width", "window_mixtures")
 
 
 class StartError(ValueError):
-    """These weights cannot be the start of that network; the message names what differs."""
+    """These weights do not fit that network; the message names what differs."""
 
 
 def symbols_of(start: Checkpoint) -> TextCodec | None:
-    """The alphabet that a corpus must be read in for a network to go on; ink brings its own numbers."""
+    """The codec that a text must be read with for a network to go on; None for ink, which needs none."""
     return start.codec if isinstance(start.codec, TextCodec) else None
 
 
 def start_from(network: Network, codec: Codec, start: Checkpoint) -> None:
     """Copy all weights of a checkpoint into a network that has at least as many.
 
-    What a network that writes a given text has besides comes last in every dimension of every parameter, so a network
-    that writes freely fills the leading block of each, and what is new keeps its initial values.
+    A network that writes a given text has its additional weights last in every dimension of every parameter. A network
+    that writes freely therefore fills the leading block of each, and the rest keeps its initial values.
 
     Args:
         network: fresh.

@@ -1,8 +1,8 @@
-"""A wider network that computes the same: every unit of one layer twice, to go on training from (Net2Net, Chen 2016).
+"""A wider network that computes the same, to go on training from: every unit of one layer twice (Net2Net, Chen 2016).
 
-Both copies of a unit are given what the one was given, so both are what it was, and LayerNorm's statistics over the
-gates stay what they were. Whoever read the unit reads both, with its weight divided between them in random shares:
-those are what tells the copies apart when training goes on.
+Both copies of a unit have the inputs of the unit, so both have its value, and LayerNorm's statistics over the gates
+stay the same. Each reader of the unit reads both copies, with its weight divided between them in random shares. These
+shares make the copies differ when training goes on.
 """
 
 from dataclasses import replace
@@ -29,7 +29,7 @@ def widen(checkpoint: Checkpoint, layer: int, seed: int = 1) -> Checkpoint:
         seed: of the shares.
 
     Raises:
-        WidenError: there is no such layer, or batch normalisation, which knows its units one by one.
+        WidenError: there is no such layer, or the network is batch-normalised.
     """
     trained, index = of_evaluation(checkpoint), layer - 1
     hidden = list(trained.model.hidden)

@@ -1,4 +1,4 @@
-"""What the commands of `python -m model` say on standard error, and the devices they are told to use."""
+"""What the commands of `python -m model` share: messages on standard error, and the choice of a device."""
 
 import torch
 import typer
@@ -11,7 +11,7 @@ console = Console(stderr=True)
 
 
 def fail(message: object) -> typer.Exit:
-    """Say what is wrong in one line; raise what is returned, and the command exits with 1."""
+    """Print an error in one line, and return what to raise so that the command exits with 1."""
     # Messages hold paths and intervals: brackets are no markup, and a line break would tear a path.
     console.print(f"[red]error:[/red] {escape(str(message))}", highlight=False, soft_wrap=True)
     return typer.Exit(1)

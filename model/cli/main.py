@@ -1,4 +1,4 @@
-"""The command line of `python -m model`; each command one deed."""
+"""The command line of `python -m model`: one function for each command."""
 
 import json
 import shutil
@@ -226,21 +226,22 @@ def boundaries(
         loaded = checkpoints.load(checkpoint)
         if loaded.model.cell != "hmlstm":
             raise fail(f"{checkpoint} is an LSTM: it has no boundaries")
-        rival = None if control is None else checkpoints.load(control)
-        if rival is not None and rival.codec != loaded.codec:
+        control_checkpoint = None if control is None else checkpoints.load(control)
+        if control_checkpoint is not None and control_checkpoint.codec != loaded.codec:
             raise fail(f"{control} was trained with another codec than {checkpoint}")
         protocol = _protocol(loaded, None)
         corpus = Corpus.load(loaded.model.kind, data, loaded.codec, protocol)
-        report = find(loaded.network(), corpus, split, limit, None if rival is None else rival.network())
+        control_network = None if control_checkpoint is None else control_checkpoint.network()
+        report = find(loaded.network(), corpus, split, limit, control_network)
         if words is not None:
             if not isinstance(loaded.codec, InkCodec):
                 raise fail(f"{words} is ink that the network of {checkpoint} does not read")
             report["words"] = score_words(loaded.network(), read_words(words, loaded.codec))
         if letters is not None:
-            told = Corpus.load(loaded.model.kind, data, loaded.codec, protocol, texts=True).data
-            if not isinstance(told, InkCorpus):
+            captioned = Corpus.load(loaded.model.kind, data, loaded.codec, protocol, texts=True).data
+            if not isinstance(captioned, InkCorpus):
                 raise fail(f"{letters} reads ink, and {checkpoint} writes text")
-            report["letters"] = score_letters(loaded.network(), told, split, load_recogniser(letters)[0])
+            report["letters"] = score_letters(loaded.network(), captioned, split, load_recogniser(letters)[0])
         if run is not None:
             from model.analysis.records import read_record, write_record
 

@@ -1,4 +1,4 @@
-"""The command line of `python -m model recognise`: train the judge of legibility, and measure it."""
+"""The command line of `python -m model recognise`: train a recogniser, which measures legibility, and evaluate it."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ from model.recogniser.network import RecogniserConfig, load_recogniser, measure
 from model.recogniser.train import train_recogniser
 from model.training.budget import Budget
 
-recogniser_app = typer.Typer(no_args_is_help=True, help="A recogniser of strokes: the judge of legibility.")
+recogniser_app = typer.Typer(no_args_is_help=True, help="A recogniser of strokes, which measures legibility.")
 
 
 def _report(record: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""`python -m model train`: from words on a command line to one training, or to one for each of several seeds."""
+"""The command `python -m model train`: one training, or one for each of several seeds."""
 
 import shutil
 from dataclasses import fields, replace
@@ -18,8 +18,8 @@ from model.config import PRESETS, ConfigError, Preset
 from model.data.corpus import Corpus
 from model.data.errors import DataError
 from model.training.budget import Budget
-from model.training.loop import Trainer, TrainingError
-from model.training.process import Interrupted
+from model.training.loop import Trainer
+from model.training.process import Interrupted, TrainingError
 from model.training.seeds import keep_best, train_together
 from model.training.workers import Workers
 
@@ -59,14 +59,15 @@ def train(
         workers = Workers.join(device_named(device))
         wanted = {out: chosen} if seeds is None else _seeded(chosen, seeds, out, workers)
         with _Progress(shown=workers.is_first) as progress:
-            trainers = []
+            trainers: list[Trainer] = []
             for folder, each in wanted.items():
                 budget = Budget(minutes=60.0 if minutes is None and updates is None else minutes, updates=updates)
                 report = partial(progress.report, budget, "" if seeds is None else f"{folder.name}: ")
-                trainer = Trainer(each, corpus, folder, budget, workers, compiled=fused, report=report)
+                # With several seeds the bar follows the first: all have the same budget.
+                follow = {} if trainers else {"progressed": progress.move}
+                trainer = Trainer(each, corpus, folder, budget, workers, compiled=fused, report=report, **follow)
                 trainer.begin(resume=resume, start=begun)
                 trainers.append(trainer)
-            progress.follow(trainers[0])
             if seeds is None:
                 trainers[0].run(stop_after)
             else:
@@ -162,15 +163,9 @@ class _Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def follow(self, trainer: Trainer) -> None:
-        """Move the bar with every update."""
-        one_update = trainer.one_update
-
-        def followed(progress: float) -> None:
-            one_update(progress)
-            self._bar.update(self._task, completed=trainer.budget.progress)
-
-        trainer.one_update = followed  # type: ignore[method-assign]
+    def move(self, progress: float) -> None:
+        """Move the bar to a share of the budget."""
+        self._bar.update(self._task, completed=progress)
 
     def lose(self, trainer: Trainer, error: TrainingError) -> None:
         """Say that one of several cannot go on."""

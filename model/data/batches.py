@@ -1,7 +1,7 @@
-"""Streams cut into windows: what a training step sees, and where the next one goes on.
+"""Streams cut into windows: what an update of training sees, and where the next one goes on.
 
-State is carried from window to window, so row b of one window continues row b of the one before, unless it is said to
-start afresh. A stream's place is a few integers; saved and loaded, it goes on with the very same windows.
+State is carried from window to window: row b of a window continues row b of the window before, unless the row is marked
+as fresh. The position of the streams is a few integers; saved and loaded, they go on with the same windows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ class TextStreams:
         ids: (n,) ids of the text.
         batch: number of streams, B.
         window: steps of a window, T.
-        start: number of windows already drawn.
+        start: number of windows already given.
 
     Attributes:
         windows_per_pass: windows until the streams wrap.
@@ -63,15 +63,15 @@ class TextStreams:
 
     @property
     def passes(self) -> float:
-        """Passes done, with the fraction of the present one."""
+        """Passes done, with the fraction of the one in progress."""
         return self._drawn / self.windows_per_pass
 
     def skip(self, passes: float) -> None:
-        """Leave out what an earlier training read: so many passes, in streams of any shape."""
+        """Skip what an earlier training has read: a number of passes, whatever its batch and window were."""
         self._drawn += round(passes * self.windows_per_pass)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the place as JSON values."""
+        """Return the position as JSON values."""
         return {"drawn": self._drawn} | self._shape()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -85,7 +85,7 @@ class TextStreams:
         self.wrapped = self._drawn > 0 and (self._drawn - 1) % self.windows_per_pass == 0
 
     def _shape(self) -> dict[str, int]:
-        """What a place is only good for."""
+        """What a saved position depends on: it fits no other streams."""
         return {"ids": len(self._ids), "batch": self._batch, "window": self._window}
 
 
@@ -102,13 +102,13 @@ class Caption(NamedTuple):
 
 
 class InkWindow(NamedTuple):
-    """T steps of B lanes of ink.
+    """T steps of B streams of ink.
 
     Attributes:
         inputs: float32 (T, B, 3), the points [dx, dy, pen_up].
         targets: float32 (T, B, 3), the point after each.
         weight: float32 (T, B), 1 where the target is a point of the line, 0 where it is padding.
-        fresh: bool (B,), lanes that begin a line here, so that no state may be carried into them.
+        fresh: bool (B,), streams that begin a line here, so that no state may be carried into them.
         text: int64 (B, U), what the line says, 0 after its end; U is 0 for lines without captions.
         writer: int64 (B,), whose hand, 0 for an unknown one.
         last: float32 (T, B), 1 where the input is the line's last point; always 0 for lines without captions.
@@ -136,27 +136,27 @@ class InkWindow(NamedTuple):
             np.zeros(flags, np.float32),
         )
 
-    def write(self, lane: int, line: Floats, step: int, caption: Caption | None) -> int:
-        """Write a lane's steps from `step` of a line on, as many as fit; returns how many are scored.
+    def write(self, row: int, line: Floats, step: int, caption: Caption | None) -> int:
+        """Write a line into a row, from its point `step` on, as much as fits; return how many steps are scored.
 
-        A line with a caption is read to its last point, so that the network learns that it is over.
+        A line with a caption is read to its last point, so that the network learns where lines end.
         """
         steps = len(self.weight)
         target = line[step + 1 : step + 1 + steps]
         read = line[step : step + (len(target) if caption is None else steps)]
-        self.inputs[: len(read), lane] = read
-        self.targets[: len(target), lane] = target
-        self.weight[: len(target), lane] = 1
+        self.inputs[: len(read), row] = read
+        self.targets[: len(target), row] = target
+        self.weight[: len(target), row] = 1
         if caption is not None:
-            self.text[lane, : len(caption.text)] = caption.text
-            self.writer[lane] = caption.writer
+            self.text[row, : len(caption.text)] = caption.text
+            self.writer[row] = caption.writer
             if len(target) < len(read):
-                self.last[len(target), lane] = 1
+                self.last[len(target), row] = 1
         return len(target)
 
 
 class Stretch(NamedTuple):
-    """Lines drawn larger or smaller, each axis by itself, anew in each pass: no hand writes in one size only.
+    """Draws lines larger or smaller, on each axis by another factor, because no hand writes in one size only.
 
     Attributes:
         spread: standard deviation of the factors' logarithms.
@@ -167,7 +167,7 @@ class Stretch(NamedTuple):
     origin: tuple[float, float]
 
     def __call__(self, line: Floats, *seed: int) -> Floats:
-        """The line (n, 3), stretched as the seed says and it alone."""
+        """Return the line (n, 3), stretched by factors that only the seed decides."""
         bits = np.random.PCG64(np.random.SeedSequence(seed)).random_raw(4)
         # Box and Muller: NumPy promises the raw numbers for ever, but not what its distributions make of them.
         one, two = ((bits[:2] >> 11) + 0.5) / 2**53, (bits[2:] >> 11) / 2**53
@@ -178,14 +178,14 @@ class Stretch(NamedTuple):
 
 
 class InkStreams:
-    """B lanes, each showing one line after another in windows of T steps, without end.
+    """B parallel streams, each giving one line after another in windows of T steps, without end.
 
-    A lane whose line is done takes the next of a queue; each pass of the queue is all lines in a new order that only
-    seed and pass decide. A line of n points gives n - 1 scored steps and is padded up to whole windows.
+    A stream whose line is done takes the next one of a queue. Each pass of the queue is all lines in a new order, which
+    only seed and pass decide. A line of n points gives n - 1 scored steps and is padded up to whole windows.
 
     Args:
         lines: (n, 3) float32 arrays, each of at least 2 points.
-        batch: number of lanes, B.
+        batch: number of streams, B.
         window: steps of a window, T.
         seed: of the orders.
         captions: of the lines, where they are written from a text.
@@ -215,9 +215,10 @@ class InkStreams:
         self._scored = 0  # steps with weight 1 that were given
         self._steps_per_pass = sum(len(line) - 1 for line in lines)
         self._order = (-1, np.empty(0, np.int64))
-        self._lane_line = [-1] * batch
-        self._lane_taken = [-1] * batch  # when each was taken from the queue
-        self._lane_step = [0] * batch
+        # Of each stream: its line, the line's number in the queue, and the next point.
+        self._line_of = [-1] * batch
+        self._taken_of = [-1] * batch
+        self._step_of = [0] * batch
 
     @property
     def passes(self) -> float:
@@ -225,21 +226,22 @@ class InkStreams:
         return self._scored / self._steps_per_pass
 
     def next(self) -> InkWindow:
-        """Return the next window of all lanes."""
-        filled = InkWindow.zeros(self._window, len(self._lane_line), self._characters)
-        for lane in range(len(self._lane_line)):
-            self._fill(filled, lane)
+        """Return the next window of all streams."""
+        filled = InkWindow.zeros(self._window, len(self._line_of), self._characters)
+        for row in range(len(self._line_of)):
+            self._fill(filled, row)
         return filled
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the place as JSON values."""
+        """Return the position as JSON values."""
         return {
             "seed": self._seed,
             "taken": self._taken,
             "scored": self._scored,
-            "lane_line": list(self._lane_line),
-            "lane_taken": list(self._lane_taken),
-            "lane_step": list(self._lane_step),
+            # Checkpoints have these names, from when a stream was called a lane.
+            "lane_line": list(self._line_of),
+            "lane_taken": list(self._taken_of),
+            "lane_step": list(self._step_of),
         } | self._shape()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -252,34 +254,35 @@ class InkStreams:
         self._seed = int(state["seed"])
         self._taken = int(state["taken"])
         self._scored = int(state["scored"])
-        self._lane_line = [int(line) for line in state["lane_line"]]
-        self._lane_taken = [int(taken) for taken in state.get("lane_taken", self._lane_taken)]
-        self._lane_step = [int(step) for step in state["lane_step"]]
+        self._line_of = [int(line) for line in state["lane_line"]]
+        self._taken_of = [int(taken) for taken in state.get("lane_taken", self._taken_of)]
+        self._step_of = [int(step) for step in state["lane_step"]]
         self._order = (-1, np.empty(0, np.int64))
 
     def _shape(self) -> dict[str, int]:
-        """What a place is only good for."""
+        """What a saved position depends on: it fits no other streams."""
         return {
             "lines": len(self._lines),
             "steps_per_pass": self._steps_per_pass,
-            "batch": len(self._lane_line),
+            "batch": len(self._line_of),
             "window": self._window,
         }
 
-    def _fill(self, window: InkWindow, lane: int) -> None:
-        """Write a lane's next steps into a window of zeros."""
+    def _fill(self, window: InkWindow, row: int) -> None:
+        """Write a stream's next steps into a window of zeros."""
         unread = 1 if self._captions is None else 0  # the last point of a line: nothing follows it
-        if self._lane_line[lane] < 0 or self._lane_step[lane] >= len(self._lines[self._lane_line[lane]]) - unread:
-            self._lane_taken[lane] = self._taken
-            self._lane_line[lane], self._lane_step[lane] = self._take(), 0
-            window.fresh[lane] = True
-        number = self._lane_line[lane]
+        if self._line_of[row] < 0 or self._step_of[row] >= len(self._lines[self._line_of[row]]) - unread:
+            self._taken_of[row] = self._taken
+            self._line_of[row] = self._take()
+            self._step_of[row] = 0
+            window.fresh[row] = True
+        number = self._line_of[row]
         line = self._lines[number]
         if self._stretch is not None:
-            line = self._stretch(line, self._seed, self._lane_taken[lane])
+            line = self._stretch(line, self._seed, self._taken_of[row])
         caption = None if self._captions is None else self._captions[number]
-        self._scored += window.write(lane, line, self._lane_step[lane], caption)
-        self._lane_step[lane] += self._window
+        self._scored += window.write(row, line, self._step_of[row], caption)
+        self._step_of[row] += self._window
 
     def _take(self) -> int:
         """Index of the next line of the queue."""
@@ -344,12 +347,12 @@ def evaluation_lines(
     order = np.argsort([len(line) for line in lines], kind="stable")
     for begin in range(0, len(order), batch):
         chosen = order[begin : begin + batch].tolist()
-        said = None if captions is None else [captions[i] for i in chosen]
+        texts = None if captions is None else [captions[i] for i in chosen]
         steps = max(len(lines[i]) for i in chosen) - (captions is None)
-        filled = InkWindow.zeros(steps, len(chosen), _longest(said))
+        filled = InkWindow.zeros(steps, len(chosen), _longest(texts))
         filled.fresh[:] = True
         for row, i in enumerate(chosen):
-            filled.write(row, lines[i], 0, None if said is None else said[row])
+            filled.write(row, lines[i], 0, None if texts is None else texts[row])
         yield filled
 
 
@@ -365,7 +368,7 @@ def _check_lines(lines: Sequence[Floats]) -> None:
 
 
 def _check_same(state: dict[str, Any], shape: dict[str, int]) -> None:
-    """Raise ValueError unless a saved place belongs to streams of this shape."""
+    """Raise ValueError unless a saved position belongs to streams of this shape."""
     for name, value in shape.items():
         if state[name] != value:
             raise ValueError(f"the saved place is one of streams with {name} {state[name]}, not {value}")

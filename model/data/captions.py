@@ -1,9 +1,9 @@
-"""What lines of ink say and who wrote them: read from a stroke file, cleaned, and turned into ids.
+"""Captions of lines of ink (what they say and who wrote them): read from a stroke file, cleaned, and turned into ids.
 
-Learning to write a text needs lines whose text is true. Left out of training (never of valid and test): lines without
-a text, with a "#" (which stands for words crossed out), marked as badly captured, with a jump that no hand makes, or
-with so many or so few points a character that text and ink cannot belong together. In a large set, lines with a scarce
-character come several times: digits are 0.3 % of all characters, and nobody learns a letter from twenty examples.
+Learning to write a text needs lines whose text is right. Training (never valid or test) leaves out lines without a
+text, with a "#" (which stands for words crossed out), marked as badly captured, with a jump that no hand makes, or with
+so many or so few points a character that text and ink cannot belong together. In a large set, lines with a scarce
+character are repeated: digits are 0.3 % of all characters, and no letter is learned from twenty examples.
 """
 
 import itertools
@@ -22,15 +22,15 @@ from model.data.errors import DataError
 
 Parts = dict[str, NDArray[np.intp]]
 
-LARGE = 1000  # training lines; a smaller set keeps every character and repeats none
+LARGE = 1000  # training lines; a smaller set keeps every character and repeats no line
 MIN_COUNT = 20  # a rarer character is learned as "some unknown character"
-SCARCE, REPEATS = 200, 4  # a line with a character that occurs less often than this comes so many times
+SCARCE, REPEATS = 200, 4  # a line with a character that occurs less than 200 times is repeated 4 times
 MAX_JUMP = 1500  # raw units; lines of IAM-OnDB are some 5,000 wide
-POINTS_PER_CHARACTER = (8, 45)  # 99.5 % of IAM-OnDB are inside, 21 is usual
+PLAUSIBLE_POINTS_PER_CHARACTER = (8, 45)  # 99.5 % of IAM-OnDB are inside, 21 is usual
 
 
 @dataclass(frozen=True)
-class Said:
+class Transcripts:
     """Per line: its text, its writer (-1 where not known) and whether its data are known to be bad."""
 
     texts: list[str]
@@ -38,7 +38,7 @@ class Said:
     is_doubtful: NDArray[np.bool_]
 
 
-def read_said(path: Path, arrays: dict[str, NDArray[Any]], count: int) -> Said | None:
+def read_transcripts(path: Path, arrays: dict[str, NDArray[Any]], count: int) -> Transcripts | None:
     """Cut the texts of a stroke file into lines; None where it has none.
 
     Raises:
@@ -60,7 +60,7 @@ def read_said(path: Path, arrays: dict[str, NDArray[Any]], count: int) -> Said |
     doubtful = arrays.get("low_likelihood", np.zeros(count))
     if len(writers) != count or len(doubtful) != count:
         raise DataError(f"{path}: expected one writer and one low_likelihood for each of {count} lines")
-    return Said(texts, writers.astype(np.int64), doubtful.astype(np.bool_))
+    return Transcripts(texts, writers.astype(np.int64), doubtful.astype(np.bool_))
 
 
 def _clean(text: str) -> str:
@@ -72,39 +72,39 @@ def caption_lines(
     path: Path,
     parts: Parts,
     lines: list[NDArray[np.float64]],
-    said: Said,
+    transcripts: Transcripts,
     ink: InkCodec,
     codec: HandwritingCodec | None,
 ) -> tuple[Parts, HandwritingCodec, dict[str, list[Caption]], dict[str, Any]]:
-    """Choose the lines that have usable captions, and make these.
+    """Choose the lines with usable captions, and make the captions.
 
     Args:
         path: of the file, for messages.
         parts: lines of each split.
         lines: raw offsets of all lines.
-        said: texts and writers of all lines.
+        transcripts: texts and writers of all lines.
         ink: codec of the offsets.
         codec: a trained network's, or None to take characters and writers from train.
 
     Returns:
         the lines of each split, repeated where they have a scarce character; the codec; a caption for each line; and
-        what was done, as JSON values.
+        what was left out and repeated, as JSON values.
     """
-    has_text = {name: part[[bool(said.texts[i]) for i in part]] for name, part in parts.items()}
-    chosen = has_text | {"train": has_text["train"][[_is_true(lines[i], said, i) for i in has_text["train"]]]}
+    has_text = {name: part[[bool(transcripts.texts[i]) for i in part]] for name, part in parts.items()}
+    chosen = has_text | {"train": has_text["train"][[_is_true(lines[i], transcripts, i) for i in has_text["train"]]]}
     for name, part in chosen.items():
         if not len(part):
             raise DataError(f"{path}: expected lines with a text in {name}, found none")
-    texts = [said.texts[i] for i in chosen["train"]]
+    texts = [transcripts.texts[i] for i in chosen["train"]]
     is_large = len(texts) >= LARGE
     if codec is None:
-        writers = sorted({int(said.writers[i]) for i in chosen["train"]} - {-1})
+        writers = sorted({int(transcripts.writers[i]) for i in chosen["train"]} - {-1})
         characters = TextCodec.from_text(texts, MIN_COUNT if is_large else 1)
         codec = HandwritingCodec(ink, characters, tuple(writers))
     if is_large:
         chosen["train"] = np.repeat(chosen["train"], _repeats(texts, codec.text))
     captions = {
-        name: [Caption(codec.encode_text(said.texts[i]), codec.hand(int(said.writers[i]))) for i in part]
+        name: [Caption(codec.encode_text(transcripts.texts[i]), codec.hand(int(transcripts.writers[i]))) for i in part]
         for name, part in chosen.items()
     }
     facts = {
@@ -116,13 +116,13 @@ def caption_lines(
     return chosen, codec, captions, facts
 
 
-def _is_true(line: NDArray[np.float64], said: Said, index: int) -> bool:
+def _is_true(line: NDArray[np.float64], transcripts: Transcripts, index: int) -> bool:
     """Whether ink and text of a line can be trusted to belong together."""
-    text = said.texts[index]
-    low, high = POINTS_PER_CHARACTER
+    text = transcripts.texts[index]
+    low, high = PLAUSIBLE_POINTS_PER_CHARACTER
     return (
         "#" not in text
-        and not said.is_doubtful[index]
+        and not transcripts.is_doubtful[index]
         and bool(np.abs(line[:, :2]).max() <= MAX_JUMP)
         and low <= len(line) / len(text) <= high
     )

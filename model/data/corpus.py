@@ -1,4 +1,4 @@
-"""One door for both kinds of corpus: what the trainer and the evaluator need to know about text and ink."""
+"""A corpus of text or of ink, as training and evaluation use it: windows of tensors."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from model.data.text import TextCorpus, load_text
 from model.network.stack import Condition
 
 EVALUATION_STREAMS = 64
-LONG, FEW = 50_000, 8  # symbols of a stream whose beginning hardly counts; streams that a shorter text is cut into
+LONG, FEW = 50_000, 8  # symbols after which a stream's blank start hardly counts; streams of a shorter text
 Codec = TextCodec | InkCodec | HandwritingCodec
 
 
@@ -67,14 +67,14 @@ class Corpus:
     def load(
         cls, kind: Kind, path: Path, codec: Codec | None = None, protocol: str = "paper", *, texts: bool = False
     ) -> "Corpus":
-        """Read a corpus; with a codec given (a trained network's), in that network's numbers.
+        """Read a corpus, with the codec of a trained network if one is given.
 
         Args:
             kind: text or ink.
             path: of the corpus.
-            codec: a trained network's, or None to make one.
+            codec: of a trained network, or None to make one.
             protocol: of ink: "paper" or "official".
-            texts: of ink: with what the lines say. A codec of handwriting asks for it, too.
+            texts: of ink: read the captions too, as a codec of handwriting always does.
         """
         if kind == "text":
             return cls(kind, load_text(path, codec if isinstance(codec, TextCodec) else None))
@@ -96,7 +96,7 @@ class Corpus:
 
     @property
     def separators(self) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
-        """Which symbols separate (V,), None for ink."""
+        """Which symbols are separators (V,), None for ink."""
         return self.codec.separators if isinstance(self.codec, TextCodec) else None
 
     def streams(self, batch: int, window: int, seed: int, stretch: float = 0.0) -> "TextStreams | InkStreams":
@@ -116,8 +116,8 @@ class Corpus:
             split: "train", "valid" or "test".
             window: T.
             limit: at most this many steps in all, taken from the beginning.
-            batch: streams, or lines, side by side at most. None: 64 lines; or so few streams of a text that its figure
-                is nearly that of one, since every stream begins without knowing what came before it.
+            batch: streams, or lines, side by side at most. None: 64 lines; for a text so few streams that the figure is
+                nearly that of one, since every stream begins with a blank state.
         """
         part = getattr(self.data, split)
         if isinstance(self.data, TextCorpus):
@@ -141,7 +141,7 @@ def line_windows(
 ) -> Iterator[Window]:
     """Lines of ink (n, 3), shortest first, every one whole and once, cut into windows with carried state.
 
-    With captions, for a network that writes what they say; without, a line's last point is not read.
+    With captions they are for a network that writes texts; without, a line's last point is not read.
     """
     for whole in evaluation_lines(lines, EVALUATION_STREAMS, captions):
         yield from _cut(Window(*(torch.from_numpy(part) for part in whole)), window)

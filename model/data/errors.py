@@ -1,4 +1,4 @@
-"""What goes wrong with data, told in one sentence."""
+"""The error that all readers of data raise."""
 
 
 class DataError(Exception):

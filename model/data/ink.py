@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from model.codec import HandwritingCodec, InkCodec
 from model.data.batches import Caption, shuffled
-from model.data.captions import Said, caption_lines, read_said
+from model.data.captions import Transcripts, caption_lines, read_transcripts
 from model.data.errors import DataError
 from model.data.inkml import read_inkml
 from model.data.known import INKS, UNKNOWN_LICENCE, UNKNOWN_USE
@@ -62,7 +62,7 @@ class _Source:
     split: NDArray[np.int64] | None
     sha256: str
     names: list[str]
-    said: Said | None = None
+    transcripts: Transcripts | None = None
 
 
 def load_ink(
@@ -84,8 +84,8 @@ def load_ink(
         protocol: "paper" shuffles all lines and cuts them 90/5/5, which gives 10,465 / 581 / 582 on IAM-OnDB and lets
             writers occur on both sides; "official" takes the file's own writer-disjoint split.
         seed: of the shuffle.
-        texts: read what the lines say and who wrote them, too (model/data/captions.py). Valid and test keep every line
-            that has a text; train loses those that would teach something wrong.
+        texts: read the captions too (model/data/captions.py). Valid and test keep every line that has a text; train
+            leaves out those whose text is doubtful.
 
     Raises:
         DataError: a file is missing, damaged or of another kind, or there are too few lines.
@@ -105,8 +105,8 @@ def load_ink(
     written: InkCodec | HandwritingCodec = ink
     if texts:
         given = codec if isinstance(codec, HandwritingCodec) else None
-        said = _said(path, source)
-        parts, written, captions, cleaning = caption_lines(path, parts, source.lines, said, ink, given)
+        transcripts = _transcripts(path, source)
+        parts, written, captions, cleaning = caption_lines(path, parts, source.lines, transcripts, ink, given)
         facts |= {"captions": cleaning, "lines": {name: len(part) for name, part in parts.items()}}
     train, valid, test = ([ink.encode(source.lines[i]) for i in part] for part in parts.values())
     facts |= {
@@ -123,15 +123,15 @@ def load_ink(
     return InkCorpus(written, train, valid, test, facts, ids, captions)
 
 
-def _said(path: Path, source: _Source) -> Said:
+def _transcripts(path: Path, source: _Source) -> Transcripts:
     """The texts, or DataError."""
-    if source.said is None:
+    if source.transcripts is None:
         raise DataError(f"{path}: expected an .npz with text and text_offsets, to learn to write a given text")
-    return source.said
+    return source.transcripts
 
 
 def _read(path: Path, *, texts: bool) -> _Source:
-    """Find out what lies at the path, and read it."""
+    """Read a file or a folder."""
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; expected strokes as .npz or a folder of .inkml files")
     if path.is_dir():
@@ -167,11 +167,11 @@ def _read_npz(path: Path, *, texts: bool) -> _Source:
     if split is not None and len(split) != len(offsets) - 1:
         raise DataError(f"{path}: expected one split code for each of {len(offsets) - 1} lines, found {len(split)}")
     points = np.stack([dx, dy, eos], 1).astype(np.float64)
-    points[offsets[:-1][np.diff(offsets) > 0], :2] = 0  # a line begins where it begins, whatever the file says
+    points[offsets[:-1][np.diff(offsets) > 0], :2] = 0  # the first point has no offset, whatever the file says
     lines = [points[begin:end] for begin, end in itertools.pairwise(offsets.tolist())]
     codes = None if split is None else split.astype(np.int64)
-    said = read_said(path, _load_arrays(path, content, (), CAPTIONS), len(lines)) if texts else None
-    return _Source(lines, codes, hashlib.sha256(content).hexdigest(), _names(content, len(lines)), said)
+    transcripts = read_transcripts(path, _load_arrays(path, content, (), CAPTIONS), len(lines)) if texts else None
+    return _Source(lines, codes, hashlib.sha256(content).hexdigest(), _names(content, len(lines)), transcripts)
 
 
 def _names(content: bytes, count: int) -> list[str]:
@@ -215,7 +215,7 @@ def _paper_split(kept: NDArray[np.intp], seed: int) -> dict[str, NDArray[np.intp
 
 
 def _official_split(path: Path, source: _Source, kept: NDArray[np.intp]) -> dict[str, NDArray[np.intp]]:
-    """Take the lines of each split as the file names them."""
+    """The lines of each split, as the file has them."""
     if source.split is None:
         raise DataError(f'{path}: the "official" protocol needs an .npz with an array named split')
     parts = {name: kept[source.split[kept] == code] for name, code in OFFICIAL.items()}
@@ -234,7 +234,7 @@ def _measure(path: Path, lines: list[Line]) -> InkCodec:
 
 
 def _facts(path: Path, source: _Source, parts: dict[str, NDArray[np.intp]], codec: InkCodec) -> dict[str, Any]:
-    """What a checkpoint should remember of the ink, but for the protocol."""
+    """The facts about the ink that a checkpoint carries, without the protocol."""
     known = INKS.get(source.sha256)
     order = np.concatenate(list(parts.values())).astype("<i8")
     return {

@@ -1,7 +1,7 @@
 """One InkML file to one line of raw offsets.
 
-Document type declarations are refused outright: InkML needs none, and entities are how a few lines of XML become
-gigabytes. The parser is the standard library's expat with that one rule added.
+Document type declarations are refused: InkML needs none, and with entities a few lines of XML can expand to gigabytes.
+The parser is the standard library's expat with that one rule added.
 """
 
 import math
@@ -83,7 +83,7 @@ def _named(root: Element, name: str) -> list[Element]:
 
 
 def _axes(path: Path, root: Element) -> _Axes:
-    """Read where X and Y stand; without a traceFormat they come first."""
+    """Find the columns of X and Y; without a traceFormat they come first."""
     layouts = {_layout(element) for element in _named(root, "traceFormat")} or {(("X", 1), ("Y", 1))}
     if len(layouts) > 1:
         raise DataError(f"{path}: expected one traceFormat, found {len(layouts)} that differ")

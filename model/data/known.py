@@ -1,7 +1,7 @@
 """The corpora we know by their content: names, documented splits, licences.
 
-A corpus is recognised by a checksum, never by its file name, so a renamed file keeps its split and its licence, and a
-changed one loses both.
+A corpus is recognised by its checksum and never by its file name. A renamed file therefore keeps its split and its
+licence, and a changed one loses both.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
-"""Sentences whose strokes were assigned to words by hand: a truth about words that no network and no rule has touched.
+"""Sentences whose strokes were assigned to words by hand: ground truth for words, made without a network or a rule.
 
-The ink comes from other pens than the training ink, so it is brought to its density and size before it is read.
+The ink comes from other pens than the training ink, so it is brought to the density and size of that ink first.
 """
 
 import itertools
@@ -15,7 +15,7 @@ from model.data.errors import DataError
 
 HELD_OUT = 3  # the authors' own test sentences, by other writers than the rest
 THINNING = 2  # 39 points a letter, against 22 in IAM-OnDB
-RETURN = 0.5  # of the width written so far: a flight back this far, and down, begins another line
+RETURN = 0.5  # of the width written so far: a pen that moves back this far, and down, begins another line
 
 
 class WordedLine(NamedTuple):

@@ -1,4 +1,4 @@
-"""Which character is being written: a soft window that slides over the text, driven by layer 1.
+"""Which character is being written: a soft window that layer 1 moves over the text.
 
 K logistic bumps with weights a (summing to 1), sharpness b > 0 and positions m that only ever move forward. Character u
 gets the share of the bumps that lies between its edges u - 1/2 and u + 1/2:
@@ -6,12 +6,12 @@ gets the share of the bumps that lies between its edges u - 1/2 and u + 1/2:
     phi(u) = F(u + 1/2) - F(u - 1/2),   F(e) = sum_k a_k sigmoid(b_k (e - m_k)),   F(-1/2) = 0
     m_k   += softplus(.) / STRIDE
 
-so the shares of all characters sum to at most 1 (docs/adr says why not Graves' Gaussians); what has left the text
-behind reads zeros. The vector read is sum_u phi(u) c_u = sum_u F(u + 1/2) (c_u - c_{u+1}): the differences are made
-once for a text, and a step costs one product with h of layer 1 and one pointwise kernel.
+The shares of all characters therefore sum to at most 1 (docs/adr says why not Graves' Gaussians), and a window that has
+left the text reads zeros. The vector read is sum_u phi(u) c_u = sum_u F(u + 1/2) (c_u - c_{u+1}): the differences are
+computed once for a text, and a step costs one product with h of layer 1 and one pointwise kernel.
 
-The vector read at a step joins layer 1's sources at the next one, and the output module's at once. Layers 2, 3, ...
-meet the text through layer 1 alone, so a COPY stays free.
+Layer 1 reads the vector at the next step, the output module at the same step. Layers 2, 3, ... see the text through
+layer 1 alone, so a COPY stays free.
 """
 
 import torch
@@ -19,11 +19,10 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, softplus
 
 from model.config import ModelConfig
+from model.ink import STRIDE
 from model.network.state import AttentionState
 
-# softplus(0) / 15 is one character in 21.6 points, the pace of a hand in IAM-OnDB: where a fresh network starts.
-STRIDE = 15.0
-NOTHING = 0  # the id of what follows a text in a batch of longer ones
+NOTHING = 0  # the id that pads a text in a batch of longer ones
 
 
 class Attention(nn.Module):
@@ -31,8 +30,8 @@ class Attention(nn.Module):
 
     Attributes:
         embedding: (V, E) of the characters.
-        neighbours: (3E, E), what a character's vector takes from the one before, itself and the one after: how a letter
-            is written depends on them.
+        neighbours: (3E, E), what a character's vector takes from the character before, itself and the character after,
+            because the way a letter is written depends on its neighbours.
         weight, bias: (H, 3K) and (3K,), from h of layer 1 to [weights a | sharpness b | stride], before their
             nonlinearities.
     """
@@ -46,7 +45,7 @@ class Attention(nn.Module):
         self.weight = nn.Parameter(torch.randn(config.hidden[0], 3 * mixtures) * config.hidden[0] ** -0.5)
         self.bias = nn.Parameter(torch.zeros(3 * mixtures))
 
-    def read(self, text: Tensor) -> Tensor:
+    def encode(self, text: Tensor) -> Tensor:
         """Character vectors, each less the next one: ids (B, U) int64, NOTHING after the end -> (B, U, E)."""
         is_there = (text != NOTHING)[:, :, None]
         own = torch.where(is_there, self.embedding(text), 0.0)
@@ -61,7 +60,7 @@ class Attention(nn.Module):
         Args:
             h: of layer 1 at this step (B, H).
             position: m of the step before (B, K), in characters from the first.
-            differences: as `read` gave them (B, U, E).
+            differences: as `encode` gave them (B, U, E).
 
         Returns:
             the new state, and phi (B, U), the share of each character.

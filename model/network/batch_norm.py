@@ -1,4 +1,4 @@
-"""A rival: the batch-normalised LSTM of Cooijmans et al. 2016 (arXiv 1603.09025), to be measured beside the others.
+"""A baseline: the batch-normalised LSTM of Cooijmans et al. 2016 (arXiv 1603.09025), to compare with, not to serve.
 
 Every layer is updated at every step, nothing comes from above, and there are no boundaries:
 
@@ -9,9 +9,8 @@ Every layer is updated at every step, nothing comes from above, and there are no
 x is the embedded input, or h of the layer below. BN(v; gain, bias) = gain * (v - mean) / std + bias for each unit: mean
 and variance are those of the batch's rows at this step while training, and those of the population otherwise.
 
-Known difference: the paper keeps population statistics of their own for each of a sequence's first steps. Here the
-state is carried from window to window, so that hardly any step is near a beginning: one set of statistics per layer
-serves all steps.
+Known difference: the paper keeps separate population statistics for each of a sequence's first steps. Here the state is
+carried from window to window, so that hardly any step is near a beginning, and all steps of a layer share one set.
 """
 
 from collections.abc import Callable
@@ -30,24 +29,24 @@ from model.network.fast.window import WindowOptions
 from model.network.state import LayerState, NetworkState
 
 GAIN = 0.1  # at first: with 1, tanh is soon saturated, and no gradient gets far through the steps (Cooijmans et al.)
-NEWS = 0.1  # share of each window in what is known of the population
+MOMENTUM = 0.1  # share of each window in the running averages of the population
 
 Kernels = tuple[Callable[..., Any], Callable[..., Any]]
 
 
 class BatchNormLayer(Layer):
-    """The parameters of one layer, and what is known of its population.
+    """The parameters of one layer, and its population statistics.
 
     Attributes:
         weight: (H + H_below, 4H), rows [own h | h below]. input, bias: as of any layer.
         gain_h, gain_x: (4H,). gain_c, bias_c: (H,).
         mean, variance: (9H,) of [h W_h | x W_x | c], running averages over the windows of a training.
-        news: share of the next window in them.
+        momentum: share of the next window in them.
     """
 
     mean: Tensor
     variance: Tensor
-    news: float = NEWS
+    momentum: float = MOMENTUM
 
     def __init__(self, config: ModelConfig, index: int) -> None:
         super().__init__(config, index)
@@ -61,10 +60,10 @@ class BatchNormLayer(Layer):
 
     @torch.no_grad()
     def learn(self, mean: Tensor, variance: Tensor, rows: int) -> None:
-        """Take the statistics of a window's batches (9H,), averaged over its steps, into those of the population."""
-        self.mean.lerp_(mean, self.news)
-        # The variance in a sample is too small by its share of one row.
-        self.variance.lerp_(variance * (rows / (rows - 1)), self.news)
+        """Update the population statistics with those of a window (9H,), averaged over its steps."""
+        self.mean.lerp_(mean, self.momentum)
+        # The variance of a sample is too small by a factor of (rows - 1) / rows.
+        self.variance.lerp_(variance * (rows / (rows - 1)), self.momentum)
 
 
 def run_batch_norm(
@@ -76,7 +75,7 @@ def run_batch_norm(
     *,
     training: bool,
 ) -> tuple[Tensor, NetworkState]:
-    """Run all layers over a window, one after the other: what a layer reads from below is one product.
+    """Run all layers over a window, one after the other, so that all steps from below are one product.
 
     Args:
         layers: their parameters, from layer 1 up.
@@ -85,8 +84,8 @@ def run_batch_norm(
         options: operand dtype of the products and of the saved activations, and whether the kernels are compiled;
             c and all statistics stay in the dtype of the weights.
         masks: multiply the layers' matrices (K, 4H) for this window; none for none.
-        training: normalise by the statistics of these rows (a worker's own ones, where several train), and let the
-            population's learn from them.
+        training: normalise by the statistics of these rows (a worker's own rows, where several train), and update the
+            population statistics.
 
     Returns:
         h of all layers side by side (T, B, sum H) in the operand dtype, and the state after the window: without history
@@ -113,12 +112,13 @@ def run_batch_norm(
 
 
 def _apply(layer: BatchNormLayer, s_x: Tensor, weight: Tensor, state: LayerState) -> tuple[Tensor, LayerState]:
-    """A window by the population's statistics, under which a normalisation is a scale and a shift."""
+    """A window normalised by population statistics, which makes the normalisation a scale and a shift."""
     sizes = [4 * layer.size, 4 * layer.size, layer.size]
     scale = torch.cat([layer.gain_h, layer.gain_x, layer.gain_c]) * torch.rsqrt(layer.variance + NORM_EPSILON)
     shift_h, shift_x, shift_c = (layer.mean * scale).split(sizes)
     scale_h, scale_x, scale_c = scale.split(sizes)
-    h, c, outputs = state.h, state.c, []
+    h, c = state.h, state.c
+    outputs = []
     for row in s_x.to(scale.dtype) * scale_x + (layer.bias - shift_x - shift_h):
         f, i, o, g = ((h.to(weight.dtype) @ weight).to(scale.dtype) * scale_h + row).chunk(4, 1)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
@@ -130,7 +130,7 @@ def _apply(layer: BatchNormLayer, s_x: Tensor, weight: Tensor, state: LayerState
 def _train(
     layer: BatchNormLayer, s_x: Tensor, weight: Tensor, state: LayerState, options: WindowOptions
 ) -> tuple[Tensor, LayerState]:
-    """A window by the statistics of the batch, which the layer learns from."""
+    """A window normalised by the statistics of its batch, which also update the layer's population statistics."""
     rows = s_x.shape[1]
     shape = (rows, layer.size, s_x.dtype, state.c.dtype, s_x.device) if options.compiled else None
     normalisation = (layer.gain_h, layer.gain_x, layer.bias, layer.gain_c, layer.bias_c)
@@ -142,6 +142,7 @@ def _train(
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each unit over the rows."""
     mean = x.mean(0)
     return mean, (x - mean).square().mean(0)
 
@@ -193,8 +194,8 @@ def _backward(
 ) -> tuple[Tensor, ...]:
     """A step backward: d_c of the step before, and the sums of the normalisation's gradients with this step's added.
 
-    The step is computed anew from what it was given, so that nothing else need be kept, and differentiated by autograd:
-    compiled, both are one kernel.
+    The step is computed again from its inputs, so that nothing else is kept, and autograd differentiates it. Compiled,
+    both are one kernel.
     """
     normalisation, sums = normalisation_and_sums[:5], normalisation_and_sums[5:]
     wide = (s_h.to(c.dtype), s_x.to(c.dtype), c, *normalisation)

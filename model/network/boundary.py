@@ -36,7 +36,7 @@ def boundary(logit: Tensor, slope: float | Tensor, detector: Detector, noise: Te
         hard = (noise < probability.detach()).to(logit.dtype)
     else:
         hard = (logit > 0).to(logit.dtype)
-    # The value is exactly `hard`: p - p is 0 for every finite p, and it carries p's gradient.
+    # The value is exactly `hard`, since p - p is 0 for every finite p; the gradient is that of p.
     return hard + (probability - probability.detach())
 
 

@@ -8,7 +8,7 @@ Glossary: s pre-activations, f i o g gates, q the detector's logit, `flush` = z 
     UPDATE        0       1      f*c_prev + i*g   o*tanh(c)
     FLUSH         1      any     i*g              o*tanh(c)
 
-`reference.py` says the same with branches; `fast/window.py` does the same for a whole window, fast.
+`reference.py` computes the same with branches; `fast/window.py` computes it for a whole window, fast.
 """
 
 import torch
@@ -20,8 +20,8 @@ from model.network.state import LayerState
 
 NORM_EPSILON = 1e-5
 
-# A detector starts in its linear region, where the straight-through gradient lives; at gain 1 most rows are saturated
-# from the first step and layer 2's detector can die before it has learned anything.
+# A detector starts in its linear region, where the straight-through gradient is not 0. At gain 1 most rows are
+# saturated from the first step, and layer 2's detector can die before it has learned anything.
 DETECTOR_GAIN = 0.2
 
 
@@ -30,7 +30,7 @@ class Layer(nn.Module):
 
     Attributes:
         weight: (K, N). Rows: [own h (H) | h above (H_above) | h below (H_below)]; the top layer has none for above;
-            below layer 1 lies what was read of the text at the step before (E), where one is written, else nothing.
+            below layer 1 lies the vector read from the text at the step before (E), where one is written.
             Columns: gates [f | i | o | g] (4H), then the detector where there is one.
         input: (E, N), layer 1 only: the embedded input's share.
         gain, bias: (N,). Without LayerNorm the gain is absent.
@@ -70,8 +70,8 @@ class Layer(nn.Module):
 def normalise(s: Tensor, layer: Layer) -> Tensor:
     """LayerNorm of pre-activations (B, N): statistics over the 4H gates, applied to the detector column too.
 
-    Keeping the detector out of the statistics keeps its scale from moving the gates; giving it the same statistics
-    keeps its threshold in proportion to them (docs/adr/0003).
+    Because the detector is not part of the statistics, its scale does not move the gates. Because it is normalised by
+    them, its threshold stays in proportion to the gates (docs/adr/0003).
     """
     if layer.gain is None:
         return s + layer.bias
@@ -95,7 +95,7 @@ def cell_step(
 
     Args:
         layer: the parameters.
-        config: says what a COPY does to z, and which detector fires.
+        config: what a COPY does to z, and how the detector fires.
         source: the embedded input's share of s (B, N), layer 1 only.
         previous: this layer's state at the previous step.
         h_above: h of the layer above at the previous step (B, H_above); it counts only where previous.z is 1.

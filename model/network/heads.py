@@ -1,4 +1,4 @@
-"""What comes out of the network: symbols or pen offsets, with their losses in nats.
+"""The heads of the network, for symbols or pen offsets, and their losses in nats.
 
 Ink follows Graves 2013 (arXiv 1308.0850, Eqs. 18-26): M bivariate Gaussians over the next standardised offset and a
 Bernoulli over the pen, everything in log space.
@@ -11,11 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# Offsets are whole raw units, so a density could grow without bound around them: sigma stops at e^-6 = 0.0025
-# standardised units, about a tenth of one raw unit of IAM-OnDB.
-LOG_SCALE_FLOOR = -6.0
-LOG_SCALE_CEILING = 4.0
-CORRELATION_LIMIT = 0.999
+from model.ink import CORRELATION_LIMIT, LOG_SCALE_CEILING, LOG_SCALE_FLOOR
 
 
 class Mixture(NamedTuple):
@@ -45,7 +41,7 @@ def text_nll(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def mixture_of(raw: Tensor) -> Mixture:
-    """Turn the head's raw outputs (..., 6M + 1) into mixture parameters; a stop's logit after them is left out."""
+    """Turn the head's raw outputs (..., 6M + 1) into mixture parameters; a stop logit after them is ignored."""
     components = (raw.shape[-1] - 1) // 6
     fields = raw[..., : 6 * components + 1].split([components] * 6 + [1], dim=-1)
     weight, mean_x, mean_y, scale_x, scale_y, correlation, pen = fields
@@ -61,7 +57,7 @@ def mixture_of(raw: Tensor) -> Mixture:
 
 
 def pack(mixture: Mixture) -> Tensor:
-    """One tensor (..., 6M + 1) in the order of the fields, as `Network.step` and a bundle's graph give it."""
+    """Return one tensor (..., 6M + 1) in the order of the fields, as `Network.step` and a bundle's graph output it."""
     return torch.cat([*mixture[:-1], mixture.pen_up.unsqueeze(-1)], dim=-1)
 
 

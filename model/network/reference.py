@@ -1,6 +1,6 @@
-"""One layer, one step, one row, written literally with branches in float64: the judge of every other version.
+"""One layer, one step, one row, written literally with branches in float64: every other version is compared with it.
 
-Eqs. 2-9 of arXiv 1609.01704v7 in NumPy, one row at a time, so that nothing is shared with the code it judges.
+Eqs. 2-9 of arXiv 1609.01704v7 in NumPy, one row at a time. Nothing is shared with the code that it checks.
 Where the paper is silent: where z below is 0, z is 0 too ("nested") or read from the detector ("recompute"); LayerNorm
 takes its statistics over the 4H gate pre-activations and applies them to the detector's column too (docs/adr).
 """
@@ -27,7 +27,7 @@ class RowState:
 
 @dataclass(frozen=True)
 class RowStep:
-    """What one layer did: its new state, the operation, and the detector's logit (NaN where none was read)."""
+    """What one layer did: its new state, the operation, and the detector's logit (NaN where it was not computed)."""
 
     state: RowState
     operation: int
@@ -40,7 +40,7 @@ def sigmoid(x: Array) -> Array:
 
 
 def operation(z_prev: float, z_below: float) -> int:
-    """FLUSH after a boundary of one's own, else UPDATE at a boundary below, else COPY."""
+    """FLUSH after the layer's own boundary, else UPDATE at a boundary below, else COPY."""
     if z_prev == 1:
         return FLUSH
     return UPDATE if z_below == 1 else COPY
@@ -68,7 +68,7 @@ def step_layer(
         z_below: 0 or 1; 1 for layer 1.
         source: the embedded input's share of s (N,), layer 1 only.
         copy_boundary: "nested" or "recompute".
-        read: what a product sees of an h; as it is, unless a file rounds it.
+        read: applied to h before each product, for files that store h rounded.
     """
     chosen = operation(previous.z, z_below)
     if chosen == COPY and (copy_boundary == "nested" or h_above is None):
@@ -119,7 +119,7 @@ class Reference:
         head, head_bias: (O, outputs) and (outputs,).
         text: whether the input is a symbol's id (else a pen offset).
         lstm: the control: every layer UPDATEs at every step.
-        read: what a product sees of an h.
+        read: applied to h before each product.
         window: arrays of the window over a text that is written, and "hands" (W, E); None where none is.
         stride: divides a step of the window forward.
     """
@@ -152,7 +152,7 @@ class Reference:
     def write(
         self, x: Array, states: Sequence[RowState], text: Sequence[int], hand: int, place: TextRead | None
     ) -> tuple[Array, list[RowStep], TextRead]:
-        """Return the same of a network that writes a text, and where it is in it.
+        """Return the same for a network that writes a text, and its place in the text.
 
         Args:
             x: offset (3,).
@@ -167,7 +167,7 @@ class Reference:
         mixtures, width = self.window["bias"].size // 3, self.window["embedding.weight"].shape[1]
         place = place or TextRead(np.zeros(mixtures), np.zeros(width), np.zeros(len(text)))
         embedded = x @ self.embedding + self.embedding_bias + self.window["hands"][hand]
-        # What was read of the text lies where h of a layer below would, but is no h: no file rounds it.
+        # The vector read from the text takes the place of h of a layer below, but it is never rounded.
         steps = self._layers(embedded @ first["input"] + place.vector @ first["weight"][-width:], states)
         h = [done.state.h for done in steps]
         place = read_text(self.window, h[0], place.position, text, self.stride)
@@ -197,7 +197,7 @@ class Reference:
     def output(self, h: Sequence[Array], vector: Array | None = None) -> Array:
         """Eqs. 11-12: h^e = ReLU(sum over layers of sigmoid(w . h) W h), then the head.
 
-        What was read of a text, if any, counts as one more layer.
+        The vector read from a text, if any, counts as one more layer.
         """
         seen = [self.read(values) for values in h] + ([] if vector is None else [vector])
         gates = sigmoid(np.concatenate(seen) @ self.gate)
@@ -229,7 +229,7 @@ def read_text(weights: Mapping[str, Array], h: Array, position: Array, text: Seq
 
 
 def meanings(weights: Mapping[str, Array], text: Sequence[int]) -> Array:
-    """Return what the window reads of each character (U, E): its own vector, and a product of it and its neighbours."""
+    """Return the vector of each character (U, E): its own embedding plus a product of it and its neighbours."""
     table = weights["embedding.weight"]
     framed = np.pad(table[list(text)], ((1, 1), (0, 0)))
     own = framed[1:-1]

@@ -1,6 +1,6 @@
 """The stack of layers and the gated output module (Eqs. 11-12): `step` for one time step, `forward` for a window.
 
-Both compute the same; `step` is the readable one and the one exported, `forward` the fast one that trains.
+Both compute the same. `step` is easy to read and is what is exported; `forward` is fast and is what trains.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.network.attention import STRIDE, Attention
+from model.ink import STRIDE
+from model.network.attention import Attention
 from model.network.batch_norm import BatchNormLayer, run_batch_norm
 from model.network.cell import Layer, cell_step
 from model.network.fast.window import WindowOptions, run_window
@@ -24,7 +25,7 @@ NEEDS_TEXT = "this network writes a given text: it needs one at every step"
 
 
 class Condition(NamedTuple):
-    """What to write, and in whose hand.
+    """What to write, and in which hand.
 
     Attributes:
         text: ids (B, U) int64 of sentinels and characters, 0 after the end.
@@ -35,8 +36,8 @@ class Condition(NamedTuple):
     writer: Tensor
 
 
-class Reading(NamedTuple):
-    """A condition as the steps use it; made once for a text.
+class TextConditioning(NamedTuple):
+    """A condition in the form that steps take it in; made once for a text.
 
     Attributes:
         differences: of the character vectors (B, U, E).
@@ -48,11 +49,11 @@ class Reading(NamedTuple):
 
 
 class Masks(NamedTuple):
-    """Factors that hide a part of the network from a window (training/dropout.py); empty or None where nothing is.
+    """Dropout factors for one window (training/dropout.py); empty or None where nothing is dropped.
 
     Attributes:
         weights: of layer 1's input matrix (E, N), then of each layer's matrix (K, N).
-        sent: of what the output module reads (B, sum of its sources).
+        sent: of the output module's inputs (B, sum of its sources).
         embedded: of the output embedding (B, O).
     """
 
@@ -61,7 +62,7 @@ class Masks(NamedTuple):
     embedded: Tensor | None = None
 
     def each(self) -> list[Tensor]:
-        """Those that there are."""
+        """The masks that are set."""
         return [mask for mask in (*self.weights, self.sent, self.embedded) if mask is not None]
 
 
@@ -86,7 +87,7 @@ class WindowResult:
 class OutputModule(nn.Module):
     """Eqs. 11-12: one scalar gate per layer, h^e = ReLU(sum over layers of gate * h W), then the head.
 
-    What is read of a text comes in as one more layer.
+    The vector read from a text is one more source, like a layer's h.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -115,7 +116,7 @@ class OutputModule(nn.Module):
 
 
 class Network(nn.Module):
-    """An HM-LSTM (or an LSTM to hold beside it) with embedding, output module and head."""
+    """An HM-LSTM (or an LSTM to compare it with) with embedding, output module and head."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -142,18 +143,18 @@ class Network(nn.Module):
         place = (config.window_mixtures, config.character_width) if config.writes_text else None
         return NetworkState.zeros(config.hidden, batch, weight.dtype, weight.device, place)
 
-    def read(self, condition: Condition) -> Reading:
-        """Read a text once, before the steps that write it."""
+    def conditioning(self, condition: Condition) -> TextConditioning:
+        """Encode a text and a hand once, before the steps that write them."""
         if self.attention is None or self.hands is None:
             msg = "this network writes freely: it reads no text"
             raise ValueError(msg)
-        return Reading(self.attention.read(condition.text), self.hands(condition.writer))
+        return TextConditioning(self.attention.encode(condition.text), self.hands(condition.writer))
 
-    def place(self, state: NetworkState, before: NetworkState, reading: Reading) -> Tensor:
-        """Where the window lay at a step: the share of each character (B, U), from the states after and before it."""
+    def place(self, state: NetworkState, before: NetworkState, conditioning: TextConditioning) -> Tensor:
+        """Share of the window on each character at a step (B, U), from the states after and before the step."""
         if self.attention is None or before.attention is None:
             raise ValueError(NEEDS_TEXT)
-        return self.attention.step(state.layers[0].h, before.attention.position, reading.differences)[1]
+        return self.attention.step(state.layers[0].h, before.attention.position, conditioning.differences)[1]
 
     def embed(self, x: Tensor, hand: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Layer 1's input share of s for symbols (...) int64 or offsets (..., B, 3) of a hand (B, E): (..., N).
@@ -198,7 +199,7 @@ class Network(nn.Module):
         state: NetworkState,
         slope: float | Tensor = 1.0,
         noise: Tensor | None = None,
-        reading: Reading | None = None,
+        conditioning: TextConditioning | None = None,
     ) -> tuple[Tensor, NetworkState]:
         """One time step.
 
@@ -207,14 +208,14 @@ class Network(nn.Module):
             state: after the previous step, each tensor with B rows.
             slope: the paper's a.
             noise: uniform (B, L-1), for a sampled detector.
-            reading: the text, as `read` gave it, where the network writes one.
+            conditioning: the text and the hand, as `conditioning` encoded them, where the network writes a text.
 
         Returns:
             logits (B, V) or packed mixture parameters (B, 6M+1), after them the logit of the line being over (B, 1)
             where a text is written; and the new state.
         """
         config, place = self.config, state.attention
-        source: Tensor | None = self.embed(x, None if reading is None else reading.hand)
+        source: Tensor | None = self.embed(x, None if conditioning is None else conditioning.hand)
         if config.cell == "bn-lstm" and source is not None:
             layers = [self.layer(index) for index in range(config.num_layers)]
             h, after = run_batch_norm(layers, source[None], state, WindowOptions(source.dtype), training=False)
@@ -241,9 +242,9 @@ class Network(nn.Module):
             z_below = done[-1].z if config.cell == "hmlstm" else z_below
         sources = [layer.h for layer in done]
         if self.attention is not None:
-            if reading is None or place is None:
+            if conditioning is None or place is None:
                 raise ValueError(NEEDS_TEXT)
-            place, _ = self.attention.step(done[0].h, place.position, reading.differences)
+            place, _ = self.attention.step(done[0].h, place.position, conditioning.differences)
             sources.append(place.vector)
         raw = self.output(torch.cat(sources, dim=1))
         after = NetworkState(tuple(done), place)
@@ -273,13 +274,13 @@ class Network(nn.Module):
             slope: the paper's a, a 0-d tensor.
             noise: uniform (T, B, L-1), for a sampled detector.
             condition: what each row writes, where the network writes a text.
-            masks: what is hidden from it.
+            masks: which parts of the network are dropped.
         """
         if self.config.writes_text and condition is None:
             raise ValueError(NEEDS_TEXT)
         masks = masks or Masks()
         layers, drawn = [self.layer(index) for index in range(self.config.num_layers)], masks.weights[1:]
-        differences, hand = (None, None) if condition is None else self.read(condition)
+        differences, hand = (None, None) if condition is None else self.conditioning(condition)
         source = self.embed(x, hand, masks.weights[0] if masks.weights else None)
         if self.config.cell == "bn-lstm":
             h, after = run_batch_norm(layers, source, state, options, drawn, training=self.training)
@@ -304,7 +305,7 @@ class Network(nn.Module):
         """Start layer 1's detector on separators: logit +4 after one, -2 after anything else.
 
         Text: `separators` (V,) says which symbols they are; the detector's column of the input matrix becomes
-        pinv(E) @ target. Ink: the separator is the lifted pen. The detector listens less to the other sources (x 0.1).
+        pinv(E) @ target. Ink: the separator is the lifted pen. The detector's other weights are scaled by 0.1.
         """
         first = self.layer(0)
         if not first.detects or first.input is None:
@@ -327,7 +328,11 @@ class Network(nn.Module):
             first.gain[-1] = 1.0
 
     def reference(self) -> Reference:
-        """The same network as a float64 NumPy reference; of a batch-normalised one there is none (ValueError)."""
+        """The same network as a float64 NumPy reference.
+
+        Raises:
+            ValueError: the network is batch-normalised, for which there is no reference.
+        """
         if self.config.cell == "bn-lstm":
             msg = "there is no reference of a batch-normalised network"
             raise ValueError(msg)

@@ -1,4 +1,4 @@
-"""The state of a network: h, c and z of every layer, explicit and carried by the caller."""
+"""The state of a network: h, c and z of every layer, which the caller carries from step to step."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class LayerState:
 
 @dataclass(frozen=True)
 class AttentionState:
-    """Where a network that writes a given text is in it.
+    """Where a network is in the text that it writes.
 
     Attributes:
         position: of the window's bumps (B, K), in characters from the first.
@@ -75,11 +75,11 @@ class NetworkState:
         )
 
     def detach(self) -> Self:
-        """The same values without their history: what a window hands to the next one."""
+        """The same values without autograd history, as one window passes them to the next."""
         return self._each(Tensor.detach)
 
     def contiguous(self) -> Self:
-        """The same values, each tensor laid out row after row."""
+        """The same values in contiguous tensors."""
         return self._each(Tensor.contiguous)
 
     def keep(self, rows: Tensor) -> Self:

@@ -1,11 +1,10 @@
-"""A recogniser of pen strokes: the judge of legibility, trained on real ink alone.
+"""A recogniser of pen strokes, which measures legibility; it is trained on real ink alone.
 
 Two strided convolutions over the points (four points a frame, some five frames a character), LSTMs over the frames in
-both directions and CTC (Graves 2006) over the characters. It is torch's own LSTM: what judges the network shares no
-cell with it. What is read from a line does not depend on the other lines of its batch.
+both directions and CTC (Graves 2006) over the characters. The LSTM is torch's own, so the recogniser shares no cell
+with the network that it measures. What it reads in a line does not depend on the other lines of its batch.
 """
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -15,17 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from model.checkpoints.checkpoint import CheckpointError
+from model.checkpoints.checkpoint import BEST, CheckpointError, group, read_file, write_file
 from model.codec import NUM_SENTINELS, HandwritingCodec
 from model.data.batches import Caption
 from model.data.ink import InkCorpus
 
-FORMAT = "copyist-recogniser/1"
-LAST, BEST = "last.safetensors", "best.safetensors"
+FORMAT, KIND = "copyist-recogniser/1", "recogniser"
 BLANK = 0
 STRIDES = (2, 2)
 POINTS_PER_FRAME = math.prod(STRIDES)
@@ -56,16 +52,17 @@ class RecogniserConfig:
 class BothWays(nn.Module):
     """An LSTM from the beginning of each line and one from its end, side by side.
 
-    Two plain LSTMs and a turn of each line by its own length: on a CPU, PyTorch's bidirectional LSTM over packed lines
-    takes several times as long to go back through.
+    These are two plain LSTMs, and each line is turned round by its own length. On a CPU the backward pass of PyTorch's
+    bidirectional LSTM over packed lines takes several times as long.
     """
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.ahead, self.back = nn.LSTM(width, hidden), nn.LSTM(width, hidden)
+        self.ahead = nn.LSTM(width, hidden)
+        self.back = nn.LSTM(width, hidden)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """Frames (T, B, width) of lines with these lengths (B,) -> (T, B, 2H); what follows one is not read."""
+        """Frames (T, B, width) of lines with these lengths (B,) -> (T, B, 2H); frames after the end do not count."""
         place = torch.arange(x.shape[0])[:, None]
         # The last frame of each line first, then what follows the line, as it is.
         turned = torch.where(place < lengths, lengths - 1 - place, place).to(x.device)[:, :, None]
@@ -83,7 +80,8 @@ class Recogniser(nn.Module):
 
     def __init__(self, config: RecogniserConfig, codec: HandwritingCodec) -> None:
         super().__init__()
-        self.config, self.codec = config, codec
+        self.config = config
+        self.codec = codec
         self.fine = nn.Conv1d(3, config.channels, 5, stride=STRIDES[0], padding=2)
         self.coarse = nn.Conv1d(config.channels, 2 * config.channels, 5, stride=STRIDES[1], padding=2)
         widths = [2 * config.channels, *[2 * config.hidden] * (config.layers - 1)]
@@ -101,7 +99,7 @@ class Recogniser(nn.Module):
         Returns:
             (frames, B, 1 + V), the blank first, and the frames of each line (B,).
         """
-        # Jumps between strokes are ten times as long as steps within them: the logarithm of the long ones.
+        # Jumps between strokes are ten times as long as steps within them, so asinh takes the logarithm of long ones.
         x = torch.cat([torch.asinh(2 * points[..., :2]), points[..., 2:]], 2).transpose(1, 2)
         for convolution in (self.fine, self.coarse):
             x = x * (torch.arange(x.shape[2]) < lengths[:, None]).to(x.device, x.dtype)[:, None]
@@ -116,12 +114,13 @@ class Recogniser(nn.Module):
     @torch.no_grad()
     def read(self, lines: Sequence[Line]) -> list[str]:
         """Read lines of standardised offsets, each (n, 3): the most probable label at each frame, merged."""
-        was_training, texts = self.training, [""] * len(lines)
+        was_training = self.training
+        texts = [""] * len(lines)
         self.eval()
         order = sorted(range(len(lines)), key=lambda i: len(lines[i]))
         for begin in range(0, len(order), READ_BATCH):
             chosen = order[begin : begin + READ_BATCH]
-            scores, frames = self(*_padded([lines[i] for i in chosen], self.head.weight.device))
+            scores, frames = self(*pad_lines([lines[i] for i in chosen], self.head.weight.device))
             labels = scores.argmax(2).cpu().numpy()
             for row, i in enumerate(chosen):
                 texts[i] = self._text(labels[: frames[row], row])
@@ -155,7 +154,7 @@ def spoken(codec: HandwritingCodec, captions: Sequence[Caption]) -> list[str]:
 
 
 def measure(recogniser: Recogniser, corpus: InkCorpus, split: str, limit: int | None = None) -> dict[str, Any]:
-    """Read a split and count.
+    """Read a split and count the errors.
 
     Returns:
         cer (share of characters), lines, characters, exact_lines (share of lines read without an error), and the split.
@@ -178,17 +177,17 @@ def load_recogniser(path: Path) -> tuple[Recogniser, dict[str, Any]]:
         CheckpointError: the file is missing, damaged, or not one of ours.
     """
     path = path / BEST if path.is_dir() else path
-    header, tensors = _read(path)
+    header, tensors = read_file(path, FORMAT, KIND)
     try:
         recogniser = Recogniser(RecogniserConfig(**header["config"]), HandwritingCodec.from_json(header["codec"]))
-        weights = {name.removeprefix("weights/"): t for name, t in tensors.items() if name.startswith("weights/")}
-        recogniser.load_state_dict(weights)
+        recogniser.load_state_dict(group(tensors, "weights/"))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: a damaged recogniser ({error})") from error
     return recogniser.eval(), header["facts"]
 
 
-def _padded(lines: Sequence[Line], device: torch.device) -> tuple[Tensor, Tensor]:
+def pad_lines(lines: Sequence[Line], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return lines (n, 3) as one tensor (B, T, 3) on a device, zeros after the end of each, and their lengths (B,)."""
     lengths = torch.tensor([len(line) for line in lines])
     points = torch.zeros(len(lines), int(lengths.max()), 3)
     for row, line in enumerate(lines):
@@ -199,7 +198,7 @@ def _padded(lines: Sequence[Line], device: torch.device) -> tuple[Tensor, Tensor
 def save_recogniser(
     path: Path, recogniser: Recogniser, facts: dict[str, Any], optimiser: torch.optim.Optimizer | None = None
 ) -> None:
-    """Write a recogniser with what is known about it, and all of a training where its optimiser is given."""
+    """Write a recogniser with its facts, and Adam's moments too where its optimiser is given, to train on from."""
     header = {
         "format": FORMAT,
         "config": asdict(recogniser.config),
@@ -209,25 +208,7 @@ def save_recogniser(
     tensors = {f"weights/{name}": tensor for name, tensor in recogniser.state_dict().items()}
     if optimiser is not None:
         tensors |= {f"adam/{key}/{name}": value for name, key, value in _moments(recogniser, optimiser)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    save_file(copies, str(partial), metadata={"copyist": json.dumps(header)})
-    partial.replace(path)
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such recogniser; expected a .safetensors file or a training folder")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("copyist", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: not a recogniser of the format {FORMAT}")
-    return header, tensors
+    write_file(path, header, tensors)
 
 
 def _moments(recogniser: Recogniser, optimiser: torch.optim.Optimizer) -> Iterator[tuple[str, str, Tensor]]:

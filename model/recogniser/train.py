@@ -1,3 +1,5 @@
+"""The training of a recogniser: CTC on distorted lines, evaluated now and then, and resumed exactly."""
+
 import json
 import math
 from collections.abc import Callable
@@ -9,33 +11,26 @@ import numpy as np
 import torch
 from torch import nn
 
-from model.checkpoints.checkpoint import CheckpointError
+from model.checkpoints.checkpoint import BEST, LAST, CheckpointError, read_file
 from model.codec import NUM_SENTINELS, HandwritingCodec
 from model.data.batches import shuffled
 from model.data.ink import InkCorpus
 from model.recogniser.network import (
-    BEST,
-    LAST,
+    FORMAT,
+    KIND,
     Line,
     Recogniser,
     RecogniserConfig,
-    _padded,
-    _read,
     measure,
+    pad_lines,
     save_recogniser,
 )
 from model.training.budget import Budget
 
-EVALUATIONS = 20
-
-
+EVALUATIONS = 20  # over a whole budget
 VALIDATION_LINES = 400
-
-
-WARM_UP = 200
-
-
-CLIP = 5.0
+WARM_UP = 200  # updates
+CLIP = 5.0  # largest global gradient norm
 
 
 def train_recogniser(
@@ -48,7 +43,7 @@ def train_recogniser(
     resume: bool,
     report: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> Recogniser:
-    """Train on the train split, keep the best by the valid split, and save now and then so that it can go on.
+    """Train on the train split, keep the best by the valid split, and save at each evaluation to resume from.
 
     Args:
         corpus: of ink with texts; writer-disjoint ("official") if its error is to mean anything for new writers.
@@ -68,7 +63,7 @@ def train_recogniser(
     torch.manual_seed(config.seed)
     recogniser = Recogniser(config, codec).to(device)
     optimiser = torch.optim.AdamW(recogniser.parameters(), lr=config.learning_rate, weight_decay=1e-2)
-    best, next_evaluation, out = math.inf, 1, Path(out)
+    best, next_evaluation = math.inf, 1
     if resume:
         best, next_evaluation = _restore(out / LAST, corpus, recogniser, optimiser, budget)
     elif (out / LAST).exists():
@@ -94,6 +89,7 @@ def train_recogniser(
 
 
 def _update(recogniser: Recogniser, optimiser: torch.optim.Optimizer, corpus: InkCorpus, budget: Budget) -> None:
+    """Train on the next batch; update and seed decide all of its draws, so that a resumed training repeats them."""
     config = recogniser.config
     warm = min(1.0, (budget.done + 1) / WARM_UP)
     for group in optimiser.param_groups:
@@ -104,7 +100,7 @@ def _update(recogniser: Recogniser, optimiser: torch.optim.Optimizer, corpus: In
     targets = [torch.from_numpy(corpus.captions["train"][i].text[1:-1] - NUM_SENTINELS + 1) for i in chosen]
     torch.manual_seed(config.seed * 1_000_003 + budget.done)  # dropout, the same after a resumption
     recogniser.train()
-    scores, frames = recogniser(*_padded(lines, recogniser.head.weight.device))
+    scores, frames = recogniser(*pad_lines(lines, recogniser.head.weight.device))
     lengths = torch.tensor([len(target) for target in targets])
     loss = nn.functional.ctc_loss(scores, torch.cat(targets).to(scores.device), frames, lengths, zero_infinity=True)
     optimiser.zero_grad(set_to_none=True)
@@ -119,7 +115,7 @@ def _batch_at(corpus: InkCorpus, config: RecogniserConfig, number: int) -> list[
     per_pass = max(count // config.batch, 1)
     turn, place = divmod(number, per_pass)
     order = shuffled(count, config.seed, turn)
-    # Twenty batches at a time are sorted by length; which of them comes first is the order's own.
+    # Lines are sorted by length within twenty batches, whose order is shuffled.
     block = 20 * config.batch
     begin = place * config.batch // block * block
     piece = sorted(order[begin : begin + block].tolist(), key=lambda i: len(corpus.train[i]))
@@ -129,7 +125,7 @@ def _batch_at(corpus: InkCorpus, config: RecogniserConfig, number: int) -> list[
 
 
 def _distorted(line: Line, random: np.random.Generator) -> Line:
-    """A line larger or smaller, leaning more or less, by an unsteadier hand."""
+    """A line scaled, slanted and jittered at random."""
     points = line.copy()
     points[:, :2] *= np.exp(random.normal(0, 0.12, 2)).astype(np.float32)
     points[:, 0] += np.float32(random.normal(0, 0.15)) * points[:, 1]
@@ -140,8 +136,8 @@ def _distorted(line: Line, random: np.random.Generator) -> Line:
 def _restore(
     path: Path, corpus: InkCorpus, recogniser: Recogniser, optimiser: torch.optim.Optimizer, budget: Budget
 ) -> tuple[float, int]:
-    """Put weights, moments and budget back; give the best error so far and the next evaluation."""
-    header, tensors = _read(path)
+    """Restore weights, moments and budget; return the best error so far and the number of the next evaluation."""
+    header, tensors = read_file(path, FORMAT, KIND)
     facts = header["facts"]
     if facts["data"].get("order_sha256") != corpus.facts["order_sha256"]:
         raise CheckpointError(f"{path} was trained on other data or another split: resume with the same ones")
@@ -155,5 +151,6 @@ def _restore(
             key, _, name = rest.partition("/")
             device = "cpu" if key == "step" else named[name].device
             optimiser.state[named[name]][key] = value.to(device)
-    budget.done, budget.spent_s = facts["done"], facts["spent_s"]
+    budget.done = facts["done"]
+    budget.spent_s = facts["spent_s"]
     return facts["best"], facts["next"]

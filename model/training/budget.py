@@ -1,4 +1,4 @@
-"""How much training there is, and how much of it is spent: minutes of wall clock, or a number of updates."""
+"""The budget of a training, in minutes of wall clock or in updates, and how much of it is spent."""
 
 import time
 from dataclasses import dataclass, field

@@ -1,11 +1,11 @@
-"""What is hidden from a network while it trains, drawn anew for every window and the same at all of its steps.
+"""Dropout while a network trains: drawn for every window, and the same at all of its steps.
 
-- **drop_connect**: weights of the layers' matrices are missing (Wan et al. 2013; in a recurrence, Merity et al. 2018).
-  A detector's column stays whole: boundaries that come and go with the draw would be no segments.
-- **dropout**: elements of h are hidden from the output module, and elements of the output embedding from the head, for
-  each row its own (Gal and Ghahramani 2016).
+- **drop_connect**: weights of the layers' matrices are dropped (Wan et al. 2013; in a recurrence, Merity et al. 2018).
+  A detector's column is kept whole: boundaries that depend on the draw would be no segments.
+- **dropout**: elements of h are dropped from the output module's input, and elements of the output embedding from the
+  head's, each row with its own draw (Gal and Ghahramani 2016).
 
-What is left is scaled up, so that a sum has the expectation that it has without.
+The remaining values are scaled up, so that the expectation of a sum is unchanged.
 """
 
 import torch
@@ -16,13 +16,13 @@ from model.network.stack import Masks, Network
 
 
 def draw_masks(network: Network, config: TrainConfig, rows: slice, generator: torch.Generator) -> Masks | None:
-    """Return what to hide for a window, or None where nothing is to be hidden.
+    """Return the masks of a window, or None where nothing is dropped.
 
     Args:
-        network: whose weights and widths they are for.
-        config: the shares, and how many rows there are in all: who trains some of them draws for all of them, so that
-            the number of workers changes nothing.
-        rows: those of this worker.
+        network: for whose weights and widths.
+        config: the shares to drop, and the number of rows in all. Each worker draws for all rows and takes its own, so
+            that the number of workers changes nothing.
+        rows: of this worker.
         generator: on the network's device.
     """
     bias, project = network.output.bias, network.output.project

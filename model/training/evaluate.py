@@ -9,8 +9,9 @@ from torch import Tensor
 
 from model.codec import TextCodec
 from model.data.corpus import Corpus, Window
+from model.ink import LOG_SCALE_FLOOR
 from model.network.fast.window import WindowOptions
-from model.network.heads import LOG_SCALE_FLOOR, mixture_nll, mixture_of, stop_nll, text_nll
+from model.network.heads import mixture_nll, mixture_of, stop_nll, text_nll
 from model.network.stack import Network
 from model.network.state import NetworkState
 from model.training.metrics import BoundaryCounts, bits_per_symbol, cell_work_share
@@ -38,13 +39,12 @@ def stacked_z(state: NetworkState) -> Tensor:
 
 @torch.no_grad()
 def evaluate(network: Network, windows: Iterable[Window], options: WindowOptions, slope: float = 1.0) -> dict[str, Any]:
-    """Go through windows once, state carried, and count; the network is in evaluation mode from then on.
+    """Measure a network on windows, in order and with carried state; this puts it into evaluation mode.
 
     Returns:
         steps, nats (sum), starts (how often a state began anew), and for an HM-LSTM z_rates, active_rates, live_rates
         and cell_work_share. For a network that writes a text also stop_nats (sum over all points), and missed_stops and
-        early_stops: lines whose last point was taken for less than half a stop, and points before it that were taken
-        for more.
+        early_stops: last points with a stop probability below 1/2, and points before them with one above.
     """
     network.eval()
     device = network.output.bias.device
@@ -53,7 +53,7 @@ def evaluate(network: Network, windows: Iterable[Window], options: WindowOptions
     counts = BoundaryCounts(detectors, device)
     stops = torch.zeros(3, dtype=torch.float64, device=device)
     state: NetworkState | None = None
-    generator = torch.Generator(device=device).manual_seed(0)  # a figure must not depend on what was drawn before
+    generator = torch.Generator(device=device).manual_seed(0)  # earlier draws must not change a figure
     for cpu_window in windows:
         window = cpu_window.to(device)
         batch = window.fresh.shape[0]
@@ -92,7 +92,7 @@ def _count_stops(raw: Tensor, window: Window) -> Tensor:
 
 
 def summarise(corpus: Corpus, split: str, found: dict[str, Any]) -> dict[str, Any]:
-    """Put the counts into the units a reader expects, with the constants that they depend on.
+    """Convert the counts into the usual units, with the constants that they depend on.
 
     Text: bits per character, and how many streams it was read as, each from a blank state. Ink: log-likelihood in nats
     per line and per step in standardised units (higher is better), and the raw-unit value, which does not depend on the
@@ -117,8 +117,8 @@ def summarise(corpus: Corpus, split: str, found: dict[str, Any]) -> dict[str, An
 def protocol_of(corpus: Corpus) -> dict[str, Any]:
     """What a figure on ink depends on besides the network, to be printed beside it; empty for text.
 
-    A figure is comparable with another one only where all of these agree: the lines, the constants that offsets were
-    standardised with (a log-likelihood moves by their logarithm), what is scored, and how sharp a density may get.
+    Two figures are comparable only where all of these agree: the lines, the constants that offsets were standardised
+    with (a log-likelihood changes by their logarithm), what is scored, and how sharp a density may get.
     """
     if corpus.kind == "text":
         return {}

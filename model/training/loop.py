@@ -1,11 +1,10 @@
-"""The loop: read a window, update, and now and then evaluate, log and save.
+"""The loop: train on a window, and now and then evaluate, log and save.
 
-A budget of minutes (or updates) drives the learning rate and the slope, so a run ends when it was told to, with its
-schedule done. Everything that decides the next update is in the checkpoint: on the CPU a resumed run gives the same
-bits.
+A budget of minutes (or updates) drives the learning rate and the slope, so a training ends on time and with its
+schedule done. Everything that decides the next update is saved (resume.py): on the CPU a resumed training gives the
+same bits.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,34 +15,23 @@ import torch
 from torch import Tensor
 
 from model.checkpoints import checkpoint as checkpoints
-from model.checkpoints.checkpoint import BEST, LAST, Checkpoint, CheckpointError
-from model.checkpoints.start import start_from
+from model.checkpoints.checkpoint import BEST, LAST, Checkpoint
 from model.codec import HandwritingCodec
 from model.config import ModelConfig, Precision, Preset, TrainConfig
-from model.data.batches import TextStreams
 from model.data.corpus import Corpus, Window, training_window
 from model.network.fast.product import fastest_operand
-from model.network.fast.window import WindowOptions
 from model.network.stack import Network
-from model.network.state import NetworkState
+from model.training.averaging import POPULATION_WINDOWS, averaged_network, decay_at
 from model.training.budget import Budget
 from model.training.dropout import draw_masks
 from model.training.evaluate import evaluate
-from model.training.metrics import bits_per_symbol
-from model.training.population import estimate_population
-from model.training.process import CatchInterrupt, Interrupted, settle
-from model.training.update import Update
+from model.training.log import TrainingLog
+from model.training.process import CatchInterrupt, Interrupted, TrainingError, settle
+from model.training.resume import TrainingState
 from model.training.workers import Workers
 
 EVALUATIONS = 40  # over a whole budget
 VALIDATION_STEPS = 100_000
-POPULATION_WINDOWS = 11  # from the beginning of the training streams, for the statistics of an averaged network
-HEALTHY = (0.005, 0.95)
-PATIENCE = 8  # evaluations in a row with a sick boundary
-
-
-class TrainingError(Exception):
-    """Training cannot go on; the message says what happened and what to change."""
 
 
 def build(preset: Preset, corpus: Corpus) -> tuple[Network, TrainConfig]:
@@ -60,8 +48,16 @@ def build(preset: Preset, corpus: Corpus) -> tuple[Network, TrainConfig]:
     return network, preset.train
 
 
+def choose_precision(network: Network, config: TrainConfig, workers: Workers) -> Precision:
+    """The precision in which the first worker's device multiplies fastest, measured on the widest layer."""
+    widest = max((network.layer(index).weight for index in range(network.config.num_layers)), key=torch.numel)
+    rows = max(config.batch // workers.count, 1)
+    is_single = fastest_operand(workers.device, rows, *widest.shape) == torch.float32
+    return "float32" if workers.agree(is_single) else "bfloat16"
+
+
 class Trainer:
-    """One network in training.
+    """Trains one network.
 
     Args:
         preset: model and training configuration; a text model's vocabulary is taken from the corpus.
@@ -71,6 +67,10 @@ class Trainer:
         workers: the processes that train together, and this one's device.
         compiled: fuse the pointwise kernels.
         report: called with every record of the log.
+        progressed: called after every update with the share of the budget that is spent.
+
+    Raises:
+        TrainingError: the batch does not divide among the workers.
     """
 
     def __init__(
@@ -83,40 +83,45 @@ class Trainer:
         *,
         compiled: bool,
         report: Callable[[dict[str, Any]], None] = lambda _: None,
+        progressed: Callable[[float], None] = lambda _: None,
     ) -> None:
-        self.corpus, self.out, self.budget, self.workers, self.report = corpus, out, budget, workers, report
-        self.network, self.config = build(preset, corpus)
-        self.model = self.network.config
-        self.chooses_precision = self.config.precision == "auto"
-        if self.chooses_precision:
-            self._choose_precision()
-        if self.config.batch % workers.count:
-            raise TrainingError(f"train.batch={self.config.batch} does not divide among {workers.count} workers")
-        if self.config.precision == "float64":
-            self.network.double()
-        self.network.to(workers.device)
-        self.compiled = compiled
-        self.update = self._make_update()
-        self.streams = corpus.streams(self.config.batch, self.config.window, self.config.seed, self.config.stretch)
-        self.generator = torch.Generator(device=workers.device).manual_seed(self.config.seed)
-        self.best = math.inf
-        self.sick = [0] * (self.model.num_layers - 1)
-        self.next_evaluation = 1
-        self.steps = 0.0
-        self.started_from: dict[str, Any] | None = None
-        self._last_report_s = budget.elapsed_s
+        network, config = build(preset, corpus)
+        is_auto = config.precision == "auto"
+        if is_auto:
+            config = replace(config, precision=choose_precision(network, config, workers))
+        if config.batch % workers.count:
+            raise TrainingError(f"train.batch={config.batch} does not divide among {workers.count} workers")
+        if config.precision == "float64":
+            network.double()
+        network.to(workers.device)
+        self.corpus = corpus
+        self.out = out
+        self.budget = budget
+        self.workers = workers
+        self.network = network
+        self.report = report
+        self.progressed = progressed
+        self.state = TrainingState(
+            corpus, budget, workers, network, config, chooses_precision=is_auto, compiled=compiled
+        )
+        self.log = TrainingLog(out, budget.elapsed_s)
 
-    def _make_update(self) -> Update:
-        options = WindowOptions(getattr(torch, self.config.precision), self.compiled)
-        return Update(self.network, self.config, options, self.workers)
+    def begin(self, *, resume: bool, start: Checkpoint | None = None) -> None:
+        """Start in an empty folder, afresh or with given weights, or go on from the last checkpoint in it.
 
-    def _choose_precision(self) -> None:
-        """Take what the first worker's device multiplies fastest, for the widest of the layers."""
-        widest = max((self.network.layer(index).weight for index in range(self.model.num_layers)), key=torch.numel)
-        rows = max(self.config.batch // self.workers.count, 1)
-        is_single = fastest_operand(self.workers.device, rows, *widest.shape) == torch.float32
-        chosen: Precision = "float32" if self.workers.agree(is_single) else "bfloat16"
-        self.config = replace(self.config, precision=chosen)
+        Raises:
+            TrainingError: the folder holds a training and `resume` is False, or a training that is not this one.
+            CheckpointError: there is nothing to resume.
+            StartError: the given weights do not fit.
+        """
+        if resume:
+            self.state.resume(self.out / LAST)
+            self.log.restart_clock(self.budget.elapsed_s)
+        elif (self.out / LAST).exists():
+            raise TrainingError(f"{self.out} holds a training already: give --resume, or another --out")
+        elif start is not None:
+            self.state.start_from(start)
+        self.out.mkdir(parents=True, exist_ok=True)
 
     def run(self, stop_after: int | None = None) -> None:
         """Train to the end of the budget, or for `stop_after` updates.
@@ -133,12 +138,12 @@ class Trainer:
                     raise Interrupted(f"stopped at update {self.budget.done}; go on with --resume")
 
     def updates(self, stop_after: int | None = None) -> Iterator[None]:
-        """Train as `run` does, an update at a time: after each, others may have their turn."""
+        """Train as `run` does, an update at a time: after each, other trainings may have their turn."""
         evaluated, begun = -1, self.budget.done
         while (progress := self.workers.agree(self.budget.progress)) < 1 and self.budget.done - begun != stop_after:
             self.one_update(progress)
             progress = self.workers.agree(self.budget.progress)
-            if progress >= self.next_evaluation / EVALUATIONS:
+            if progress >= self.state.next_evaluation / EVALUATIONS:
                 self.evaluate(progress)
                 evaluated = self.budget.done
             yield
@@ -148,232 +153,90 @@ class Trainer:
 
     def one_update(self, progress: float) -> None:
         """Train on the next window."""
-        window = self._with_restarts(training_window(self.streams))
-        share = self.config.batch // self.workers.count
-        own = slice(self.workers.rank * share, (self.workers.rank + 1) * share)
-        window = window.rows(own.start, own.stop).to(self.workers.device)
-        # Early averages would remember the initial weights: the horizon grows with the run.
-        decay = min(self.config.average, (1 + self.budget.done) / (10 + self.budget.done))
-        rate, slope = self.config.learning_rate_at(self.budget.done, progress), self.config.slope_at(progress)
-        noise = self._noise(own)
-        self.update(window, rate, slope, decay, noise, draw_masks(self.network, self.config, own, self.generator))
+        state, config, rows = self.state, self.state.config, self.state.rows
+        # The order of the draws is part of a training: restarts, noise, masks.
+        window = self._with_restarts(training_window(state.streams))
+        noise = self._noise(rows)
+        masks = draw_masks(self.network, config, rows, state.generator)
+        window = window.rows(rows.start, rows.stop).to(self.workers.device)
+        rate, slope = config.learning_rate_at(self.budget.done, progress), config.slope_at(progress)
+        state.update(window, rate, slope, decay_at(config, self.budget.done), noise, masks)
         self.budget.done += 1
         if self.workers.device.type == "cpu":
             self._check_finite()
+        self.progressed(self.budget.progress)
 
     def evaluate(self, progress: float) -> None:
         """Measure the validation split, log, save, and stop where a boundary has collapsed."""
         self._check_finite()
-        self.next_evaluation = math.floor(progress * EVALUATIONS) + 1
+        state, config = self.state, self.state.config
+        state.next_evaluation = math.floor(progress * EVALUATIONS) + 1
+        nats, steps = state.update.totals.joined(self.workers)
+        state.steps += steps
         record: dict[str, Any] = {}
-        nats, steps = self.update.totals.joined(self.workers)
-        self.steps += steps
         if self.workers.is_first:
             network = self.averaged()
             # Always the same part of the split, so that the best is the best of equals; `evaluate` measures all of it.
-            windows = self.corpus.evaluation("valid", self.config.window, VALIDATION_STEPS, self.config.batch)
-            found = evaluate(network, windows, self.update.options, self.config.slope_at(progress))
+            windows = self.corpus.evaluation("valid", config.window, VALIDATION_STEPS, config.batch)
+            found = evaluate(network, windows, state.update.options, config.slope_at(progress))
             self._check_finite(found["nats_per_step"])
-            record = self._record(progress, found, nats, steps)
-            self._log(record)
-            if found["nats_per_step"] < self.best:
-                self.best = found["nats_per_step"]
-                facts = self.facts() | {"valid": record}
-                kept = Checkpoint(self.model, self.config, self.corpus.codec, facts, network.state_dict())
-                checkpoints.save(self.out / BEST, kept)
-        self.update.totals.clear()
+            record = self.log.record(state, progress, found, nats, steps)
+            self.log.write(record)
+            self._keep_if_best(network, found["nats_per_step"], record)
+        state.update.totals.clear()
         self.save()
         self.report(record)
-        self._check_health(record.get("z_rates", []))
-
-    def averaged(self) -> Network:
-        """The network that is evaluated and kept: with averaged weights where they are kept."""
-        if not self.update.averages:
-            return self.network
-        network = Network(self.model).to(self.workers.device, self.network.output.bias.dtype)
-        with torch.no_grad():
-            for parameter, average in zip(network.parameters(), self.update.averages, strict=True):
-                parameter.copy_(average)
-        if self.model.cell == "bn-lstm":
-            streams = self.corpus.streams(self.config.batch // self.workers.count, self.config.window, self.config.seed)
-            windows = (training_window(streams).to(self.workers.device) for _ in range(POPULATION_WINDOWS))
-            estimate_population(network, windows, self.update.options)
-        return network
-
-    def facts(self) -> dict[str, Any]:
-        """What the checkpoint says of its making."""
-        device = self.workers.device
-        begun = {} if self.started_from is None else {"started_from": self.started_from}
-        return begun | {
-            "data": self.corpus.facts,
-            "updates": self.budget.done,
-            "steps": int(self.steps),
-            "passes": self.streams.passes,
-            "minutes": self.budget.elapsed_s / 60,
-            "budget": {"minutes": self.budget.minutes, "updates": self.budget.updates},
-            "device": "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device),
-            "workers": self.workers.count,
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "compiled": self.update.options.compiled,
-        }
+        state.health.check(record.get("z_rates", []))
 
     def save(self) -> None:
         """Write the last checkpoint: everything that decides the next update."""
-        extra = {f"state/{name}": self.workers.join_rows(tensor) for name, tensor in self.update.state.named()}
-        if not self.workers.is_first:
-            return
-        names = [name for name, _ in self.network.named_parameters()]
-        extra |= {f"totals/{name}": tensor for name, tensor in self.update.totals.named().items()}
-        extra["generator"] = self.generator.get_state()
-        for name, parameter in zip(names, self.update.parameters, strict=True):
-            moments = self.update.optimiser.state.get(parameter, {})
-            extra |= {f"adam/{key}/{name}": moments[key] for key in ("step", "exp_avg", "exp_avg_sq") if moments}
-        extra |= {f"average/{name}": average for name, average in zip(names, self.update.averages, strict=False)}
-        resume = {
-            "spent_s": self.budget.elapsed_s,
-            "done": self.budget.done,
-            "streams": self.streams.state_dict(),
-            "best": self.best if math.isfinite(self.best) else None,
-            "sick": self.sick,
-            "next_evaluation": self.next_evaluation,
-            "steps": self.steps,
-        }
-        facts = self.facts() | {"resume": resume}
-        kept = Checkpoint(self.model, self.config, self.corpus.codec, facts, self.network.state_dict(), extra)
-        checkpoints.save(self.out / LAST, kept)
+        self.state.save(self.out / LAST)
 
-    def begin(self, *, resume: bool, start: Checkpoint | None = None) -> None:
-        """Start in an empty folder, afresh or with given weights, or go on from the last checkpoint in it.
+    def averaged(self) -> Network:
+        """The network that is evaluated and kept: with averaged weights where they are kept."""
+        return averaged_network(
+            self.network, self.state.update.averages, self._population_windows(), self.state.update.options
+        )
 
-        Raises:
-            TrainingError: the folder holds a training and `resume` is False.
-            StartError: the given weights do not fit.
-        """
-        if resume:
-            self.resume()
-        elif (self.out / LAST).exists():
-            raise TrainingError(f"{self.out} holds a training already: give --resume, or another --out")
-        elif start is not None:
-            self._start_from(start)
-        self.out.mkdir(parents=True, exist_ok=True)
+    def _keep_if_best(self, network: Network, nats_per_step: float, record: dict[str, Any]) -> None:
+        """Write the best checkpoint where this network is better than all before it."""
+        state = self.state
+        if nats_per_step < state.best:
+            state.best = nats_per_step
+            facts = state.facts() | {"valid": record}
+            kept = Checkpoint(network.config, state.config, self.corpus.codec, facts, network.state_dict())
+            checkpoints.save(self.out / BEST, kept)
 
-    def _start_from(self, start: Checkpoint) -> None:
-        start_from(self.network, self.corpus.codec, start)
-        with torch.no_grad():
-            for average, parameter in zip(self.update.averages, self.update.parameters, strict=False):
-                average.copy_(parameter)
-        same = start.facts.get("data", {}).get("sha256") == self.corpus.facts.get("sha256")
-        if same and isinstance(self.streams, TextStreams):
-            self.streams.skip(start.facts.get("passes", 0.0))
-        known = ("bundle", "data", "minutes", "passes", "started_from", "steps", "updates", "widened")
-        self.started_from = {name: start.facts[name] for name in known if name in start.facts}
-
-    def resume(self) -> None:
-        """Go on from the last checkpoint in the output folder.
-
-        Raises:
-            CheckpointError: there is none. TrainingError: it was made with another configuration or corpus.
-        """
-        last = checkpoints.load(self.out / LAST)
-        if "resume" not in last.facts:
-            raise CheckpointError(f"{self.out / LAST}: a checkpoint to use, not one to go on training from")
-        # The data first: another alphabet is another vocabulary too.
-        if last.facts["data"].get("sha256") != self.corpus.facts.get("sha256"):
-            raise TrainingError(f"{self.out / LAST} was trained on other data: resume with the same --data")
-        chosen = last.train.precision in ("float32", "bfloat16") and last.train.precision != self.config.precision
-        if self.chooses_precision and chosen:
-            self.config = replace(self.config, precision=last.train.precision)
-            self.update = self._make_update()
-        if (last.model, last.train) != (self.model, self.config):
-            raise TrainingError(f"{self.out / LAST} was made with another configuration: resume with the same preset")
-        device = self.workers.device
-        self.network.load_state_dict(dict(last.weights))
-        for name, parameter in self.network.named_parameters():
-            if f"adam/step/{name}" in last.extra:
-                self.update.optimiser.state[parameter] = {
-                    key: last.extra[f"adam/{key}/{name}"].to(device) for key in ("step", "exp_avg", "exp_avg_sq")
-                }
-        if self.update.averages:
-            names = [name for name, _ in self.network.named_parameters()]
-            self.update.averages = [last.extra[f"average/{name}"].to(device) for name in names]
-        self.update.state = self._own_rows(last.extra)
-        if self.workers.is_first:  # the totals of a group are summed when they are read
-            self.update.totals.restore({key.removeprefix("totals/"): value for key, value in last.extra.items()})
-        self.generator.set_state(last.extra["generator"])
-        self.started_from = last.facts.get("started_from")
-        resume = last.facts["resume"]
-        self.budget.spent_s, self.budget.done = resume["spent_s"], resume["done"]
-        self.streams.load_state_dict(resume["streams"])
-        self.best = math.inf if resume["best"] is None else resume["best"]
-        self.sick, self.steps, self.next_evaluation = resume["sick"], resume["steps"], resume["next_evaluation"]
-        self._last_report_s = self.budget.elapsed_s
-
-    def _own_rows(self, extra: Any) -> NetworkState:
-        share = self.config.batch // self.workers.count
-        rows = slice(self.workers.rank * share, (self.workers.rank + 1) * share)
-        named = {key.removeprefix("state/"): value for key, value in extra.items() if key.startswith("state/")}
-        return NetworkState.from_named({name: value[rows].to(self.workers.device) for name, value in named.items()})
+    def _population_windows(self) -> Iterator[Window]:
+        """The first windows of this worker's share of the streams, for batch normalisation."""
+        config = self.state.config
+        streams = self.corpus.streams(config.batch // self.workers.count, config.window, config.seed)
+        for _ in range(POPULATION_WINDOWS):
+            yield training_window(streams).to(self.workers.device)
 
     def _with_restarts(self, window: Window) -> Window:
-        if self.model.kind == "ink":  # every line begins anew as it is
+        """The window with a few more streams that start afresh."""
+        if self.network.config.kind == "ink":  # every line begins anew as it is
             return window
-        draws = torch.rand(self.config.batch, generator=self.generator, device=self.workers.device)
-        return window._replace(fresh=window.fresh | (draws < self.config.restarts).to(window.fresh.device))
+        config = self.state.config
+        draws = torch.rand(config.batch, generator=self.state.generator, device=self.workers.device)
+        return window._replace(fresh=window.fresh | (draws < config.restarts).to(window.fresh.device))
 
     def _noise(self, rows: slice) -> Tensor | None:
-        if self.model.detector != "sample":
+        """Uniform draws (T, B, L-1) for a sampled detector, else None."""
+        if self.network.config.detector != "sample":
             return None
         # All workers draw for all streams and take their own share, so that their number changes nothing.
-        shape = (self.config.window, self.config.batch, self.model.num_layers - 1)
-        noise = torch.rand(shape, generator=self.generator, device=self.workers.device)
+        shape = (self.state.config.window, self.state.config.batch, self.network.config.num_layers - 1)
+        noise = torch.rand(shape, generator=self.state.generator, device=self.workers.device)
         return noise[:, rows]
 
-    def _record(self, progress: float, found: dict[str, Any], nats: float, steps: float) -> dict[str, Any]:
-        totals, elapsed = self.update.totals, self.budget.elapsed_s
-        record = {
-            "update": self.budget.done,
-            "elapsed_s": round(elapsed, 1),
-            "progress": round(progress, 4),
-            "passes": round(self.streams.passes, 3),
-            "steps": int(self.steps),
-            "learning_rate": self.config.learning_rate_at(self.budget.done, progress),
-            "slope": self.config.slope_at(progress),
-            "train": self._in_units(nats / max(steps, 1.0)),
-            "valid": self._in_units(found["nats_per_step"]),
-            "unit": "bits per character" if self.model.kind == "text" else "nats per step",
-            "gradient_norm": float(totals.norm),
-            "z_rates": found.get("z_rates", []),
-            "live_rates": found.get("live_rates", []),
-            "active_rates": found.get("active_rates", []),
-            "train_z_rates": totals.counts.rates(),
-            "steps_per_s": round(steps / max(elapsed - self._last_report_s, 1e-9), 1),
-        }
-        self._last_report_s = elapsed
-        return record
-
-    def _log(self, record: dict[str, Any]) -> None:
-        self.out.mkdir(parents=True, exist_ok=True)
-        with (self.out / "log.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps(record) + "\n")
-
     def _check_finite(self, measured: float = 0.0) -> None:
-        if not math.isfinite(float(self.update.totals.nats) + float(self.update.totals.norm) + measured):
+        """Raise TrainingError where the loss, its gradient or the figure measured is not finite."""
+        totals, config = self.state.update.totals, self.state.config
+        if not math.isfinite(float(totals.nats) + float(totals.norm) + measured):
             raise TrainingError(
                 f"the loss or its gradient is not finite at update {self.budget.done}: lower train.learning_rate "
-                f"(now {self.config.learning_rate:g}) or train.clip (now {self.config.clip:g}), or train in "
+                f"(now {config.learning_rate:g}) or train.clip (now {config.clip:g}), or train in "
                 f"train.precision=float32; {LAST} holds the last good weights"
             )
-
-    def _check_health(self, rates: list[float]) -> None:
-        for index, rate in enumerate(rates):
-            self.sick[index] = 0 if HEALTHY[0] <= rate <= HEALTHY[1] else self.sick[index] + 1
-            if self.sick[index] >= PATIENCE:
-                raise TrainingError(
-                    f"boundary z{index + 1} has collapsed: it fired on {rate:.1%} of steps at {PATIENCE} evaluations "
-                    f"in a row (healthy: {HEALTHY[0]:.1%} to {HEALTHY[1]:.0%}). Try another train.seed, "
-                    "model.detector_prior=separator, a smaller train.final_slope, or model.layer_norm=true"
-                )
-
-    def _in_units(self, nats_per_step: float) -> float:
-        return bits_per_symbol(nats_per_step) if self.model.kind == "text" else -nats_per_step

@@ -6,6 +6,10 @@ import torch
 from torch import Tensor
 
 from model.network.boundary import has_gradient
+from model.training.process import TrainingError
+
+HEALTHY = (0.005, 0.95)  # lowest and highest rate of a boundary that means something
+PATIENCE = 8  # evaluations in a row with a collapsed boundary
 
 
 def bits_per_symbol(nats_per_symbol: float) -> float:
@@ -14,7 +18,7 @@ def bits_per_symbol(nats_per_symbol: float) -> float:
 
 
 class BoundaryCounts:
-    """Running counts over steps and rows, kept on the device until they are asked for.
+    """Running counts over steps and rows, kept on the device until they are read.
 
     Args:
         detectors: L-1, layers with a detector.
@@ -44,11 +48,11 @@ class BoundaryCounts:
         self._counts += torch.stack([(part * weights).sum((0, 1)) for part in (z, active, live)])
 
     def named(self) -> dict[str, Tensor]:
-        """The sums themselves, by name."""
+        """The sums, by name."""
         return {"counted": self._steps, "counts": self._counts}
 
     def clear(self) -> None:
-        """Start anew."""
+        """Set all counts to zero."""
         self._steps.zero_()
         self._counts.zero_()
 
@@ -66,6 +70,38 @@ class BoundaryCounts:
 
     def _shares(self, row: int) -> list[float]:
         return [float(count) for count in self._counts[row] / self._steps.clamp_min(1)]
+
+
+class BoundaryHealth:
+    """Stops a training whose boundaries stay collapsed: always on, or never.
+
+    Args:
+        detectors: L-1, layers with a detector.
+
+    Attributes:
+        sick: for each of them, the evaluations in a row with a rate outside `HEALTHY`.
+    """
+
+    def __init__(self, detectors: int) -> None:
+        self.sick = [0] * detectors
+
+    def check(self, rates: list[float]) -> None:
+        """Count one evaluation.
+
+        Args:
+            rates: of the boundaries, from layer 1 up.
+
+        Raises:
+            TrainingError: a boundary was collapsed at `PATIENCE` evaluations in a row.
+        """
+        for index, rate in enumerate(rates):
+            self.sick[index] = 0 if HEALTHY[0] <= rate <= HEALTHY[1] else self.sick[index] + 1
+            if self.sick[index] >= PATIENCE:
+                raise TrainingError(
+                    f"boundary z{index + 1} has collapsed: it fired on {rate:.1%} of steps at {PATIENCE} evaluations "
+                    f"in a row (healthy: {HEALTHY[0]:.1%} to {HEALTHY[1]:.0%}). Try another train.seed, "
+                    "model.detector_prior=separator, a smaller train.final_slope, or model.layer_norm=true"
+                )
 
 
 def cell_work_share(hidden: tuple[int, ...], z_rates: list[float], active_rates: list[float]) -> float:

@@ -1,4 +1,4 @@
-"""What a long training asks of its process: memory that stays, no garbage collector, and a Ctrl-C that waits."""
+"""A long training and its process: no garbage collector, memory that is kept, Ctrl-C, and the ways it ends early."""
 
 import ctypes
 import gc
@@ -10,16 +10,20 @@ from typing import Any, Self
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
+class TrainingError(Exception):
+    """Training cannot go on; the message says what happened and what to change."""
+
+
 class Interrupted(Exception):  # noqa: N818 (not an error: everything is saved)
     """Stopped by Ctrl-C, after saving."""
 
 
 def settle() -> None:
-    """Spare a long training what the process does for short ones; for the rest of its life.
+    """Set the process up for a long training, for the rest of its life.
 
-    A window makes thousands of tensors, and each round of the garbage collector that they set off would go through all
-    objects of PyTorch again: an eighth of the time on a CPU. What lives now is taken out of its sight. And memory that
-    one update gives back is wanted by the next: glibc is told to keep it, where there is a glibc.
+    A window makes thousands of tensors. Each garbage collection that they set off would go through all objects of
+    PyTorch again, which takes an eighth of the time on a CPU, so the objects that exist now are frozen. Memory that one
+    update frees is needed by the next, so glibc, where there is one, is told to keep it.
     """
     gc.collect()
     gc.freeze()
@@ -38,7 +42,7 @@ class CatchInterrupt:
     def __enter__(self) -> Self:
         try:
             self._before: Any = signal.signal(signal.SIGINT, self._catch)
-        except ValueError:  # not in the main thread: whoever called us owns the signals
+        except ValueError:  # not in the main thread: the caller handles signals
             self._before = None
         return self
 

@@ -1,7 +1,7 @@
 """Several trainings in one process, an update of each in turn.
 
-Where boundaries come to lie depends on the seed, so one training is an anecdote. A GPU that one network leaves half
-idle has room for more: each has a stream of its own, and nothing in an update waits for the device.
+Where boundaries fall depends on the seed, so a single training proves little. A GPU that one network leaves half idle
+can train several: each has its own CUDA stream, and nothing in an update waits for the device.
 """
 
 import json
@@ -15,8 +15,8 @@ import torch
 
 from model.checkpoints import checkpoint as checkpoints
 from model.checkpoints.checkpoint import BEST
-from model.training.loop import Trainer, TrainingError
-from model.training.process import CatchInterrupt, Interrupted, settle
+from model.training.loop import Trainer
+from model.training.process import CatchInterrupt, Interrupted, TrainingError, settle
 
 SEEDS = "seeds.json"
 
@@ -26,15 +26,15 @@ def train_together(
     stop_after: int | None = None,
     lost: Callable[[Trainer, TrainingError], None] = lambda _, __: None,
 ) -> None:
-    """Run all to their ends; each comes to what it would come to alone.
+    """Run all to their ends; each gives the same bits as it would by itself.
 
     Args:
         trainers: on one device, each with a folder of its own.
         stop_after: updates of each.
-        lost: called with one of several that cannot go on; the others do.
+        lost: called with a training that cannot go on while others can.
 
     Raises:
-        TrainingError: none can go on; of the last.
+        TrainingError: none can go on; this is the error of the last.
         Interrupted: Ctrl-C; the last checkpoints hold everything.
     """
     settle()
@@ -47,7 +47,7 @@ def train_together(
                 trainer, updates, stream = turn
                 try:
                     with stream:
-                        done = bool(next(updates, True))  # they give None
+                        done = bool(next(updates, True))  # an update yields None
                 except TrainingError as error:
                     if len(going) == 1 and len(errors) == len(trainers) - 1:
                         raise
@@ -65,7 +65,7 @@ def train_together(
 
 
 def keep_best(folders: Sequence[Path], out: Path) -> list[dict[str, Any]]:
-    """Copy the network that is best on the validation split to `out`, and write down what each came to.
+    """Copy the network that is best on the validation split to `out`, and write the results of all beside it.
 
     Args:
         folders: of the trainings; those without an evaluation yet are left out.

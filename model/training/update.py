@@ -1,8 +1,9 @@
 """One training update on fixed buffers: forward, backward, clip, Adam, averages, boundary rates.
 
-Nothing in it waits for the device and nothing depends on values in Python, so that on a GPU the whole update is
-captured in one CUDA graph and replayed: a window of 100 steps is some thousand small kernels, and launching them singly
-would take longer than running them. Learning rate and slope are tensors; totals stay on the device until they are read.
+Nothing in it waits for the device and nothing depends on values in Python. On a GPU the whole update is therefore
+captured in one CUDA graph and replayed: a window of 100 steps is some thousand small kernels, and launching them one by
+one would take longer than running them. Learning rate and slope are tensors; totals stay on the device until they are
+read.
 """
 
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from model.training.metrics import BoundaryCounts
 from model.training.workers import Workers
 
 BAND_STEP = 0.01  # of a detector's logit, per update, at the most
-WARM_UPS = 3  # updates before the capture: allocations, compilations and library handles happen in these
+WARM_UPS = 3  # updates before the capture, in which memory is allocated and kernels are compiled
 
 
 @dataclass
@@ -39,7 +40,7 @@ class Totals:
     counts: BoundaryCounts
 
     def joined(self, workers: Workers) -> tuple[float, float]:
-        """(nats, steps) of all workers together; every worker must ask."""
+        """(nats, steps) of all workers together; every worker must call this."""
         nats, steps = workers.sum(torch.stack([self.nats, self.steps]))
         return float(nats), float(steps)
 
@@ -48,37 +49,41 @@ class Totals:
         return {"nats": self.nats, "steps": self.steps, "norm": self.norm} | self.counts.named()
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from sums that `named` gave."""
+        """Set the sums to those that `named` gave."""
         for name, tensor in self.named().items():
             if name in tensors:
                 tensor.copy_(tensors[name])
 
     def clear(self) -> None:
-        """Start anew."""
+        """Set all sums to zero."""
         self.nats.zero_()
         self.steps.zero_()
         self.counts.clear()
 
 
 class Update:
-    """The update of one network; owns optimiser, carried state, averages and totals.
+    """The update of one network, with its optimiser, carried state, averages and totals.
 
     Args:
         network: trained in place.
-        config: how.
+        config: batch, optimiser, clipping, averaging and the band of boundary rates.
         options: dtype and compilation of the window.
-        workers: whose gradients are summed; alone by default.
+        workers: whose gradients are summed; this process alone by default.
     """
 
     def __init__(
         self, network: Network, config: TrainConfig, options: WindowOptions, workers: Workers | None = None
     ) -> None:
-        self.network, self.config, self.options = network, config, options
+        self.network = network
+        self.config = config
+        self.options = options
         self.workers = workers or Workers()
         self.device = network.output.bias.device
         on_gpu = self.device.type == "cuda"
         self.parameters = list(network.parameters())
-        self.rate, self.slope, self.decay = (torch.tensor(value, device=self.device) for value in (0.0, 1.0, 0.0))
+        self.rate = torch.tensor(0.0, device=self.device)
+        self.slope = torch.tensor(1.0, device=self.device)
+        self.decay = torch.tensor(0.0, device=self.device)
         self.optimiser = torch.optim.Adam(
             self.parameters, lr=self.rate if on_gpu else config.learning_rate, fused=True, capturable=on_gpu
         )
@@ -109,7 +114,7 @@ class Update:
             window: (T, B) of this worker's streams, on any device.
             rate: learning rate. slope: the paper's a. decay: of the averages.
             noise: uniform (T, B, L-1), for a sampled detector.
-            masks: what is hidden from the network.
+            masks: which parts of the network are dropped.
         """
         self.rate.fill_(rate)
         self.slope.fill_(slope)
@@ -181,10 +186,10 @@ class Update:
 
     @torch.no_grad()
     def _hold_rates(self, z: Tensor, weight: Tensor) -> None:
-        """Move the bias of a detector that fires too rarely or too often, for a boundary that is off never learns.
+        """Move the bias of a detector that fires too rarely or too often, because a boundary that is off never learns.
 
-        A detector's logits share a common part that wanders while the layer below learns; it decides the rate at first,
-        and a rate of 0 leaves the layer above without any input and z without any use (docs/adr/0006).
+        A detector's logits share a common part that drifts while the layer below learns, and at first this part decides
+        the rate. At a rate of 0 the layer above gets no input and z has no effect (docs/adr/0006).
         """
         low, high = self.config.rate_band
         fired = self.workers.sum(torch.cat([weight.sum()[None], (z * weight[:, :, None]).sum((0, 1))]))

@@ -1,4 +1,4 @@
-"""Several processes training one network: each has its share of the streams, gradients are summed once per window."""
+"""Several processes that train one network: each has its share of the streams; gradients are summed at each window."""
 
 import os
 from dataclasses import dataclass, field
@@ -27,10 +27,10 @@ class Workers:
 
     @classmethod
     def join(cls, device: torch.device) -> "Workers":
-        """Join the group that torchrun describes in the environment, or be alone.
+        """Join the group that torchrun describes in the environment, or train alone where it describes none.
 
-        The store's keys carry the attempt: with gloo, a group restarted after the loss of a worker would otherwise read
-        the addresses of the dead one and fail to connect.
+        The store's keys contain the attempt: with gloo, a group restarted after the loss of a worker would otherwise
+        read the addresses of the dead one and fail to connect.
         """
         count = int(os.environ.get("WORLD_SIZE", "1"))
         if count == 1:
@@ -50,7 +50,7 @@ class Workers:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process speaks for the group."""
+        """Whether this process evaluates, logs and saves for the group."""
         return self.rank == 0
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -84,6 +84,6 @@ class Workers:
         return torch.cat(parts)
 
     def leave(self) -> None:
-        """Take leave of the group."""
+        """Leave the group."""
         if self.count > 1:
             dist.destroy_process_group()

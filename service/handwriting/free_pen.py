@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.codec import InkCodec
+from model.ink import SPREAD
 from service.handwriting.drawing.document import DECIMALS, NONE, TIME_DECIMALS, Floats, Ink
 from service.handwriting.drawing.layout import Layout
 
-SPREAD = 0.34
 POINT_S = 0.015
 LIFT_S = 0.18
 _NOTE = struct.Struct("<5dI?")

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.codec import REPLACEMENT, HandwritingCodec
+from model.ink import SPREAD
 from service.handwriting.copybook.glyphs import INSTEAD, Drawn, Glyph, fonts, is_mark, marked
 from service.handwriting.copybook.pacing import pace
 from service.handwriting.copybook.writer import DEFAULT_STYLE, STYLES
 from service.handwriting.drawing.document import Floats, Ink
-from service.handwriting.free_pen import LIFT_S, POINT_S, SPREAD
+from service.handwriting.free_pen import LIFT_S, POINT_S
 from service.handwriting.writer import Substitution, words_of
 
 _STANDING = frozenset("abcdehiklmnorstuvwxzABCDEFGHIKLMNOPRSTUVWXZ0123456789")

@@ -15,11 +15,11 @@ from defusedxml.ElementTree import fromstring
 from numpy.typing import NDArray
 
 from model.codec import InkCodec
+from model.ink import SCATTER
 from service.handwriting.drawing.document import Floats
 
 MIN_POINTS = 10
 MAX_COORDINATE = 1e6
-_SCATTER = 2.1  # deviation of y from the line, in geometric mean deviations of the codec
 _STEP = 0.5  # from point to point within a stroke, in the same
 _FARTHEST = 60.0  # standardised; the data has no jump as far
 _DIFFERENCE_MARKS = "!'\""
@@ -131,7 +131,7 @@ def read(strokes: list[Stroke], codec: InkCodec, max_points: int) -> PrimedInk:
     scatter = _scatter(points)
     if scatter <= 1e-9 * max(1.0, float(np.abs(points).max())):
         raise PrimeError("it has no height: all points lie on one line")
-    scale = _SCATTER * spread / scatter
+    scale = SCATTER * spread / scatter
     even, passed = zip(*(_evenly(stroke * scale, _STEP * spread) for stroke in strokes), strict=True)
     count = sum(map(len, even))
     if count > max_points:

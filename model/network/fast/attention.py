@@ -1,3 +1,5 @@
+"""The window over a text, fast: its two kernels, and its run beside layer 1 through a window of time."""
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -7,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from model.network.attention import STRIDE, edges
+from model.ink import STRIDE
+from model.network.attention import edges
 from model.network.fast.fuse import fused
 from model.network.state import AttentionState
 
@@ -139,7 +142,9 @@ class AttentionRun:
             characters, width = differences.shape[1:]
             shape = Shape(x.shape[1], hidden, x.shape[2], characters, width, x.dtype, weight.dtype, x.device)
         self.forward_kernel, self.backward_kernel = kernels(mixtures, shape)
-        self.weight, self.bias, self.differences = weight, bias, differences
+        self.weight = weight
+        self.bias = bias
+        self.differences = differences
         x[0, :, -differences.shape[2] :] = state.vector
         self.vectors = x[:, :, -differences.shape[2] :]
         self.vector_rows = self.vectors.unbind(0)

@@ -1,9 +1,9 @@
 """A pointwise kernel compiled into one C++ function that is called directly.
 
-torch.compile's own callable looks the compiled code up anew at every call and unwraps its arguments several times
-over: for kernels of some 50 microseconds, called six hundred times in an update, that costs as much as the kernels. A
-kernel here is only ever called with arguments like the first ones, so on a CPU it is traced once and the function that
-inductor makes is kept. On a GPU, where a replayed graph asks Python nothing, torch.compile is taken as it is.
+torch.compile's own callable looks up the compiled code at every call and unwraps its arguments several times. For
+kernels of some 50 microseconds, called six hundred times in an update, that costs as much as the kernels. All calls of
+a kernel here have arguments like those of the first, so on a CPU it is traced once and the function that inductor makes
+is kept. On a GPU, where a replayed graph runs no Python, torch.compile is used as it is.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ Kernel = Callable[..., Any]
 
 
 def fused(kernel: Kernel, device: torch.device) -> Kernel:
-    """The same function, fused for the first arguments it is called with; all later ones must be alike.
+    """Return the function, fused for the shapes and dtypes of its first call; all later calls must have the same.
 
     Args:
         kernel: takes tensors and None by position, may write into tensors given to it, and returns a tuple of tensors
@@ -30,7 +30,7 @@ def fused(kernel: Kernel, device: torch.device) -> Kernel:
 
 
 class _Direct:
-    """Traced at the first call; from then on only inductor's own function is called."""
+    """A kernel that is traced at its first call; later calls go straight to inductor's function."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
@@ -63,7 +63,8 @@ class _Direct:
             for place, tensor in zip(self.given, tensors, strict=True):
                 filled[place] = tensor
             result = self.kernel(*filled)
-            self.width, self.returned = len(result), [n for n, value in enumerate(result) if value is not None]
+            self.width = len(result)
+            self.returned = [n for n, value in enumerate(result) if value is not None]
             return [value for value in result if value is not None]
 
         tensors = [arguments[place] for place in self.given]
@@ -77,8 +78,8 @@ class _Direct:
 
 
 def _through_dynamo(kernel: Kernel) -> Kernel:
-    # Compiled code is kept by code object, and all variants share two of them: each gets one of its own, whose only
-    # entry then needs no guards. Evaluating them costs as much as a tenth of a kernel.
+    # torch.compile keeps compiled code by code object, and all variants share two of these. Each variant gets one of
+    # its own, whose only entry needs no guards; evaluating guards costs a tenth of a kernel.
     function = cast(FunctionType, kernel)
     own = FunctionType(function.__code__.replace(), function.__globals__, function.__name__, None, function.__closure__)
     unguarded: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}

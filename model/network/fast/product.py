@@ -14,9 +14,9 @@ ROUNDS, REPEATS = 7, 10  # of the products that `fastest_operand` times
 def prepare(weight: Tensor, batch: int) -> Product:
     """Return a function x (batch, K) -> x @ weight (batch, N).
 
-    bfloat16 on a CPU: the weight is laid out once as oneDNN wants it, instead of in every product (6 to 20 % less time
-    at 64 and 32 rows), where oneDNN takes bfloat16 at all: without AVX-512 it does not. Elsewhere a product into the
-    same buffer again and again: its result lives until the next call.
+    On a CPU whose oneDNN takes bfloat16 (it needs AVX-512), a bfloat16 weight is laid out once as oneDNN needs it,
+    instead of in every product: 6 to 20 % less time at 64 and 32 rows. Elsewhere the product is written into one
+    buffer, so a result lives until the next call.
 
     Args:
         weight: (K, N), in the operand dtype.
@@ -33,7 +33,8 @@ def prepare(weight: Tensor, batch: int) -> Product:
 def fastest_operand(device: torch.device, batch: int, depth: int, width: int) -> torch.dtype:
     """Return the dtype in which this device multiplies (batch, depth) by (depth, width) faster: bfloat16 or float32.
 
-    A GPU's is bfloat16. CPUs differ by a factor of two and more either way (docs/log.md), so theirs is measured.
+    For a GPU it is bfloat16. CPUs differ by a factor of two and more in either direction (docs/log.md), so on a CPU it
+    is measured.
     """
     if device.type != "cpu":
         return torch.bfloat16

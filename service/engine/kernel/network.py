@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.bundle.folder import Bundle
+from model.ink import CORRELATION_LIMIT, LOG_SCALE_CEILING, LOG_SCALE_FLOOR, STRIDE
 
 Array = NDArray[Any]
 
 TILE, LANES = 16, 8
 MOST_LAYERS = 5  # whose boundaries, before a step and after it, fit into a trace byte
 HIDDEN_ZERO = 64  # the byte that stands for 0 in a rounded h
-# As in `model.network.heads` and `model.network.attention`, which bring PyTorch with them; a test holds them together.
-CORRELATION_LIMIT, LOG_SCALE_FLOOR, LOG_SCALE_CEILING, STRIDE = 0.999, -6.0, 4.0, 15.0
 
 
 class _Matrix(ctypes.Structure):

@@ -11,12 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from model.ink import is_line_over, max_points, next_place
 from service.engine.sampling import deviates
 from service.engine.sequences.base import Offset, Sequence, unread_prime
 from service.engine.sequences.snapshot import WHOLE, Snapshot
-
-LEAST_POINTS = 100
-POINTS_PER_CHARACTER = 45  # a usual one takes 22, and hardly any takes more than twice that
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +37,7 @@ class Line:
     def max_points(self) -> int:
         """The most that are drawn before the line counts as one that does not end; 0 if there is only a prime."""
         characters = self.ids - self.read - 1
-        return LEAST_POINTS + POINTS_PER_CHARACTER * characters if characters else 0
+        return max_points(characters) if characters else 0
 
 
 class LineSequence(Sequence):
@@ -97,12 +95,10 @@ class LineSequence(Sequence):
         self._trace.append(code)
         self._num_points += 1
         if self._num_points >= 0 and not self._unread:
-            # A hand goes forward, and not two letters at once: where the share of another is largest for a point, by
-            # chance, nobody is led astray for long.
-            self._place += largest > self._place
+            self._place = next_place(self._place, largest)
             if self._num_points > 0 or not self.num_prompt:
                 self._stand(code)
-            if self._num_points > 0 and self._is_over(over):
+            if self._num_points > 0 and is_line_over(self._place, self.line.ids, over, self.next_input[2]):
                 self.finish("stop")
                 return
         if self._unread:
@@ -127,7 +123,3 @@ class LineSequence(Sequence):
             dx, dy = self._rest[:2]
         self._items.append((dx, dy, pen_up, self._place))
         self._item_trace.append(code)
-
-    def _is_over(self, over: float) -> bool:
-        has_left = self._place >= self.line.ids and self.next_input[2] > 0
-        return has_left or (over > 0 and self._place >= self.line.ids - 2)

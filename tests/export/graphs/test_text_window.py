@@ -87,9 +87,9 @@ def test_a_text_is_read_as_the_network_reads_it(compiled: Compiled) -> None:
     ids = np.array([[*CODEC.encode_text("abc"), 0, 0]])
     given = Reader(compiled.reader).read(ids, np.array([2]))
     with torch.no_grad():
-        reading = compiled.network.read(Condition(torch.from_numpy(ids), torch.tensor([2])))
-        hand = compiled.network.embed(torch.zeros(1, 3), reading.hand)
-    np.testing.assert_allclose(given["text"][:, : ids.shape[1]], reading.differences.numpy(), atol=1e-5)
+        conditioning = compiled.network.conditioning(Condition(torch.from_numpy(ids), torch.tensor([2])))
+        hand = compiled.network.embed(torch.zeros(1, 3), conditioning.hand)
+    np.testing.assert_allclose(given["text"][:, : ids.shape[1]], conditioning.differences.numpy(), atol=1e-5)
     assert not given["text"][:, ids.shape[1] :].any()
     np.testing.assert_allclose(given["hand"], hand.numpy(), atol=1e-5)
 
@@ -107,7 +107,7 @@ def test_what_is_drawn_says_where_the_pen_is(compiled: Compiled) -> None:
     step = compiled.step()
     ids = CODEC.encode_text("abc def gh. abc def gh.")[None]
     lines = Lines.read(Reader(compiled.reader), ids, np.array([1]))
-    reading = compiled.network.read(Condition(torch.from_numpy(ids), torch.tensor([1])))
+    conditioning = compiled.network.conditioning(Condition(torch.from_numpy(ids), torch.tensor([1])))
     state, x, places = step.zeros(1), np.zeros((1, 3), np.float32), []
     for _ in range(200):
         before = state["window_position"]
@@ -116,7 +116,7 @@ def test_what_is_drawn_says_where_the_pen_is(compiled: Compiled) -> None:
         with torch.no_grad():
             assert compiled.network.attention
             h = torch.from_numpy(state["h1"])
-            shares = compiled.network.attention.step(h, torch.from_numpy(before), reading.differences)[1][0]
+            shares = compiled.network.attention.step(h, torch.from_numpy(before), conditioning.differences)[1][0]
         places.append(int(drawn[0, 4]))
         wanted = 1 + int(shares[1:].argmax())
         # Beyond the text there is room for more, where the window may be by now.

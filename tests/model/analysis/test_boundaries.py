@@ -18,7 +18,7 @@ from model.analysis.boundaries import (
     find,
     ink_events,
     probe,
-    read,
+    read_boundaries,
     score,
     score_words,
     text_events,
@@ -91,8 +91,8 @@ def test_the_match_is_the_largest_there_is(found: list[bool], truth: list[bool],
         for chosen in itertools.permutations(many, len(few))
     )
     got = score([flags[0]], [flags[1]], tolerance)
-    assert got.right == pytest.approx(best / max(len(places), 1))
-    assert got.found == pytest.approx(best / max(len(targets), 1))
+    assert got.precision == pytest.approx(best / max(len(places), 1))
+    assert got.recall == pytest.approx(best / max(len(targets), 1))
 
 
 def test_sequences_are_matched_each_on_its_own() -> None:
@@ -117,7 +117,7 @@ def test_reading_gives_every_step_once_in_order() -> None:
     corpus = fixture("text")
     torch.manual_seed(0)
     network = Network(ModelConfig(vocabulary=size(corpus), embedding=8, hidden=(12, 12, 12), output=8))
-    inputs, z = read(network, corpus.evaluation("valid", 37))
+    inputs, z = read_boundaries(network, corpus.evaluation("valid", 37))
     assert np.concatenate(inputs).tolist() == np.asarray(corpus.data.valid[:-1]).tolist()
     state = network.zeros(1)
     for symbol, fired in zip(inputs[0][:60], z[0], strict=False):

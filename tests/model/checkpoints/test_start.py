@@ -100,10 +100,10 @@ def test_a_training_goes_on_from_weights(text: Corpus, tmp_path: Path) -> None:
     last = read_log(tmp_path / "first")[-1]
     careful = Preset(preset.model, replace(preset.train, learning_rate=1e-6, final_learning_rate=1e-7))
     second = make_trainer(careful, text, tmp_path / "second")
-    assert isinstance(second.streams, TextStreams)
+    assert isinstance(second.state.streams, TextStreams)
     start = checkpoints.load(tmp_path / "first" / BEST)
     second.begin(resume=False, start=start)
-    assert second.streams.passes == pytest.approx(last["passes"], abs=0.05)
+    assert second.state.streams.passes == pytest.approx(last["passes"], abs=0.05)
     second.run(stop_after=4)
     assert read_log(tmp_path / "second")[0]["valid"] == pytest.approx(last["valid"], abs=0.05)
     again = make_trainer(careful, text, tmp_path / "second")
@@ -124,5 +124,5 @@ def test_another_text_is_read_from_its_beginning_in_the_same_alphabet(text: Corp
     assert other.codec == text.codec
     trainer = make_trainer(small_preset("text"), other, tmp_path / "second")
     trainer.begin(resume=False, start=start)
-    assert trainer.streams.passes == 0
+    assert trainer.state.streams.passes == 0
     trainer.run(stop_after=1)

@@ -107,7 +107,7 @@ class TestInkStreams:
 
     @given(line_lengths, batches, windows)
     def test_a_line_is_scored_once_and_in_order(self, lengths: list[int], batch: int, window: int) -> None:
-        """From its fresh window on, a lane scores points 1, 2, ... of its line, each once, up to the last."""
+        """From its fresh window on, a stream scores points 1, 2, ... of its line, each once, up to the last."""
         for line, scored, is_over in _showings(lengths, batch, window):
             end = lengths[line] if is_over else len(scored) + 1
             assert scored == list(range(1, end))
@@ -164,19 +164,19 @@ class TestInkStreams:
             assert np.array_equal(before.fresh, after.fresh)
             real = before.weight == 1
             assert np.array_equal(before.inputs[..., 2], after.inputs[..., 2])
-            for lane in range(2):
-                moved = before.inputs[real[:, lane], lane, :2] - origin
-                ratio = (after.inputs[real[:, lane], lane, :2] - origin) / moved
-                if before.fresh[lane]:
-                    factor[lane] = ratio[0]
-                    factors += factor[lane].tolist()
-                assert np.allclose(ratio, factor[lane], rtol=1e-3)
+            for row in range(2):
+                moved = before.inputs[real[:, row], row, :2] - origin
+                ratio = (after.inputs[real[:, row], row, :2] - origin) / moved
+                if before.fresh[row]:
+                    factor[row] = ratio[0]
+                    factors += factor[row].tolist()
+                assert np.allclose(ratio, factor[row], rtol=1e-3)
         assert len(set(factors)) == len(factors)
         assert abs(np.mean(np.log(factors))) < 0.05
         assert 0.17 < np.std(np.log(factors)) < 0.23
 
     def test_passes_count_scored_steps(self) -> None:
-        """One lane that has shown every line has made one pass."""
+        """One stream that has shown every line has made one pass."""
         streams = InkStreams(numbered_lines([5, 9, 2]), 1, 4, seed=0)
         for _ in range(1 + 2 + 1):
             streams.next()
@@ -193,7 +193,7 @@ class TestInkStreams:
 
     @pytest.mark.parametrize("changed", [{"batch": 3}, {"window": 5}, {"lines": [4, 4, 5]}, {"lines": [4, 4]}])
     def test_a_place_in_other_streams_is_refused(self, changed: dict[str, Any]) -> None:
-        """A place among other lines, lanes or windows means nothing here."""
+        """A place among other lines, streams or windows means nothing here."""
         shape: dict[str, Any] = {"lines": [4, 4, 4], "batch": 2, "window": 4}
         shape |= changed
         other = InkStreams(numbered_lines(shape["lines"]), shape["batch"], shape["window"], seed=0)
@@ -264,7 +264,7 @@ def _equal(one: InkWindow, other: InkWindow) -> bool:
 
 
 class Showing(NamedTuple):
-    """A line that a lane began: its number, the points scored so far, and whether the lane went on to another."""
+    """A line that a stream began: its number, the points scored so far, and whether the stream went on to another."""
 
     line: int
     scored: list[int]
@@ -272,19 +272,19 @@ class Showing(NamedTuple):
 
 
 def _showings(lengths: list[int], batch: int, window: int) -> list[Showing]:
-    """Return what the lanes show in at least two passes, in the order in which it began."""
+    """Return what the streams show in at least two passes, in the order in which it began."""
     streams = InkStreams(numbered_lines(lengths), batch, window, seed=1)
     shown: list[Showing] = []
     present: list[int] = [-1] * batch
     while streams.passes < 2 + batch / len(lengths):
         drawn = streams.next()
-        for lane in range(batch):
-            if drawn.fresh[lane]:
-                if present[lane] >= 0:
-                    shown[present[lane]] = shown[present[lane]]._replace(is_over=True)
-                present[lane] = len(shown)
-                shown.append(Showing(int(drawn.inputs[0, lane, 0]), [], is_over=False))
-            real = drawn.weight[:, lane] == 1
-            assert (drawn.targets[real, lane, 0] == shown[present[lane]].line).all()
-            shown[present[lane]].scored.extend(drawn.targets[real, lane, 1].astype(int).tolist())
+        for row in range(batch):
+            if drawn.fresh[row]:
+                if present[row] >= 0:
+                    shown[present[row]] = shown[present[row]]._replace(is_over=True)
+                present[row] = len(shown)
+                shown.append(Showing(int(drawn.inputs[0, row, 0]), [], is_over=False))
+            real = drawn.weight[:, row] == 1
+            assert (drawn.targets[real, row, 0] == shown[present[row]].line).all()
+            shown[present[row]].scored.extend(drawn.targets[real, row, 1].astype(int).tolist())
     return shown

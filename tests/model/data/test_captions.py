@@ -84,7 +84,7 @@ def test_train_loses_what_would_teach_something_wrong(write: Callable[[Arrays], 
     corpus = load_ink(write(arrays | {"text_offsets": arrays["text_offsets"]}), protocol="official", texts=True)
     assert corpus.ids == {"train": ["4", "5"], "valid": ["7", "8"], "test": ["10"]}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "POINTS_PER_CHARACTER", (11, 45))
+        patch.setattr(module, "PLAUSIBLE_POINTS_PER_CHARACTER", (11, 45))
         with pytest.raises(DataError, match="lines with a text in train, found none"):
             load_ink(write(arrays), protocol="official", texts=True)
 
@@ -149,15 +149,15 @@ def test_streams_show_each_line_with_its_text_to_its_last_point() -> None:
     read, ends, scored = Counter[int](), Counter[int](), 0
     while streams.passes < 3:
         window = streams.next()
-        for lane in range(2):
-            number = int(window.writer[lane])
-            assert window.text[lane].tolist()[: len(captions[number].text)] == captions[number].text.tolist()
-            inside = (window.weight[:, lane] + window.last[:, lane]) > 0
-            assert (window.inputs[inside, lane] == number).all()
+        for row in range(2):
+            number = int(window.writer[row])
+            assert window.text[row].tolist()[: len(captions[number].text)] == captions[number].text.tolist()
+            inside = (window.weight[:, row] + window.last[:, row]) > 0
+            assert (window.inputs[inside, row] == number).all()
             assert window.text.shape == (2, 3)
             read[number] += int(inside.sum())
-            ends[number] += int(window.last[:, lane].sum())
-            scored += int(window.weight[:, lane].sum())
+            ends[number] += int(window.last[:, row].sum())
+            scored += int(window.weight[:, row].sum())
     assert set(ends) == {0, 1, 2}
     for number, length in enumerate(lengths):
         assert ends[number] >= 2

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.network.attention import STRIDE, Attention
+from model.ink import STRIDE
+from model.network.attention import Attention
 from model.network.fast.window import WindowOptions
 from model.network.heads import mixture_of, pack
 from model.network.reference import read_text
@@ -49,9 +50,9 @@ def make_condition(seed: int = 0) -> Condition:
 
 def walk(network: Network, x: Tensor, condition: Condition) -> tuple[Tensor, NetworkState]:
     """Outputs (T, B, 6M + 2) of the literal steps, with their graph, and the last state."""
-    state, reading, outputs = network.zeros(x.shape[1]), network.read(condition), []
+    state, conditioning, outputs = network.zeros(x.shape[1]), network.conditioning(condition), []
     for point in x:
-        output, state = network.step(point, state, 1.0, None, reading)
+        output, state = network.step(point, state, 1.0, None, conditioning)
         outputs.append(output)
     return torch.stack(outputs), state
 
@@ -68,7 +69,7 @@ def test_a_step_is_what_the_literal_loop_gives() -> None:
     assert isinstance(attention, Attention)
     h, position = torch.randn(ROWS, 8).double(), 3 * torch.rand(ROWS, 3).double()
     with torch.no_grad():
-        state, shares = attention.step(h, position, attention.read(condition.text))
+        state, shares = attention.step(h, position, attention.encode(condition.text))
     arrays = {name: p.detach().numpy() for name, p in attention.named_parameters()}
     for row in range(ROWS):
         ids = [int(i) for i in condition.text[row] if i]
@@ -144,11 +145,11 @@ def test_the_window_only_moves_forward_and_reads_at_most_once(seed: int, padding
     with torch.no_grad():
         for _ in range(10):
             h = torch.randn(ROWS, 8, generator=generator, dtype=torch.float64)
-            state, shares = attention.step(h, place, attention.read(condition.text))
+            state, shares = attention.step(h, place, attention.encode(condition.text))
             assert (state.position > place).all()
             assert (shares >= -1e-12).all()
             assert (shares.sum(1) <= 1 + 1e-12).all()
-            again, _ = attention.step(h, place, attention.read(longer))
+            again, _ = attention.step(h, place, attention.encode(longer))
             torch.testing.assert_close(again.vector, state.vector, rtol=0, atol=1e-12)
             place = state.position
     assert float(place.detach().min()) > 1

@@ -14,13 +14,13 @@ from model.checkpoints.checkpoint import BEST, Checkpoint
 from model.checkpoints.start import start_from
 from model.codec import TextCodec
 from model.data.corpus import Corpus, Window
-from model.network.batch_norm import NEWS, BatchNormLayer
+from model.network.batch_norm import MOMENTUM, BatchNormLayer
 from model.network.fast.window import WindowOptions
 from model.network.stack import Masks, Network
 from model.network.state import LayerState, NetworkState
+from model.training.averaging import estimate_population
 from model.training.evaluate import evaluate
 from model.training.loop import build
-from model.training.population import estimate_population
 from tests.model.corpora import small_preset, write
 from tests.model.networks import (
     FLOAT64,
@@ -162,8 +162,8 @@ def test_the_population_learns_from_each_window() -> None:
     for index, (mean, variance) in enumerate(before):
         layer, average = layer_of(network, index), seen[index].mean(0)
         wanted = (
-            (1 - NEWS) * mean + NEWS * average[:, 0],
-            (1 - NEWS) * variance + NEWS * average[:, 1] * ROWS / (ROWS - 1),
+            (1 - MOMENTUM) * mean + MOMENTUM * average[:, 0],
+            (1 - MOMENTUM) * variance + MOMENTUM * average[:, 1] * ROWS / (ROWS - 1),
         )
         torch.testing.assert_close((layer.mean, layer.variance), wanted, rtol=0, atol=1e-12)
 

@@ -15,10 +15,8 @@ from torch import Tensor
 from model.codec import InkCodec
 from model.data.batches import evaluation_lines
 from model.data.corpus import Window
+from model.ink import CORRELATION_LIMIT, LOG_SCALE_CEILING, LOG_SCALE_FLOOR
 from model.network.heads import (
-    CORRELATION_LIMIT,
-    LOG_SCALE_CEILING,
-    LOG_SCALE_FLOOR,
     Mixture,
     mixture_nll,
     mixture_of,

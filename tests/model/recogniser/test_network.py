@@ -80,9 +80,9 @@ def test_a_line_is_read_the_same_in_any_company(corpus: InkCorpus, monkeypatch: 
     recogniser = make(corpus)
     lines = [line[: 60 + 37 * n] for n, line in enumerate(corpus.train[:4])]
     with torch.no_grad():
-        together, frames = recogniser(*recognise._padded(lines, torch.device("cpu")))
+        together, frames = recogniser(*recognise.pad_lines(lines, torch.device("cpu")))
         for row, line in enumerate(lines):
-            alone, count = recogniser(*recognise._padded([line], torch.device("cpu")))
+            alone, count = recogniser(*recognise.pad_lines([line], torch.device("cpu")))
             assert int(count) == int(frames[row]) == -(-len(line) // 4)
             torch.testing.assert_close(together[: int(count), row], alone[:, 0], rtol=1e-4, atol=1e-5)
     monkeypatch.setattr(Recogniser, "_text", lambda _, labels: str(len(labels)))
@@ -93,7 +93,7 @@ def loss_of(recogniser: Recogniser, corpus: InkCorpus) -> float:
     """CTC loss per character over the training lines."""
     recogniser.eval()
     with torch.no_grad():
-        scores, frames = recogniser(*recognise._padded(corpus.train, torch.device("cpu")))
+        scores, frames = recogniser(*recognise.pad_lines(corpus.train, torch.device("cpu")))
         targets = [torch.from_numpy(caption.text[1:-1] - 2) for caption in corpus.captions["train"]]
         lengths = torch.tensor([len(target) for target in targets])
         return float(torch.nn.functional.ctc_loss(scores, torch.cat(targets), frames, lengths))

@@ -9,8 +9,9 @@ import torch
 
 from model.config import Kind
 from model.data.corpus import Corpus, Window
+from model.ink import CORRELATION_LIMIT
 from model.network.fast.window import WindowOptions
-from model.network.heads import CORRELATION_LIMIT, mixture_nll, mixture_of, text_nll
+from model.network.heads import mixture_nll, mixture_of, text_nll
 from model.network.reference import COPY
 from model.network.stack import Network
 from model.training.evaluate import evaluate, noise_for, stacked_z, summarise, window_nll

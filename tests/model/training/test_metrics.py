@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.network.reference import COPY, FLUSH
-from model.training.metrics import BoundaryCounts, bits_per_symbol, cell_work_share
+from model.training.metrics import PATIENCE, BoundaryCounts, BoundaryHealth, bits_per_symbol, cell_work_share
 from tests.model.networks import config_for, make_busy_network, walk
 from tests.strategies import boundary_rates, seeds, slopes
 
@@ -113,3 +113,13 @@ def test_work_share_grows_with_every_rate(
 def test_work_share_of_one_layer_is_everything() -> None:
     """A single layer has nothing to skip."""
     assert cell_work_share((5,), [], []) == 1
+
+
+def test_a_boundary_that_recovers_is_forgiven() -> None:
+    """Patience counts evaluations in a row, each boundary by itself."""
+    health = BoundaryHealth(2)
+    for _ in range(3):
+        for _ in range(PATIENCE - 1):
+            health.check([0.5, 0.0])
+        health.check([0.99, 0.3])
+    assert health.sick == [1, 0]

@@ -13,8 +13,8 @@ from model.checkpoints import checkpoint as checkpoints
 from model.checkpoints.checkpoint import BEST, LAST
 from model.config import Kind, Preset
 from model.data.corpus import Corpus
-from model.training.loop import Trainer, TrainingError
-from model.training.process import Interrupted
+from model.training.loop import Trainer
+from model.training.process import Interrupted, TrainingError
 from model.training.seeds import SEEDS, keep_best, train_together
 from tests.model.corpora import small_preset, write
 from tests.model.training.test_loop import assert_same_training, make_trainer, read_log

@@ -9,9 +9,10 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from model.codec import InkCodec
+from model.ink import SPREAD
 from service.handwriting.drawing.document import Ink
 from service.handwriting.drawing.layout import Layout
-from service.handwriting.free_pen import LIFT_S, POINT_S, SPREAD, Pen
+from service.handwriting.free_pen import LIFT_S, POINT_S, Pen
 
 CODEC = InkCodec((8.2, 0.1), (42.0, 37.0))
 OFFSETS = hnp.arrays(

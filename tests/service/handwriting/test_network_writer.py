@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from model.codec import REPLACEMENT, HandwritingCodec, InkCodec, TextCodec
-from service.handwriting.free_pen import SPREAD
+from model.ink import SPREAD
 from service.handwriting.network_writer import NetworkWriter, Piece, Written
 
 SYMBOLS = tuple("abcdefghijklmnopqrstuvwxyzT .,-'" + REPLACEMENT)

@@ -4,9 +4,9 @@ import ast
 import copy
 import inspect
 import shutil
-import textwrap
 from collections.abc import Callable, Iterator
 from itertools import product
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import model.network.cell
+import model.network.fast.layer_run
 import model.network.fast.product
 import model.network.fast.window
 from model.config import ModelConfig
 from model.network.boundary import hard_sigmoid
-from model.network.fast import kernels
-from model.network.fast.kernels import Shape, Variant
+from model.network.fast import backward, forward, kernels, step
+from model.network.fast.kernels import Shape
+from model.network.fast.step import Leaving, Variant
 from model.network.fast.window import WindowOptions
 from model.network.reference import COPY
 from model.network.stack import Network, WindowResult
@@ -264,7 +266,9 @@ class _DropOne(ast.NodeTransformer):
     """Replaces the n-th sum or difference by one of its sides, and names what it dropped."""
 
     def __init__(self, target: int) -> None:
-        self.target, self.seen, self.dropped = target, 0, ""
+        self.target = target
+        self.seen = 0
+        self.dropped = ""
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
         self.generic_visit(node)
@@ -279,23 +283,24 @@ class _DropOne(ast.NodeTransformer):
         return node
 
 
-def mutants(make_kernel: Callable[[Variant], Callable[..., Any]]) -> Iterator[tuple[str, Callable[[Variant], Any]]]:
-    """All versions of a kernel with one side of one sum or difference dropped."""
-    source = textwrap.dedent(inspect.getsource(make_kernel))
+def mutants(part: ModuleType) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """All versions of a kernel, found in its module, with one side of one sum or difference dropped."""
+    name = part.__name__.rpartition(".")[2]
+    source = inspect.getsource(part)
     target = 0
     while True:
         dropper = _DropOne(target)
         tree = ast.fix_missing_locations(dropper.visit(ast.parse(source)))
         if not dropper.dropped:
             return
-        scope = dict(vars(kernels))
+        scope: dict[str, Any] = {"__name__": part.__name__}
         exec(compile(tree, "<mutant>", "exec"), scope)  # noqa: S102 (our own source, one term less)
-        yield dropper.dropped, scope[make_kernel.__name__]
+        yield dropper.dropped, scope[name]
         target += 1
 
 
-@pytest.mark.parametrize("part", ["forward", "backward"])
-def test_every_term_of_the_kernels_is_needed(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("part", [forward, backward], ids=["forward", "backward"])
+def test_every_term_of_the_kernels_is_needed(part: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison can fail: with any one term dropped from a kernel, some network shows it.
 
     The terms are found in the kernel's own source, so that none can be forgotten here.
@@ -310,19 +315,37 @@ def test_every_term_of_the_kernels_is_needed(part: str, monkeypatch: pytest.Monk
         )
     ]
     states = [random_state(network.config, ROWS, 1) for network, _ in cases]
-    original = {"forward": kernels.make_forward, "backward": kernels.make_backward}
     survivors, count = [], 0
-    for dropped, mutant in mutants(original[part]):
-        pair = {**original, part: mutant}
-        monkeypatch.setattr(
-            model.network.fast.window,
-            "kernels",
-            lambda variant, _, pair=pair: (pair["forward"](variant), pair["backward"](variant)),
-        )
+    for dropped, mutant in mutants(part):
+        monkeypatch.setattr(kernels, part.__name__.rpartition(".")[2], mutant)
         count += 1
         if not any(_notices(network, x[:6], state) for (network, x), state in zip(cases, states, strict=True)):
             survivors.append(dropped)
     assert count > 20
+    assert not survivors
+
+
+@pytest.mark.parametrize("helper", [step.gating, step.fire, step.tanh], ids=lambda helper: str(helper.__name__))
+def test_every_term_of_what_the_kernels_share_is_needed(
+    helper: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same of the functions that both kernels use; what is dropped is missing from both."""
+    cases = [make(config_for(hidden=(4, 3, 5), output=4, **switches)) for switches in ({}, {"detector": "soft"})]
+    states = [random_state(network.config, ROWS, 1) for network, _ in cases]
+    source, target, survivors = inspect.getsource(helper), 0, []
+    while True:
+        dropper = _DropOne(target)
+        tree = ast.fix_missing_locations(dropper.visit(ast.parse(source)))
+        if not dropper.dropped:
+            break
+        scope = dict(vars(step))
+        exec(compile(tree, "<mutant>", "exec"), scope)  # noqa: S102 (our own source, one term less)
+        for module in (forward, backward):
+            monkeypatch.setattr(module, helper.__name__, scope[helper.__name__])
+        if not any(_notices(network, x[:6], state) for (network, x), state in zip(cases, states, strict=True)):
+            survivors.append(dropper.dropped)
+        target += 1
+    assert target > 1
     assert not survivors
 
 
@@ -340,19 +363,19 @@ def test_every_result_of_the_backward_kernel_is_used(place: int, monkeypatch: py
     """With any one of the backward kernel's six results zeroed, the gradients are wrong."""
 
     def mutilated(variant: Variant, shape: Shape | None) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        forward, backward = kernels.kernels(variant, shape)
+        there, back = kernels.kernels(variant, shape)
 
         def less(*arguments: Any) -> tuple[Any, ...]:
-            results = list(backward(*arguments))
-            assert len(results) == 6
+            results = list(back(*arguments))
+            assert len(results) == len(Leaving._fields)
             results[place] = None if results[place] is None else torch.zeros_like(results[place])
             return tuple(results)
 
-        return forward, less
+        return there, less
 
     network, x = make(config_for())
     assert compare(network, x)[1] < 1e-9
-    monkeypatch.setattr(model.network.fast.window, "kernels", mutilated)
+    monkeypatch.setattr(model.network.fast.layer_run, "kernels", mutilated)
     assert compare(network, x)[1] > 1e-3
 
 
@@ -509,7 +532,7 @@ def test_copies_are_not_multiplied_on_the_way_back(copy_boundary: str, monkeypat
 
         return count
 
-    monkeypatch.setattr(model.network.fast.window, "prepare", counted)
+    monkeypatch.setattr(model.network.fast.layer_run, "prepare", counted)
     gradients_of(network, score(run(network, x).raw))
     done = walk(network, x, slope=SLOPE).operations() != COPY
     needed = {index: int(done[..., index].sum()) for index in layers}

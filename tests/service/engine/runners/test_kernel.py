@@ -16,9 +16,6 @@ from export.bundle import folder as bundles_of
 from export.bundle.folder import Bundle
 from export.graphs.weights import distance_to_tie
 from model.codec import REPLACEMENT, HandwritingCodec, InkCodec, TextCodec
-from model.network.attention import STRIDE
-from model.network.heads import CORRELATION_LIMIT, LOG_SCALE_CEILING, LOG_SCALE_FLOOR
-from service.engine.kernel import network as kernel_network
 from service.engine.kernel.library import VARIANTS, best_variant, library
 from service.engine.runners import choose as opening
 from service.engine.runners.choose import agreement, open_runner
@@ -160,13 +157,6 @@ def test_a_symbol_that_is_not_one_makes_no_numbers(made: dict[str, Bundle]) -> N
     rows.inputs[1] = TEXT.size + 5
     found, wanted = rows.step(3).copy(), alone.step(3)
     assert found[[0, 2]].tobytes() == wanted[[0, 2]].tobytes()
-
-
-def test_constants_are_the_models() -> None:
-    """The service has no PyTorch, so its copies of the model's constants are held to them here."""
-    ours = (kernel_network.CORRELATION_LIMIT, kernel_network.LOG_SCALE_FLOOR, kernel_network.LOG_SCALE_CEILING)
-    assert ours == (CORRELATION_LIMIT, LOG_SCALE_FLOOR, LOG_SCALE_CEILING)
-    assert kernel_network.STRIDE == STRIDE
 
 
 def test_others_are_left_to_the_graphs(bundles: Path, odd_bundles: Path, made: dict[str, Bundle]) -> None:
