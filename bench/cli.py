@@ -32,7 +32,7 @@ from bench.options import CORES, FULL, QUICK, Options
 from bench.rounds import Speeds, interleave
 from export.bundle import folder as bundles
 from export.bundle.folder import Bundle
-from export.graphs.weights import Precision
+from export.graphs.quantisation import Precision
 from model.config import Kind
 
 ROOT = Path(__file__).parents[1]

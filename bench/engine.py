@@ -23,8 +23,9 @@ from bench.rounds import Speeds, Turn, interleave
 from bench.sidebyside import engines
 from bench.traces import Bits, Boundaries, arrange, record
 from export.bundle.folder import Bundle
-from export.graphs import step as onnx_graph
-from export.graphs.weights import Precision, StepWeights, round_weights
+from export.graphs.quantisation import Precision, round_weights
+from export.graphs.step import build_step
+from export.graphs.weights import StepWeights
 from model.config import Kind, ModelConfig
 from model.network.stack import Network
 from service.engine.runners.choose import open_runner
@@ -109,7 +110,7 @@ def candidates(case: Case, batch: int, options: Options) -> dict[str, Turn]:
     if case.network is not None:
         weights = case.weights(case.precision)
         if case.precision == "int8":
-            turns[OURS_FLOAT32] = Replay(onnx_graph.build(case.weights("float32")), inputs, most_rows=MAX_ROWS)
+            turns[OURS_FLOAT32] = Replay(build_step(case.weights("float32")), inputs, most_rows=MAX_ROWS)
         others[MASKS] = Replay(rivals.dense_masks(weights), inputs, most_rows=MAX_ROWS)
         others[PYTORCH] = rivals.TorchEager(case.network, inputs)
     others[TORCHSCRIPT] = rivals.TorchScript(case.bundle.files["step.pt"], inputs)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bench.traces import Array, Bits
 from export.build import Facts, build
 from export.bundle.folder import Bundle
-from export.graphs.weights import Precision
+from export.graphs.quantisation import Precision
 from model.codec import REPLACEMENT, InkCodec, TextCodec
 from model.config import Kind, ModelConfig
 from model.network.stack import Network

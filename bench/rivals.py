@@ -16,17 +16,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import quantize_dynamic
 
+from export.graphs.quantisation import HIDDEN_ZERO, Precision, hidden_step, product_scale, quantise
 from export.graphs.torchscript import load_script
-from export.graphs.weights import (
-    HIDDEN_ZERO,
-    NORM_EPSILON,
-    LayerWeights,
-    Precision,
-    StepWeights,
-    hidden_step,
-    product_scale,
-    quantise,
-)
+from export.graphs.weights import LayerWeights, StepWeights
+from model.network.cell import NORM_EPSILON
 from model.network.stack import Network
 from model.network.state import NetworkState
 

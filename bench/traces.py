@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.bundle.folder import Bundle
-from export.checks import traces as trace
+from export.checks import traces
 from export.runtime import OnnxStep
 from model.codec import TextCodec, codec_from_json
 
@@ -62,9 +62,9 @@ def record(bundle: Bundle, rows: int, steps: int, text: Path) -> Boundaries:
     total = WARM_STEPS + steps
     codec = codec_from_json(dict(bundle.codec))
     if isinstance(codec, TextCodec):
-        read = trace.text_rows(codec.encode(text.read_text(encoding="utf-8")), rows, total, text.name)
+        read = traces.text_rows(codec.encode(text.read_text(encoding="utf-8")), rows, total, text.name)
     else:
-        read = trace.sampled(step, rows, total, SEED)
+        read = traces.sampled(step, rows, total, SEED)
     names = [state.name for state in bundle.states if state.name.startswith("z")]
     fired = np.zeros((total, rows, len(names)), np.bool_)
     state = step.zeros(rows)

@@ -6,7 +6,7 @@ import pytest
 from bench import networks
 from bench.floor import Machine, Work
 from export.build import compile_network
-from export.checks.skipping import rows_multiplied
+from export.checks.skipping import check_skipping
 from export.checks.traces import Trace
 from export.graphs.weights import StepWeights
 
@@ -20,8 +20,8 @@ def test_work_equals_what_the_gated_graph_multiplies() -> None:
     compiled = compile_network(networks.obedient("text", 8, [0.3, 0.1]))
     weights = StepWeights.of(compiled.network)
     config = compiled.network.config
-    counted = rows_multiplied(compiled.graph, config, Trace(networks.symbols(fired), "commanded")).multiplied
-    skipped = rows_multiplied(compiled.graph, config, Trace(networks.symbols(fired[:1]), "commanded")).multiplied
+    counted = check_skipping(compiled.graph, config, Trace(networks.symbols(fired), "commanded")).multiplied
+    skipped = check_skipping(compiled.graph, config, Trace(networks.symbols(fired[:1]), "commanded")).multiplied
     expected = float(weights.head.size)
     for number, layer in enumerate(weights.layers, start=1):
         for name, matrix in ((f"layer{number}.own", layer.own), (f"layer{number}.e.rows", layer.out)):

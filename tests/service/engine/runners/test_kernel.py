@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from export.build import Facts, build
 from export.bundle import folder as bundles_of
 from export.bundle.folder import Bundle
-from export.graphs.weights import distance_to_tie
+from export.graphs.quantisation import distance_to_tie
 from model.codec import REPLACEMENT, HandwritingCodec, InkCodec, TextCodec
 from model.network.attention import STRIDE
 from model.network.heads import CORRELATION_LIMIT, LOG_SCALE_CEILING, LOG_SCALE_FLOOR
