@@ -126,11 +126,11 @@ def test_a_draw_does_not_depend_on_the_batch(size: int) -> None:
         sampling_inputs(scores, noise, **options),
         {"bias": random.random(64).astype(np.float32), "noise": ink_noise(64)},
     )
-    for kind, name, output, wish in (("text", "logits", scores, given), ("ink", "mixture", parameters, ink)):
+    for kind, name, output, sampling in (("text", "logits", scores, given), ("ink", "mixture", parameters, ink)):
         running = session(kind, 97 if kind == "text" else 20)
-        (whole,) = running.run(["drawn"], {name: output, **wish})
+        (whole,) = running.run(["drawn"], {name: output, **sampling})
         chosen = random.permutation(64)[:size]
-        picked = {name: output[chosen], **{key: values[chosen] for key, values in wish.items()}}
+        picked = {name: output[chosen], **{key: values[chosen] for key, values in sampling.items()}}
         assert running.run(["drawn"], picked)[0].tobytes() == whole[chosen].tobytes()
         if size == 1:
             alone = session(kind, 97 if kind == "text" else 20, single=True)
