@@ -1,4 +1,4 @@
-"""The command line of `python -m bench`: each command prints tables and, as its last line, one JSON object."""
+"""The command line of `python -m bench`. Each command prints tables and, as its last line, one JSON object."""
 
 import json
 import logging
@@ -12,9 +12,8 @@ import structlog
 import torch
 import typer
 
-from bench import cores as several
-from bench import e2e, http, writing
-from bench.engine import (
+from bench import cores as cores_bench
+from bench.engine.compare import (
     OURS,
     Case,
     check,
@@ -25,14 +24,16 @@ from bench.engine import (
     two_engines,
     wide_case,
 )
-from bench.executor import WritingExecutor
-from bench.floor import Machine
+from bench.engine.executor import WritingExecutor
+from bench.engine.floor import CoreSpeed
+from bench.http import cost, throughput
 from bench.machine import cores, describe, pinned
 from bench.options import CORES, FULL, QUICK, Options
 from bench.rounds import Speeds, interleave
+from bench.writing import quality
 from export.bundle import folder as bundles
 from export.bundle.folder import Bundle
-from export.graphs.weights import Precision
+from export.graphs.quantisation import Precision
 from model.config import Kind
 
 ROOT = Path(__file__).parents[1]
@@ -41,16 +42,18 @@ HELD_OUT = ROOT / "tests" / "fixtures" / "text.txt"
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-Quick = Annotated[bool, typer.Option("--quick", help="Tiny sizes: see that everything runs; believe no figure.")]
-Shipped = Annotated[Path, typer.Option("--bundles", help="Folder of the bundles that ship.")]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="Tiny sizes, to see that everything runs; the figures mean nothing.")
+]
+Shipped = Annotated[Path, typer.Option("--bundles", help="Folder of the shipped bundles.")]
 TextName = Annotated[str, typer.Option("--text", help="Text bundle whose boundaries are replayed.")]
 InkName = Annotated[str, typer.Option("--ink", help="Ink bundle whose boundaries are replayed.")]
 
 
 def main() -> None:
-    """Run a command; without the name of one, `engine`."""
+    """Run a command; without the name of one, run `engine`."""
     torch.set_num_threads(1)
-    logging.getLogger().setLevel(logging.ERROR)  # the quantiser warns of what a stock user leaves out, too
+    logging.getLogger().setLevel(logging.ERROR)  # the quantiser warns about a preprocessing that few people do
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     given = sys.argv[1:]
     if not given or (given[0].startswith("--") and given[0] != "--help"):
@@ -64,66 +67,66 @@ def engine(
     shipped: Shipped = SHIPPED,
     text: TextName = "prose",
     ink: InkName = "ink-free",
-    precision: Annotated[Precision | None, typer.Option(help="Instead of that of the bundles that ship.")] = None,
-    held_out: Annotated[Path, typer.Option(help="Text that no bundle was trained on.")] = HELD_OUT,
+    precision: Annotated[Precision | None, typer.Option(help="Instead of the one the shipped bundles have.")] = None,
+    held_out: Annotated[Path, typer.Option(help="A text that no bundle was trained on.")] = HELD_OUT,
 ) -> None:
-    """Measure the engine beside its rivals, and the service end to end."""
+    """Measure the engine beside its rivals, and the whole service."""
     options = QUICK if quick else FULL
-    told: dict[str, Any] = {"machine": describe(), "quick": quick}
-    _say(f"{told['machine']}")
+    results: dict[str, Any] = {"machine": describe(), "quick": quick}
+    _say(f"{results['machine']}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with pinned(cores()[0]):
-            wide = _steps(told, shipped, (text, ink), precision, held_out, folder, options)
-        _pair(told, wide, options)
-        _whole(told, shipped, text, folder, options)
-    _finish(told)
+            wide = _steps(results, shipped, (text, ink), precision, held_out, folder, options)
+        _pair(results, wide, options)
+        _whole(results, shipped, text, folder, options)
+    _finish(results)
 
 
 @app.command("http")
 def http_command(quick: Quick = False, shipped: Shipped = SHIPPED, text: TextName = "prose") -> None:
     """Measure what HTTP costs per streamed character, and the first character after a prompt."""
-    told = http.measure(shipped, text, QUICK if quick else FULL)
-    for name, value in told.items():
+    results = cost.measure(shipped, text, QUICK if quick else FULL)
+    for name, value in results.items():
         _say(f"{name:40s} {value}")
-    _finish({"machine": describe(), "quick": quick, **told})
+    _finish({"machine": describe(), "quick": quick, **results})
 
 
 @app.command("cores")
 def cores_command(
     quick: Quick = False, shipped: Shipped = SHIPPED, text: TextName = "prose", ink: InkName = "ink-free"
 ) -> None:
-    """Measure what several cores are best used for: threads, processes, or ONNX Runtime's pool; steps and HTTP."""
+    """Measure how best to use several cores: threads, processes, or ONNX Runtime's pool; for steps and over HTTP."""
     options = QUICK if quick else CORES
-    told: dict[str, Any] = {"machine": describe(), "quick": quick}
+    results: dict[str, Any] = {"machine": describe(), "quick": quick}
     with tempfile.TemporaryDirectory() as name:
         for bundle in (bundles.load(shipped / text), bundles.load(shipped / ink)):
             recorded = recording(bundle, options, HELD_OUT)
             kind, hidden = _kind(bundle), options.hidden if bundle.kind == "text" else options.ink_hidden
             case = wide_case(recorded, kind, hidden, bundle.model["precision"], Path(name))
             for batch in options.batches:
-                found = several.steps(case, batch, options)
-                told[f"{kind}_steps_{batch}"] = found
+                found = cores_bench.steps(case, batch, options)
+                results[f"{kind}_steps_{batch}"] = found
                 _rates(f"{case.bundle.name}, {batch} streams, steps", found)
-            told[f"{kind}_http"] = several.served(e2e.Model(Path(name), case.bundle.name, kind), options)
-            for streams, found in told[f"{kind}_http"].items():
+            results[f"{kind}_http"] = cores_bench.served(throughput.Model(Path(name), case.bundle.name, kind), options)
+            for streams, found in results[f"{kind}_http"].items():
                 _rates(f"{case.bundle.name}, {streams} streams, over HTTP", found)
-    _finish(told)
+    _finish(results)
 
 
 @app.command("writing")
 def writing_command(
-    data: Annotated[Path, typer.Option(help="Strokes with texts, some of which the bundle was not trained on.")],
+    data: Annotated[Path, typer.Option(help="Strokes with texts; some of them must be new to the bundle.")],
     quick: Quick = False,
     shipped: Shipped = SHIPPED,
     ink: Annotated[str, typer.Option("--ink", help="Bundle that writes texts.")] = "ink",
     lines: Annotated[int, typer.Option(min=1, help="Held-out lines to write.")] = 120,
 ) -> None:
-    """Measure a network that writes given texts: can it be read, does it end, how soon and fast is it."""
-    told = writing.measure(shipped, bundles.load(shipped / ink), data, lines, QUICK if quick else FULL)
-    for name, value in told.items():
+    """Measure handwriting of given texts: legibility, endings of lines, latency and speed."""
+    results = quality.measure(shipped, bundles.load(shipped / ink), data, lines, QUICK if quick else FULL)
+    for name, value in results.items():
         _say(f"{name:40s} {value}")
-    _finish({"machine": describe(), "quick": quick, "bundle": ink, **told})
+    _finish({"machine": describe(), "quick": quick, "bundle": ink, **results})
 
 
 def _rates(title: str, found: Mapping[str, float]) -> None:
@@ -137,7 +140,7 @@ def _kind(bundle: Bundle) -> Kind:
 
 
 def _steps(
-    told: dict[str, Any],
+    results: dict[str, Any],
     shipped: Path,
     names: tuple[str, str],
     precision: Precision | None,
@@ -145,98 +148,96 @@ def _steps(
     folder: Path,
     options: Options,
 ) -> Case:
-    """Single steps: tables for text and ink, at full width and as shipped. Returns the wide text case."""
+    """Measure single steps of text and ink, at full width and as shipped, and return the wide text case."""
     cases = {}
     for name in names:
         bundle = bundles.load(shipped / name)
         recorded = recording(bundle, options, held_out)
         rates = [round(rate, 3) for rate in recorded.rates]
         _say(f"\nboundaries of {recorded.source}: rates {rates}")
-        told[f"{bundle.kind}_rates"] = rates
+        results[f"{bundle.kind}_rates"] = rates
         hidden = options.hidden if bundle.kind == "text" else options.ink_hidden
         wide = wide_case(recorded, _kind(bundle), hidden, precision or bundle.model["precision"], folder)
         check(wide)
         cases[bundle.kind] = wide
         own = shipped_case(bundle, recorded)
         if bundle.kind == "text":
-            _text_tables(told, wide, own, options)
+            _text_tables(results, wide, own, options)
         else:
-            _ink_tables(told, wide, own, folder, shipped, options)
+            _ink_tables(results, wide, own, folder, shipped, options)
     return cases["text"]
 
 
-def _pair(told: dict[str, Any], wide: Case, options: Options) -> None:
-    """Two engines on two cores."""
+def _pair(results: dict[str, Any], wide: Case, options: Options) -> None:
+    """Measure two engines on two cores."""
     batch = options.batches[-2]
     pair = two_engines(wide, batch, options)
-    told["two_engines"] = pair["gain"] if pair else None
+    results["two_engines"] = pair["gain"] if pair else None
     _say(f"\ntwo engines on two cores, {batch} streams each: {pair or 'there is only one core'}")
 
 
-def _text_tables(told: dict[str, Any], wide: Case, own: Case, options: Options) -> None:
+def _text_tables(results: dict[str, Any], wide: Case, own: Case, options: Options) -> None:
     size = sum(layer.own.size for layer in wide.weights("float32").layers)
-    floor = Machine.measure(size if wide.precision == "int8" else 4 * size)
-    told["floor"] = {name: round(value, 1) for name, value in vars(floor).items()}
-    _say(f"one core at best: {told['floor']}")
+    speed = CoreSpeed.measure(size if wide.precision == "int8" else 4 * size)
+    results["floor"] = {name: round(value, 1) for name, value in vars(speed).items()}
+    _say(f"one core at best: {results['floor']}")
     for label, case in (("wide", wide), ("shipped", own)):
-        told[label] = []
+        results[label] = []
         for batch in options.batches:
             speeds = compare(case, batch, options)
-            figures = report(case, batch, speeds, floor)
+            figures = report(case, batch, speeds, speed)
             _table(f"{case.bundle.name}, {batch} streams, characters", speeds, figures)
-            told[label].append(figures)
+            results[label].append(figures)
             if label == "wide":
-                told[f"b{batch}_vs_lstm_f32"], told[f"b{batch}_vs_lstm_int8"] = (
-                    figures["vs_lstm_f32"],
-                    figures["vs_lstm_int8"],
-                )
+                results[f"b{batch}_vs_lstm_f32"] = figures["vs_lstm_f32"]
+                results[f"b{batch}_vs_lstm_int8"] = figures["vs_lstm_int8"]
     middle = options.batches[-2]
-    told[f"skip_vs_dense_b{middle}"] = next(one["vs_masks"] for one in told["wide"] if one["batch"] == middle)
+    results[f"skip_vs_dense_b{middle}"] = next(one["vs_masks"] for one in results["wide"] if one["batch"] == middle)
 
 
-def _ink_tables(told: dict[str, Any], wide: Case, own: Case, folder: Path, shipped: Path, options: Options) -> None:
+def _ink_tables(results: dict[str, Any], wide: Case, own: Case, folder: Path, shipped: Path, options: Options) -> None:
     for label, case in (("wide", wide), ("shipped", own)):
         speeds = compare(case, 1, options)
         figures = report(case, 1, speeds, None)
         _table(f"{case.bundle.name}, 1 stream, points", speeds, figures)
-        told[f"ink_{label}"] = figures
+        results[f"ink_{label}"] = figures
     turns = {
         name: WritingExecutor(where, name, 1, options.items // 8)
         for where, name in ((folder, wide.bundle.name), (shipped, own.bundle.name))
     }
     speeds = interleave(turns, options.rounds)
-    _say("\nwriting for themselves, drawing included")
+    _say("\nfree writing, sampling included")
     for name in turns:
         _say(f"{name:36s} {speeds.per_item_us(name):9.1f} us/point {speeds.per_second(name):10.0f} points/s")
-    told["ink_points_per_s"] = round(speeds.per_second(wide.bundle.name))
-    told["ink_shipped_points_per_s"] = round(speeds.per_second(own.bundle.name))
+    results["ink_points_per_s"] = round(speeds.per_second(wide.bundle.name))
+    results["ink_shipped_points_per_s"] = round(speeds.per_second(own.bundle.name))
 
 
-def _whole(told: dict[str, Any], shipped: Path, text: str, folder: Path, options: Options) -> None:
-    """The service over HTTP, at full width and as shipped."""
+def _whole(results: dict[str, Any], shipped: Path, text: str, folder: Path, options: Options) -> None:
+    """Measure the service over HTTP, at full width and as shipped."""
     middle = options.batches[-2]
     for label, model in (
-        ("wide", e2e.Model(folder, f"text-{options.hidden}", "text")),
-        ("shipped", e2e.Model(shipped, text, "text")),
+        ("wide", throughput.Model(folder, f"text-{options.hidden}", "text")),
+        ("shipped", throughput.Model(shipped, text, "text")),
     ):
-        raw = next(one["per_s"] for one in told[label] if one["batch"] == middle)
-        figures = e2e.measure(model, options)
+        raw = next(one["per_s"] for one in results[label] if one["batch"] == middle)
+        figures = throughput.measure(model, options)
         _say(f"\n{model.name} over HTTP, two cores")
         for name, found in figures.items():
             _say(f"{name:12s} {found}")
-        told[f"e2e_{label}"] = figures
+        results[f"e2e_{label}"] = figures
         share = round(figures[str(middle)]["items_per_s"] / raw[OURS], 3)
         _say(f"share at {middle} streams of the raw engine {share}")
         if label == "wide":
-            told[f"e2e_share_{middle}"] = share
-            told["first_char_idle_p99_ms"] = figures["idle"]["first_p99"]
-            told[f"first_char_{middle}_p99_ms"] = figures[f"{middle}_probed"]["first_p99"]
-            told["memory"] = figures["memory"]
-    told["int8_cost_bpc"] = _cost_bpc(bundles.load(shipped / text))
+            results[f"e2e_share_{middle}"] = share
+            results["first_char_idle_p99_ms"] = figures["idle"]["first_p99"]
+            results[f"first_char_{middle}_p99_ms"] = figures[f"{middle}_probed"]["first_p99"]
+            results["memory"] = figures["memory"]
+    results["int8_cost_bpc"] = _cost_bpc(bundles.load(shipped / text))
 
 
 def _cost_bpc(bundle: Bundle) -> float | None:
-    """What the precision that ships costs over the whole test split, as the exporter measured it on the files."""
+    """Return what the shipped precision costs in bpc over the whole test split, as the exporter measured it."""
     metrics = bundle.metrics
     if "float32_test_bpc" not in metrics:
         return None
@@ -259,6 +260,6 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-def _finish(told: Mapping[str, Any]) -> None:
+def _finish(results: Mapping[str, Any]) -> None:
     _say("")
-    _say(json.dumps(told, allow_nan=False))
+    _say(json.dumps(results, allow_nan=False))

@@ -1,8 +1,8 @@
-"""What several cores are best used for: threads, processes, or ONNX Runtime's own pool.
+"""How best to use several cores: threads, processes, or ONNX Runtime's own pool.
 
-First single steps: the same number of streams on one core, by the graphs on ONNX Runtime's pool over two, divided
-between two threads of one process, and divided between two processes. Then the service: one process whose engine and
-whose talking to clients share two cores, beside two processes behind one port.
+First single steps: the same number of streams on one core, by the graphs on ONNX Runtime's pool over two cores, divided
+between two threads of one process, and divided between two processes. Then the service: one process, whose engine and
+event loop share two cores, beside two processes behind one port.
 """
 
 import statistics
@@ -10,15 +10,15 @@ import threading
 import time
 from collections.abc import Callable
 
-from bench.e2e import ENDLESS, Model, settings
-from bench.engine import Case, stepping
-from bench.load import Plan, run
+from bench.engine.boundaries import arrange
+from bench.engine.compare import Case, stepping
+from bench.engine.processes import engines
+from bench.engine.replay import Array, Replay, Serving
+from bench.http.load import Plan, run
+from bench.http.server import Served, serving
+from bench.http.throughput import ENDLESS, Model, settings
 from bench.machine import cores, pinned
 from bench.options import Options
-from bench.replay import Array, Replay, Serving
-from bench.served import Served, serving
-from bench.sidebyside import engines
-from bench.traces import arrange
 from export.bundle.folder import Bundle
 from service.engine.runners.onnx import MAX_ROWS
 
@@ -53,10 +53,10 @@ def served(model: Model, options: Options) -> dict[str, dict[str, float]]:
         str(streams): {ONE_PROCESS: [], TWO_PROCESSES: []} for streams in options.streams
     }
     here = cores()
-    told = settings(options)
+    environment = settings(options)
     with (
-        serving(model.bundles, here[:2], **told) as single,
-        serving(model.bundles, here[:2], processes=2, **told) as double,
+        serving(model.bundles, here[:2], **environment) as single,
+        serving(model.bundles, here[:2], processes=2, **environment) as double,
     ):
         for _ in range(min(3, options.rounds)):
             for streams in options.streams:
@@ -69,13 +69,15 @@ def served(model: Model, options: Options) -> dict[str, dict[str, float]]:
 
 
 def _load(model: Model, server: Served, streams: int, options: Options) -> float:
-    """Items per second that a client takes from a server."""
-    body, core = model.body(ENDLESS), cores()[-1]
+    """Return the items per second that a client takes from a server."""
+    body = model.body(ENDLESS)
+    core = cores()[-1]
     plan = Plan(server.url, model.path, body, streams, seconds=options.load_s, warm_s=options.warm_s, core=core)
     return run(plan).items_per_s
 
 
 def _medians(ways: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+    """Let all ways take turns and return the median rate of each, the first round left out."""
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds + 1):
         for name, way in ways.items():
@@ -84,6 +86,7 @@ def _medians(ways: dict[str, Callable[[], float]], rounds: int) -> dict[str, flo
 
 
 def _alone(replay: Serving, core: int) -> Callable[[], float]:
+    """Return a function that measures the rate on one core."""
     measure = _rate(replay)
 
     def way() -> float:
@@ -94,6 +97,8 @@ def _alone(replay: Serving, core: int) -> Callable[[], float]:
 
 
 def _rate(replay: Replay | Serving) -> Callable[[], float]:
+    """Return a function that measures items per second over REPEATS turns."""
+
     def way() -> float:
         began = time.perf_counter()
         items = sum(replay() for _ in range(REPEATS))
@@ -103,7 +108,7 @@ def _rate(replay: Replay | Serving) -> Callable[[], float]:
 
 
 def _threads(bundle: Bundle, inputs: Array, here: list[int]) -> Callable[[], float]:
-    """Engines that share an interpreter; each thread builds and runs its own."""
+    """Return a function that measures several engines in threads of this process, one per core, added up."""
     replays = [Serving(bundle, inputs) for _ in here]
 
     def way() -> float:

@@ -1,4 +1,4 @@
-"""What this machine can do at best, measured with the very libraries that serve: matrix products and memory."""
+"""What this machine can do at best, measured with the libraries that serve: matrix products and memory bandwidth."""
 
 import os
 import platform
@@ -23,7 +23,7 @@ def cores() -> list[int]:
 
 @contextmanager
 def pinned(core: int) -> Iterator[None]:
-    """Keep this thread on one core for as long as the block; where a system cannot pin, nothing happens."""
+    """Keep this thread on one core for as long as the block; on systems that cannot do that, nothing happens."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
@@ -36,7 +36,7 @@ def pinned(core: int) -> Iterator[None]:
 
 
 def describe() -> dict[str, object]:
-    """Return what a figure is worth nothing without: processor, cores, load, versions."""
+    """Return what has to be known about a figure: processor, cores, load, versions."""
     return {
         "cpu": _cpu(),
         "cores": len(cores()),
@@ -64,7 +64,7 @@ def int8_rate() -> float:
 
 
 def read_bandwidth(num_bytes: int) -> float:
-    """Return bytes per second at which one core reads so many bytes again and again; small ones come from caches."""
+    """Return bytes per second at which one core reads this many bytes again and again; few of them come from caches."""
     halves = np.ones((2, max(1, num_bytes // 8)), np.float32)
     repeats = max(1, 2**27 // halves.nbytes)
 
@@ -76,7 +76,7 @@ def read_bandwidth(num_bytes: int) -> float:
 
 
 def open_session(graph: bytes, threads: int = 1) -> ort.InferenceSession:
-    """Return an ONNX Runtime session as one would open it for speed on so many cores."""
+    """Return an ONNX Runtime session set up for speed on this many cores."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -85,6 +85,7 @@ def open_session(graph: bytes, threads: int = 1) -> ort.InferenceSession:
 
 
 def _product_rate(op: str, given: int, result: int, weight: np.ndarray, x: np.ndarray) -> float:
+    """Return multiply-adds per second of an operator with operands and results of these types."""
     graph = helper.make_graph(
         [helper.make_node(op, ["x", "weight"], ["y"])],
         "product",
@@ -97,17 +98,18 @@ def _product_rate(op: str, given: int, result: int, weight: np.ndarray, x: np.nd
     return ROWS * WIDTH * WIDTH / _median_s(lambda: session.run(None, {"x": x}))
 
 
-def _median_s(deed: Callable[[], object]) -> float:
+def _median_s(work: Callable[[], object]) -> float:
+    """Return the median processor time of some work in seconds."""
     times = []
     for _ in range(ROUNDS + 1):
         began = time.thread_time()
-        deed()
+        work()
         times.append(time.thread_time() - began)
     return statistics.median(times[1:])
 
 
 def _cpu() -> str:
-    """The processor's name, with what makes it quick at bytes."""
+    """Return the processor's name with the instructions that make byte products fast."""
     known = Path("/proc/cpuinfo")
     if not known.exists():
         return platform.processor() or platform.machine()

@@ -1,4 +1,4 @@
-"""How much is measured: enough to be believed, or just enough to see that everything runs."""
+"""How much is measured: enough for figures that mean something, or just enough to see that everything runs."""
 
 from dataclasses import dataclass, replace
 
@@ -8,18 +8,18 @@ class Options:
     """Sizes of a run.
 
     Attributes:
-        hidden: H of the networks of random weights.
-        ink_hidden: likewise for ink.
+        hidden: H of the text networks of random weights.
+        ink_hidden: H of the ink networks of random weights.
         batches: B, streams stepped together.
-        items: characters or points in one turn of ours; rivals take fewer steps where that takes them too long.
-        turn_s: that is, longer than so much.
+        items: characters or points in one turn of our engine.
+        turn_s: seconds that a turn of a rival may take; it takes fewer steps if it would take longer.
         rounds: of every comparison.
         rows, steps: of a recording of boundaries.
-        load_s: seconds of a load, after `warm_s`.
-        warm_s: seconds before it counts.
-        streams: of a load test that has several sizes.
-        probes: requests whose first character is timed.
-        http_streams: of the test of what HTTP costs.
+        load_s: seconds that a load is counted for, after `warm_s`.
+        warm_s: seconds before the count begins.
+        streams: numbers of streams of the load tests.
+        probes: requests whose first item is timed.
+        http_streams: streams while the cost of HTTP is measured.
     """
 
     hidden: int = 512
@@ -38,7 +38,7 @@ class Options:
 
 
 FULL = Options()
-# What several cores are used for differs by tens of percent, and there are many ways to use them.
+# Ways to use several cores differ by tens of percent, so fewer rounds do; and there are many ways.
 CORES = replace(FULL, items=4096, rounds=3, load_s=3.0, warm_s=1.0)
 QUICK = Options(
     hidden=32,

@@ -1,7 +1,7 @@
-"""Comparing speeds on a machine that is never quite quiet: turn and turn about, and ratios within a round.
+"""Compare speeds on a machine that is never quite quiet: candidates take turns, and ratios are taken within a round.
 
-Candidates take turns in every round, so that whatever slows the machine down slows all of them. A ratio is taken
-between neighbours in one round, and the median of those ratios is told, not the ratio of two medians.
+Whatever slows the machine down during a round slows all candidates. The result is the median over rounds of the ratio
+in a round, not the ratio of two medians.
 """
 
 import gc
@@ -15,7 +15,7 @@ Turn = Callable[[], int]
 
 @dataclass(frozen=True)
 class Speeds:
-    """What candidates needed.
+    """The time that candidates took.
 
     Attributes:
         seconds: per item, by candidate, one figure for each round.
@@ -24,30 +24,30 @@ class Speeds:
     seconds: Mapping[str, list[float]]
 
     def per_item_us(self, name: str) -> float:
-        """Median microseconds per item."""
+        """Return the median microseconds per item."""
         return 1e6 * statistics.median(self.seconds[name])
 
     def per_second(self, name: str) -> float:
-        """Items per second at the median."""
+        """Return items per second at the median."""
         return 1 / statistics.median(self.seconds[name])
 
     def ratio(self, name: str, rival: str) -> float:
-        """How many times faster one is than another: the median over rounds."""
+        """Return how many times as fast one is as another: the median over rounds."""
         pairs = zip(self.seconds[name], self.seconds[rival], strict=True)
         return statistics.median(theirs / mine for mine, theirs in pairs)
 
     def fastest(self, *names: str) -> str:
-        """The candidate of these with the lowest median."""
+        """Return the candidate with the lowest median among these."""
         return min(names, key=self.per_item_us)
 
 
 def interleave(candidates: Mapping[str, Turn], rounds: int, clock: Callable[[], float] = time.thread_time) -> Speeds:
-    """Let candidates take turns.
+    """Let candidates take turns and return their times.
 
     Args:
-        candidates: each does a piece of work and returns how many items that were.
-        rounds: R, after one that warms up and is forgotten.
-        clock: seconds; by default those this thread had a core, so that a busy neighbour costs caches only.
+        candidates: each does a piece of work and returns the number of items it made.
+        rounds: R, after a first one that warms up and is not counted.
+        clock: in seconds; by default the processor time of this thread, so that other processes disturb only caches.
     """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     gc.collect()

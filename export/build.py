@@ -1,4 +1,4 @@
-"""From a network in memory to a bundle in a folder: round, write the graphs, prove them, and only then ship.
+"""From a network in memory to a bundle in a folder: round the weights, write the graphs, check them, write the bundle.
 
 bundle = build(network, codec, Path("bundles/mine"), "mine", Facts(...))
 """
@@ -9,25 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from export.bundle import folder as bundle
-from export.checks import parity
-from export.checks import traces as trace
-from export.graphs import prompt as onnx_prompt
-from export.graphs import step as onnx_graph
-from export.graphs import text_window as onnx_window
+from export.bundle import folder as bundles
+from export.bundle.folder import Bundle, TensorSpec
+from export.checks import parity, traces
+from export.checks.traces import Trace
+from export.errors import ParityError
+from export.graphs.prompt import build_prompt
+from export.graphs.quantisation import Precision, round_weights
+from export.graphs.specs import drawn_spec, input_spec, output_spec, sampling_specs, state_specs
+from export.graphs.step import build_step
+from export.graphs.text_window import build_text_encoder
 from export.graphs.torchscript import script
-from export.graphs.weights import (
-    ExportError,
-    Precision,
-    StepWeights,
-    draw_specs,
-    drawn_spec,
-    input_spec,
-    output_spec,
-    round_weights,
-    state_specs,
-)
-from export.runtime import OnnxStep, Reader
+from export.graphs.weights import StepWeights
+from export.runtime import OnnxStep, TextEncoder
 from model.codec import HandwritingCodec
 from model.data.corpus import Codec
 from model.network.stack import Network
@@ -35,14 +29,6 @@ from model.network.stack import Network
 TRACE_ROWS = 4
 TRACE_STEPS = 2_048
 TRACE_SEED = 1
-
-
-class ParityError(ExportError):
-    """The files are not the network; nothing was written. `report` says all that is known."""
-
-    def __init__(self, report: Mapping[str, Any]) -> None:
-        super().__init__("parity failed, so no bundle was written: " + "; ".join(report["reasons"]))
-        self.report = report
 
 
 @dataclass(frozen=True)
@@ -53,7 +39,7 @@ class Facts:
         description: one or two sentences for people.
         data: at least "name", "licence" and "use" (what the weights may be used for).
         training: steps, seed, hardware and the like.
-        metrics: figures measured on this very network as it ships.
+        metrics: figures measured on the exported files.
         licence: text of LICENSE-DATA.txt, or "" for none.
     """
 
@@ -68,12 +54,12 @@ class Facts:
 
 @dataclass(frozen=True)
 class Writing:
-    """What a bundle that writes texts has besides.
+    """What only a bundle that writes texts has.
 
     Attributes:
-        hands: as `export.hands.choose` gives them.
+        hands: as `export.hands.choose` returns them.
         recogniser: the ONNX file that reads ink, or None.
-        recogniser_codec: of it.
+        recogniser_codec: its codec.
         recogniser_facts: how well it reads real ink.
     """
 
@@ -83,26 +69,26 @@ class Writing:
     recogniser_facts: Mapping[str, Any] = field(default_factory=dict)
 
     def manifest(self) -> dict[str, Any]:
-        """As the manifest tells it."""
-        reads: dict[str, Any] | None = None
+        """Return it as the manifest has it."""
+        recogniser: dict[str, Any] | None = None
         if self.recogniser is not None and self.recogniser_codec is not None:
-            known = self.recogniser_codec.to_json()
-            reads = {"file": bundle.RECOGNISER_FILE, "codec": known, "facts": dict(self.recogniser_facts)}
-        return {"hands": [dict(hand) for hand in self.hands], "recogniser": reads}
+            codec = self.recogniser_codec.to_json()
+            recogniser = {"file": bundles.RECOGNISER_FILE, "codec": codec, "facts": dict(self.recogniser_facts)}
+        return {"hands": [dict(hand) for hand in self.hands], "recogniser": recogniser}
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """A network as it ships.
+    """A network and the files it was turned into.
 
     Attributes:
         network: with the weights rounded to what the files store.
         precision: of the stored matrices.
         graph: the ONNX file for any number of rows.
         single: the ONNX file for one row.
-        prompt: the ONNX file that reads many inputs of one row.
+        prompt: the ONNX file for prefill.
         script: the TorchScript file.
-        reader: the ONNX file that reads a text, where one is written.
+        text_encoder: the ONNX file that encodes a text, if the network writes texts.
     """
 
     network: Network
@@ -111,15 +97,15 @@ class Compiled:
     single: bytes
     prompt: bytes
     script: bytes
-    reader: bytes | None = None
+    text_encoder: bytes | None = None
 
     @property
     def files(self) -> parity.Files:
-        """What is to be proven of it."""
+        """The files that the parity check compares with the network."""
         return parity.Files(self.graph, self.single, self.prompt, self.script)
 
     def step(self) -> OnnxStep:
-        """Return the ONNX file, running."""
+        """Return the step in ONNX Runtime."""
         config = self.network.config
         return OnnxStep(self.graph, input_spec(config), output_spec(config), state_specs(config))
 
@@ -132,9 +118,15 @@ def compile_network(network: Network, precision: Precision = "float32") -> Compi
     """
     rounded = round_weights(network, precision)
     weights = StepWeights.of(rounded, precision)
-    single, prompt = onnx_graph.build(weights, single=True), onnx_prompt.build(weights)
-    reader = onnx_window.reader(weights) if network.config.writes_text else None
-    return Compiled(rounded, precision, onnx_graph.build(weights), single, prompt, script(weights), reader)
+    return Compiled(
+        network=rounded,
+        precision=precision,
+        graph=build_step(weights),
+        single=build_step(weights, single=True),
+        prompt=build_prompt(weights),
+        script=script(weights),
+        text_encoder=build_text_encoder(weights) if network.config.writes_text else None,
+    )
 
 
 def build(
@@ -146,34 +138,34 @@ def build(
     precision: Precision = "float32",
     steps: int = TRACE_STEPS,
     rows: int = TRACE_ROWS,
-) -> bundle.Bundle:
+) -> Bundle:
     """Export a network and return its bundle.
 
     Args:
-        network: trained or not; it is left as it is.
+        network: trained or not; it is not changed.
         codec: the one it was trained with.
         folder: where to write; an older bundle there is replaced.
         name: the bundle's public name.
         facts: what the bundle says about itself.
         precision: how matrices are stored.
-        steps: length of the parity trace. A bundle to ship needs 2,000; tests of other things need not wait for them.
+        steps: length of the parity trace. A bundle that ships needs 2,000; tests of other things can do with fewer.
         rows: of the parity trace.
 
     Raises:
-        ExportError: the network cannot be exported; ParityError: the files do not compute what the network computes.
+        ExportError: the network cannot be exported.
+        ParityError: the files do not compute what the network computes.
         BundleError: the facts do not make a bundle.
     """
     compiled = compile_network(network, precision)
-    steps_taken = sampled(compiled, codec, rows, steps)
-    return ship(compiled, codec, folder, name, facts or Facts(), steps_taken)
+    return ship(compiled, codec, folder, name, facts or Facts(), sampled(compiled, codec, rows, steps))
 
 
-def sampled(compiled: Compiled, codec: Codec, rows: int, steps: int) -> trace.Trace:
-    """Return a trace of what the network writes for itself; where it writes a text, a random one in each row."""
+def sampled(compiled: Compiled, codec: Codec, rows: int, steps: int) -> Trace:
+    """Return a trace that the network samples from itself; if it writes texts, a random one in each row."""
     lines = None
-    if compiled.reader is not None and isinstance(codec, HandwritingCodec):
-        lines = trace.random_lines(Reader(compiled.reader), codec, rows, TRACE_SEED)
-    return trace.sampled(compiled.step(), rows, steps, TRACE_SEED, lines)
+    if compiled.text_encoder is not None and isinstance(codec, HandwritingCodec):
+        lines = traces.random_lines(TextEncoder(compiled.text_encoder), codec, rows, TRACE_SEED)
+    return traces.sampled(compiled.step(), rows, steps, TRACE_SEED, lines)
 
 
 def ship(
@@ -182,43 +174,43 @@ def ship(
     folder: Path,
     name: str,
     facts: Facts,
-    steps: trace.Trace,
+    trace: Trace,
     writing: Writing | None = None,
-) -> bundle.Bundle:
-    """Prove a compiled network on a trace and write its bundle.
+) -> Bundle:
+    """Check a compiled network on a trace and write its bundle.
 
     Args:
-        compiled: the network as it ships.
-        codec: of it.
+        compiled: the network and its files.
+        codec: of the network.
         folder: to write to.
         name: of the bundle.
-        facts: what it says about itself.
-        steps: the trace.
-        writing: its named hands and its recogniser, where it writes texts.
+        facts: what the bundle says about itself.
+        trace: inputs for the parity check.
+        writing: named hands and recogniser, if the network writes texts.
 
     Raises:
-        ParityError: the proof failed; nothing is written.
+        ParityError: the files do not compute what the network computes; nothing is written.
         BundleError: the facts do not make a bundle.
     """
-    report = parity.prove(compiled.network, compiled.precision, compiled.files, steps)
+    report = parity.check_parity(compiled.network, compiled.precision, compiled.files, trace)
     if report["verdict"] != "passed":
         raise ParityError(report)
     files = {
-        bundle.GRAPH_FILE: compiled.graph,
-        bundle.SINGLE_FILE: compiled.single,
-        bundle.PROMPT_FILE: compiled.prompt,
-        bundle.SCRIPT_FILE: compiled.script,
-        bundle.PARITY_FILE: (json.dumps(report, indent=1, allow_nan=False) + "\n").encode("utf-8"),
+        bundles.GRAPH_FILE: compiled.graph,
+        bundles.SINGLE_FILE: compiled.single,
+        bundles.PROMPT_FILE: compiled.prompt,
+        bundles.SCRIPT_FILE: compiled.script,
+        bundles.PARITY_FILE: (json.dumps(report, indent=1, allow_nan=False) + "\n").encode("utf-8"),
     }
-    if compiled.reader is not None:
-        files[bundle.READER_FILE] = compiled.reader
+    if compiled.text_encoder is not None:
+        files[bundles.READER_FILE] = compiled.text_encoder
     if facts.licence:
-        files[bundle.LICENCE_FILE] = facts.licence.encode("utf-8")
+        files[bundles.LICENCE_FILE] = facts.licence.encode("utf-8")
     manifest = _manifest(compiled, codec, name, facts)
     if writing is not None:
         manifest["writing"] = writing.manifest()
-        files |= {} if writing.recogniser is None else {bundle.RECOGNISER_FILE: writing.recogniser}
-    return bundle.write(folder, manifest, files)
+        files |= {} if writing.recogniser is None else {bundles.RECOGNISER_FILE: writing.recogniser}
+    return bundles.write(folder, manifest, files)
 
 
 def _manifest(compiled: Compiled, codec: Codec, name: str, facts: Facts) -> dict[str, Any]:
@@ -234,15 +226,15 @@ def _manifest(compiled: Compiled, codec: Codec, name: str, facts: Facts) -> dict
             "precision": compiled.precision,
         },
         "graph": {
-            "file": bundle.GRAPH_FILE,
-            "single": bundle.SINGLE_FILE,
-            "prompt": bundle.PROMPT_FILE,
+            "file": bundles.GRAPH_FILE,
+            "single": bundles.SINGLE_FILE,
+            "prompt": bundles.PROMPT_FILE,
             "input": _tensor(input_spec(config)),
-            "draw": [_tensor(spec) for spec in draw_specs(config)],
+            "draw": [_tensor(spec) for spec in sampling_specs(config)],
             "drawn": _tensor(drawn_spec(config)),
             "output": _tensor(output_spec(config)),
             "state": [{**_tensor(spec), "next": spec.next} for spec in state_specs(config)],
-            **({} if compiled.reader is None else {"reader": bundle.READER_FILE}),
+            **({} if compiled.text_encoder is None else {"reader": bundles.READER_FILE}),
         },
         "data": dict(facts.data),
         "training": dict(facts.training),
@@ -250,5 +242,5 @@ def _manifest(compiled: Compiled, codec: Codec, name: str, facts: Facts) -> dict
     }
 
 
-def _tensor(spec: bundle.TensorSpec) -> dict[str, Any]:
+def _tensor(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}

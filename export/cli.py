@@ -1,4 +1,4 @@
-"""The command line of `python -m export`; each command one deed."""
+"""The command line of `python -m export`: build, verify, measure and restore bundles."""
 
 import json
 import sys
@@ -12,16 +12,17 @@ import typer
 from rich.console import Console
 
 from export.build import TRACE_ROWS, TRACE_STEPS, Compiled, Facts, Writing, compile_network, sampled, ship
-from export.bundle import folder as bundle
+from export.bundle import folder as bundles
 from export.bundle.folder import BundleError
-from export.checks import traces as trace
+from export.checks import traces
 from export.checks.measure import measure as measure_step
+from export.checks.traces import Trace
 from export.checks.verify import verify as verify_bundle
-from export.graphs.recogniser import build as build_recogniser
-from export.graphs.weights import ExportError
+from export.errors import ExportError, TraceError, VerifyError
+from export.graphs.recogniser import build_recogniser
 from export.hands import NAMES, choose
 from export.restore import restore, restore_recogniser
-from export.runtime import OnnxStep, Reader, VerifyError, config_of
+from export.runtime import OnnxStep, TextEncoder, config_of
 from model.checkpoints import checkpoint as checkpoints
 from model.checkpoints.checkpoint import Checkpoint, CheckpointError
 from model.codec import HandwritingCodec, codec_from_json
@@ -30,7 +31,7 @@ from model.data.errors import DataError
 from model.data.ink import InkCorpus
 from model.recogniser.network import Recogniser, load_recogniser, save_recogniser
 
-FREE = "any"  # use of data that may be passed on
+FREE = "any"  # the use of data that may be passed on
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 console = Console(stderr=True)
@@ -60,27 +61,27 @@ def build(
     name: Annotated[str | None, typer.Option(help="Public name; the folder's name if not given.")] = None,
     description: Annotated[str, typer.Option(help="One or two sentences for people.")] = "",
     data: Annotated[
-        Path | None, typer.Option(help="The corpus: the shipped file is measured on its whole test split.")
+        Path | None, typer.Option(help="The corpus; the exported file is measured on its whole test split.")
     ] = None,
     metrics: Annotated[
         Path | None, typer.Option(help="JSON object with further figures, such as control_test_bpc.")
     ] = None,
     precision: Annotated[StoredAs, typer.Option(help="How matrices are stored.")] = StoredAs.float32,
     compare: Annotated[
-        bool, typer.Option("--compare/--no-compare", help="Measure float32 too, to show what less costs.")
+        bool, typer.Option("--compare/--no-compare", help="Measure float32 too, to show what rounding costs.")
     ] = True,
-    data_name: Annotated[str | None, typer.Option(help="Name of the data, where the checkpoint is wrong.")] = None,
+    data_name: Annotated[str | None, typer.Option(help="Name of the data, instead of the checkpoint's.")] = None,
     data_licence: Annotated[str | None, typer.Option(help="Licence of the data.")] = None,
     use: Annotated[str | None, typer.Option(help="What the weights may be used for.")] = None,
     recogniser: Annotated[
         Path | None,
-        typer.Option(help="Of a network that writes texts: what judges its ink, a file, a folder or a bundle."),
+        typer.Option(help="For a network that writes texts: a recogniser (file, training folder or bundle) to ship."),
     ] = None,
     hands: Annotated[
-        int, typer.Option(min=0, max=len(NAMES), help="Of a network that writes texts: hands to name, 0 for none.")
+        int, typer.Option(min=0, max=len(NAMES), help="For a network that writes texts: how many hands to name.")
     ] = 12,
 ) -> None:
-    """Export a checkpoint: round, write both graphs, measure, prove, and only then write the bundle."""
+    """Export a checkpoint: round its weights, write the graphs, measure and check them, then write the bundle."""
     try:
         loaded = checkpoints.load(checkpoint)
         codec = loaded.codec
@@ -91,11 +92,11 @@ def build(
         figures |= found
         stated = {"name": data_name, "licence": data_licence, "use": use}
         facts = _facts(loaded, description, {key: value for key, value in stated.items() if value}, figures)
-        console.print(f"proving {TRACE_ROWS} rows of {TRACE_STEPS} steps", highlight=False)
+        console.print(f"checking parity on {TRACE_ROWS} rows of {TRACE_STEPS} steps", highlight=False)
         made = ship(
             compiled, codec, folder, name or folder.resolve().name, facts, _trace(compiled, codec, corpus), writing
         )
-    except (BundleError, CheckpointError, DataError, ExportError, trace.TraceError) as error:
+    except (BundleError, CheckpointError, DataError, ExportError, TraceError) as error:
         raise _fail(error) from error
     size = sum(len(content) for content in made.files.values())
     typer.echo(f"{folder}: {made.name}, {size / 1e6:.1f} MB, fingerprint {made.fingerprint}")
@@ -105,7 +106,7 @@ def build(
 
 @app.command()
 def verify(folder: Annotated[Path, typer.Argument(metavar="BUNDLE")]) -> None:
-    """Check a bundle from scratch; the checkpoint it came from is not needed."""
+    """Check a bundle from scratch, without the checkpoint it came from."""
     try:
         found = verify_bundle(folder)
     except (BundleError, VerifyError) as error:
@@ -120,32 +121,33 @@ def measure(
     data: Annotated[Path, typer.Option(help="The corpus.")],
     split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
 ) -> None:
-    """Measure a bundle on a whole split, through ONNX Runtime; prints one JSON object."""
+    """Measure a bundle on a whole split, through ONNX Runtime, and print one JSON object."""
     if split not in ("train", "valid", "test"):
         raise _fail(f"there is no split {split!r}; choose train, valid or test")
     try:
-        loaded = bundle.load(folder)
+        loaded = bundles.load(folder)
         config = config_of(loaded)
         corpus = Corpus.load(config.kind, data, codec_from_json(dict(loaded.codec)))
     except (BundleError, VerifyError, DataError) as error:
         raise _fail(error) from error
-    reader = None if loaded.reader is None else Reader(loaded.reader)
-    typer.echo(json.dumps(measure_step(OnnxStep.of(loaded), config, corpus, split, reader), indent=2))
+    encoder = None if loaded.reader is None else TextEncoder(loaded.reader)
+    typer.echo(json.dumps(measure_step(OnnxStep.of(loaded), config, corpus, split, encoder), indent=2))
 
 
 @app.command("restore")
 def restore_command(
     folder: Annotated[Path, typer.Argument(metavar="BUNDLE")],
     checkpoint: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
-    recogniser: Annotated[bool, typer.Option("--recogniser", help="The bundle's recogniser, not its network.")] = False,
+    recogniser: Annotated[bool, typer.Option("--recogniser", help="Its recogniser, not its network.")] = False,
 ) -> None:
-    """Turn a bundle back into a checkpoint: to measure, to sample, or to train on with `--from`."""
+    """Turn a bundle back into a checkpoint, to measure it, to sample from it, or to train on with `--from`."""
     if checkpoint.exists():
         raise _fail(f"{checkpoint} exists already; name a new file")
     try:
-        loaded = bundle.load(folder)
+        loaded = bundles.load(folder)
         if recogniser:
-            found, known = restore_recogniser(loaded), dict(loaded.writing["recogniser"]["facts"])
+            found = restore_recogniser(loaded)
+            known = dict(loaded.writing["recogniser"]["facts"])
             data = {"name": known.pop("data", None), "protocol": known.pop("protocol", None)}
             save_recogniser(checkpoint, found, {"valid": known, "data": data, "bundle": loaded.fingerprint})
         else:
@@ -158,21 +160,21 @@ def restore_command(
 def _writing(
     compiled: Compiled, codec: Codec, recogniser: Path | None, count: int
 ) -> tuple[Writing | None, dict[str, Any]]:
-    """Return the named hands and the recogniser of a network that writes texts, and figures about them."""
-    if compiled.reader is None or not isinstance(codec, HandwritingCodec) or (recogniser is None and not count):
+    """Return the named hands and the recogniser of a network that writes texts, with figures about them."""
+    if compiled.text_encoder is None or not isinstance(codec, HandwritingCodec) or (recogniser is None and not count):
         return None, {}
-    judge, known = (None, {}) if recogniser is None else _judge(recogniser)
-    console.print("letting every hand write", highlight=False)
-    chosen, figures = choose(compiled.step(), Reader(compiled.reader), codec, judge, max(1, count))
-    if judge is None:
+    found, known = (None, {}) if recogniser is None else _recogniser(recogniser)
+    console.print("trying every hand", highlight=False)
+    chosen, figures = choose(compiled.step(), TextEncoder(compiled.text_encoder), codec, found, max(1, count))
+    if found is None:
         return Writing(chosen), figures
-    return Writing(chosen, build_recogniser(judge), judge.codec, known), figures
+    return Writing(chosen, build_recogniser(found), found.codec, known), figures
 
 
-def _judge(path: Path) -> tuple[Recogniser, dict[str, Any]]:
-    """Return a recogniser that was trained, or that of a bundle, and how well it reads real ink."""
-    if (path / bundle.MANIFEST_FILE).is_file():
-        other = bundle.load(path)
+def _recogniser(path: Path) -> tuple[Recogniser, dict[str, Any]]:
+    """Return a recogniser from its training or from a bundle, and how well it reads real ink."""
+    if (path / bundles.MANIFEST_FILE).is_file():
+        other = bundles.load(path)
         return restore_recogniser(other), dict(other.writing["recogniser"]["facts"])
     trained, facts = load_recogniser(path)
     known = {key: facts["valid"][key] for key in ("split", "cer", "lines", "exact_lines") if key in facts["valid"]}
@@ -180,39 +182,41 @@ def _judge(path: Path) -> tuple[Recogniser, dict[str, Any]]:
 
 
 def _measured(loaded: Checkpoint, compiled: Compiled, corpus: Corpus | None, *, compare: bool) -> dict[str, Any]:
-    """Return the figures of the file that ships, and what its precision cost."""
+    """Return the figures of the exported file; `compare` adds those of the network in float32."""
     if corpus is None:
         return {}
     console.print("measuring on the whole test split", highlight=False)
-    reader = None if compiled.reader is None else Reader(compiled.reader)
-    figures = measure_step(compiled.step(), compiled.network.config, corpus, reader=reader)
+    figures = _measure_compiled(compiled, corpus)
     if compare and compiled.precision != "float32":
-        twin = compile_network(loaded.network(), "float32")
-        reader = None if twin.reader is None else Reader(twin.reader)
-        exact = measure_step(twin.step(), twin.network.config, corpus, reader=reader)
+        exact = _measure_compiled(compile_network(loaded.network(), "float32"), corpus)
         key = "test_bpc" if loaded.model.kind == "text" else "test_nats_per_line"
         figures |= {f"float32_{key}": exact[key]}
     return figures
 
 
-def _trace(compiled: Compiled, codec: Codec, corpus: Corpus | None) -> trace.Trace:
-    """Return a trace of real data where there is some that anyone may have, else of what the network writes.
+def _measure_compiled(compiled: Compiled, corpus: Corpus) -> dict[str, Any]:
+    encoder = None if compiled.text_encoder is None else TextEncoder(compiled.text_encoder)
+    return measure_step(compiled.step(), compiled.network.config, corpus, encoder=encoder)
 
-    The trace is in the bundle, and a bundle must not pass on data that is not free. A network that writes texts writes
-    long ones itself: a real line is over long before the trace is.
+
+def _trace(compiled: Compiled, codec: Codec, corpus: Corpus | None) -> Trace:
+    """Return a trace of real data if it may be passed on, else one that the network samples from itself.
+
+    The trace becomes part of the bundle, and a bundle must not pass on data that is not free. A network that writes
+    texts always samples: a real line is much shorter than a trace.
     """
-    if corpus is None or corpus.facts.get("use") != FREE or compiled.reader is not None:
+    if corpus is None or corpus.facts.get("use") != FREE or compiled.text_encoder is not None:
         return sampled(compiled, codec, TRACE_ROWS, TRACE_STEPS)
     name = f"the test split of {corpus.facts.get('name')}"
     if isinstance(corpus.data, InkCorpus):
-        return trace.ink_rows(corpus.data.test, TRACE_ROWS, TRACE_STEPS, name)
-    return trace.text_rows(corpus.data.test, TRACE_ROWS, TRACE_STEPS, name)
+        return traces.ink_rows(corpus.data.test, TRACE_ROWS, TRACE_STEPS, name)
+    return traces.text_rows(corpus.data.test, TRACE_ROWS, TRACE_STEPS, name)
 
 
 def _facts(loaded: Checkpoint, description: str, stated: dict[str, str], figures: dict[str, Any]) -> Facts:
-    """Gather what the checkpoint knows about itself; what is stated on the command line goes first."""
+    """Return what the checkpoint says about itself; what is stated on the command line takes its place."""
     known = dict(loaded.facts.get("data", {}))
-    known.pop("path", None)  # a place on somebody's disk is no fact about the data
+    known.pop("path", None)  # where the data was on somebody's disk is of no use to others
     data = {"name": "not known", "licence": "not known", "use": "not known"} | known | stated
     training = {key: value for key, value in loaded.facts.items() if key not in ("data", "resume")}
     training |= {"config": asdict(loaded.train), "detector_prior": loaded.model.detector_prior}
@@ -230,9 +234,9 @@ def _read_metrics(path: Path | None) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ExportError(f"{path}: not a readable JSON file ({error})") from error
+        raise ExportError(f"{path} is not a readable JSON file: {error}") from error
     if not isinstance(values, dict):
-        raise ExportError(f"{path}: expected one JSON object with figures")
+        raise ExportError(f"{path} must hold one JSON object with figures")
     return values
 
 

@@ -1,8 +1,8 @@
-"""Which of a network's hands are offered by name: legible ones that differ, found by letting every hand write.
+"""Choose which hands of a network are offered by name: legible ones that differ, found by trying them all.
 
-Each writer's vector writes a few sentences. A recogniser says how well they can be read; size, slant and width are
-measured, so that all hands come out equally large and lines can be broken before they are written. From the most
-legible ones those are taken that are farthest from each other.
+The vector of each writer of the training data is a hand, and each hand writes a few sentences. A recogniser says how
+well they can be read. Size, slant and width are measured, so that all hands come out equally large and lines can be
+broken before they are written. Among the most legible hands, those are chosen that differ most from each other.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.runtime import Lines, OnnxStep, Reader
+from export.runtime import Lines, OnnxStep, TextEncoder
 from model.codec import HandwritingCodec
 from model.ink import SCATTER, SPREAD, is_line_over, max_points, next_place
 from model.recogniser.network import Recogniser, character_error_rate
@@ -27,7 +27,7 @@ SENTENCES = ("the quick brown fox jumps over it", "and they would never have don
 BIAS = 1.0
 SEED = 7
 ROWS = 48
-CANDIDATES = 3  # times as many hands are looked at for variety as are wanted
+CANDIDATES = 3  # the chosen hands come from this many times as many legible ones
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Sample:
         writer: number of its vector.
         lines: raw offsets (n, 3) of each sentence.
         is_whole: whether it got to the end of every one of them.
-        error: character error rate of the recogniser on them; 1 without one.
-        scatter: deviation of y from the lines, raw.
-        advance: of a character, raw.
+        error: character error rate of the recogniser on them; 1 if there is no recogniser.
+        scatter: deviation of y from the lines, in the data's units.
+        advance: width of a character, in the data's units.
         slant: of its upright strokes: x to the right for one up.
     """
 
@@ -54,19 +54,22 @@ class Sample:
 
 
 def choose(
-    step: OnnxStep, reader: Reader, codec: HandwritingCodec, recogniser: Recogniser | None, count: int
+    step: OnnxStep, encoder: TextEncoder, codec: HandwritingCodec, recogniser: Recogniser | None, count: int
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Return the hands of a manifest, and figures about them.
+    """Return the hands to name, as the manifest has them, and figures about them.
 
     Args:
-        step, reader: the exported network.
-        codec: of it.
-        recogniser: that judges, or None.
-        count: of hands.
+        step: of the exported network.
+        encoder: of its texts.
+        codec: of the network.
+        recogniser: that reads the ink, or None.
+        count: hands to choose.
     """
-    samples = look(step, reader, codec, recogniser, range(1, codec.num_hands) if codec.num_hands > 1 else range(1))
+    samples = try_hands(
+        step, encoder, codec, recogniser, range(1, codec.num_hands) if codec.num_hands > 1 else range(1)
+    )
     ranked = sorted(samples, key=lambda each: (not each.is_whole, each.error, each.writer))
-    chosen = _varied(ranked[: CANDIDATES * count], min(count, len(ranked), len(NAMES)))
+    chosen = _most_different(ranked[: CANDIDATES * count], min(count, len(ranked), len(NAMES)))
     unit = float(np.sqrt(codec.ink.std[0] * codec.ink.std[1]))
     figures: dict[str, Any] = {"hands_looked_at": len(samples), "hands_whole": sum(each.is_whole for each in samples)}
     if recogniser is not None:
@@ -77,14 +80,14 @@ def choose(
     return [_described(each, name, unit) for each, name in zip(chosen, NAMES, strict=False)], figures
 
 
-def look(
-    step: OnnxStep, reader: Reader, codec: HandwritingCodec, recogniser: Recogniser | None, writers: Sequence[int]
+def try_hands(
+    step: OnnxStep, encoder: TextEncoder, codec: HandwritingCodec, recogniser: Recogniser | None, writers: Sequence[int]
 ) -> list[Sample]:
-    """Let hands write, ROWS lines at a time, and measure what they wrote."""
+    """Let hands write the sentences, ROWS lines at a time, and measure what they wrote."""
     jobs = [(writer, sentence) for writer in writers for sentence in SENTENCES]
     done: list[tuple[Array, bool]] = []
     for begin in range(0, len(jobs), ROWS):
-        done += write(step, reader, codec, jobs[begin : begin + ROWS])
+        done += write_lines(step, encoder, codec, jobs[begin : begin + ROWS])
     samples = []
     for index, writer in enumerate(writers):
         part = done[index * len(SENTENCES) : (index + 1) * len(SENTENCES)]
@@ -97,17 +100,17 @@ def look(
     return samples
 
 
-def write(
-    step: OnnxStep, reader: Reader, codec: HandwritingCodec, jobs: Sequence[tuple[int, str]]
+def write_lines(
+    step: OnnxStep, encoder: TextEncoder, codec: HandwritingCodec, jobs: Sequence[tuple[int, str]]
 ) -> list[tuple[Array, bool]]:
-    """Write lines side by side and return each one's raw offsets (n, 3), and whether it came to the end of its text.
+    """Write lines side by side and return the raw offsets (n, 3) of each, and whether it came to the end of its text.
 
     A line ends by the rule of model/ink.py, as it does in the service; one that does not end is cut at its limit.
     """
     ids = [codec.encode_text(text) for _, text in jobs]
     longest = max(map(len, ids))
     padded = np.array([np.pad(line, (0, longest - len(line))) for line in ids])
-    lines = Lines.read(reader, padded, np.array([writer for writer, _ in jobs]))
+    lines = Lines.encode(encoder, padded, np.array([writer for writer, _ in jobs]))
     lengths = np.array([len(line) for line in ids])
     random = np.random.default_rng(SEED)
     state, x = step.zeros(len(jobs)), np.repeat(codec.encode(np.zeros((1, 3))), len(jobs), axis=0)
@@ -120,7 +123,7 @@ def write(
         noise = np.column_stack(
             [random.random(len(jobs)), random.standard_normal((len(jobs), 2)), random.random(len(jobs))]
         )
-        sampling_inputs = {**lines.given, "bias": np.full(len(jobs), BIAS, np.float32), "noise": noise}
+        sampling_inputs = {**lines.inputs, "bias": np.full(len(jobs), BIAS, np.float32), "noise": noise}
         drawn, _, state = step.draw(x, state, sampling_inputs)
         place = next_place(place, drawn[:, 4])
         over = is_line_over(place, lengths, drawn[:, 3], x[:, 2]) & (now > 0)
@@ -136,6 +139,7 @@ def write(
 
 
 def _measured(writer: int, lines: Sequence[Array], is_whole: bool, error: float) -> Sample:
+    """Return what one hand wrote, with the means of its measures over the lines."""
     scatters, widths, slants = [], [], []
     for line in lines:
         path = line[:, :2].cumsum(axis=0)
@@ -152,8 +156,8 @@ def _measured(writer: int, lines: Sequence[Array], is_whole: bool, error: float)
     )
 
 
-def _varied(samples: Sequence[Sample], count: int) -> list[Sample]:
-    """The first, and then always the one farthest from those that were taken, by slant, size and width."""
+def _most_different(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """Return the first sample, and then always the one farthest from those taken, by slant, size and width."""
     features = np.array([[each.slant, np.log(each.scatter + 1), np.log(each.advance + 1)] for each in samples])
     features = (features - features.mean(axis=0)) / (features.std(axis=0) + 1e-9)
     taken = [0]
@@ -165,7 +169,7 @@ def _varied(samples: Sequence[Sample], count: int) -> list[Sample]:
 
 
 def _described(sample: Sample, name: str, unit: float) -> dict[str, Any]:
-    """A hand as the manifest has it."""
+    """Return a hand as the manifest has it."""
     scale = float(np.clip(SCATTER * unit / max(sample.scatter, 1e-6), 0.2, 5.0))
     advance = float(np.clip(sample.advance * scale * SPREAD / unit, 0.4, 6.0))
     leaning = "leaning right" if sample.slant > 0.15 else "leaning left" if sample.slant < -0.15 else "upright"

@@ -1,7 +1,7 @@
 """From a bundle back to a checkpoint, so that training can go on where only the bundle was kept.
 
-The weights are those of the TorchScript file, as they were rounded to be shipped; a checkpoint made of them computes
-what the bundle computes. What a bundle has no use for, the optimiser's moments and the place in the corpus, is gone.
+The weights are those of the TorchScript file, rounded as they were for the bundle, so the checkpoint computes what the
+bundle computes. The optimiser's moments and the place in the corpus are not in a bundle and start anew.
 """
 
 from typing import Any
@@ -13,9 +13,10 @@ from torch import Tensor
 
 from export.bundle.folder import SCRIPT_FILE, Bundle
 from export.bundle.onnx_wire import WireError, constants
+from export.errors import ExportError
+from export.graphs.quantisation import HIDDEN_STEPS
 from export.graphs.recogniser import GATES
 from export.graphs.torchscript import load_script
-from export.graphs.weights import HIDDEN_STEPS, ExportError
 from export.runtime import config_of
 from model.checkpoints.checkpoint import Checkpoint
 from model.codec import HandwritingCodec, codec_from_json
@@ -25,10 +26,10 @@ from model.recogniser.network import Recogniser, RecogniserConfig
 
 
 def restore(bundle: Bundle) -> Checkpoint:
-    """Return a checkpoint of a bundle's network, good to use, to measure and to start a training from.
+    """Return a checkpoint of a bundle's network, to use, to measure or to start a training from.
 
     Raises:
-        ExportError: the TorchScript file does not hold the network that the manifest tells of.
+        ExportError: the TorchScript file does not hold the network that the manifest describes.
     """
     config = config_of(bundle)
     script = load_script(bundle.files[SCRIPT_FILE])
@@ -45,7 +46,7 @@ def restore(bundle: Bundle) -> Checkpoint:
 
 
 def restore_recogniser(bundle: Bundle) -> Recogniser:
-    """Return the recogniser of a bundle, so that it can judge another network; `build` makes the same file of it again.
+    """Return the recogniser of a bundle, to ship it with another network; `build_recogniser` gives the same file again.
 
     Raises:
         ExportError: the bundle has none, or its file does not hold one of this shape.
@@ -54,11 +55,13 @@ def restore_recogniser(bundle: Bundle) -> Recogniser:
         raise ExportError(f"{bundle.name} has no recogniser")
     codec = codec_from_json(dict(bundle.writing["recogniser"]["codec"]))
     try:
+        # The sizes follow from the arrays.
         held = {name.removesuffix(".half"): values for name, values in constants(bundle.recogniser).items()}
         layers = sum(name.endswith(".own") for name in held)
         hidden = len(held["head.weight"]) // 2
         assert isinstance(codec, HandwritingCodec), "the manifest was checked"
         made = Recogniser(RecogniserConfig(channels=len(held["fine.bias"]), hidden=hidden, layers=layers), codec)
+        # Convolutions, then the layers, whose gates ONNX orders otherwise than PyTorch, then the head.
         for name, convolution in (("fine", made.fine), ("coarse", made.coarse)):
             _set(_parameter(convolution.weight), _tensor(held[f"{name}.weight"]).reshape(convolution.weight.shape))
             _set(_parameter(convolution.bias), _tensor(held[f"{name}.bias"]))
@@ -78,26 +81,27 @@ def restore_recogniser(bundle: Bundle) -> Recogniser:
 
 
 def _gates(values: Tensor) -> Tensor:
-    """Rows (4H, ...) of the gates in PyTorch's order, of those in ONNX'."""
+    """Return rows (4H, ...) of the gates in PyTorch's order from rows in ONNX' order."""
     parts = values.chunk(4)
     return torch.cat([parts[GATES.index(gate)] for gate in range(4)])
 
 
 def _tensor(values: NDArray[Any]) -> Tensor:
-    """Values as float32, whatever they were stored as."""
+    """Return values as a float32 tensor, whatever they were stored as."""
     return torch.from_numpy(values.astype(np.float32))
 
 
 def _weights(config: ModelConfig, held: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The parameters of `Network` by name, each whole."""
+    """Return the parameters of a `Network` by name, put together from the parts that the step multiplies."""
     network = Network(config)
-    sizes, gates = config.hidden, len(config.output_sources)
+    sizes = config.hidden
+    gates = len(config.output_sources)
     sent = []
     for index, size in enumerate(sizes):
         layer, prefix = network.layer(index), f"layers.{index}."
         own = _matrix(held, prefix + "own")
         above = [_matrix(held, prefix + "above")] if layer.above else []
-        # Rows of the trained matrix: own h, h above, h below; for layer 1, what was read of a text is kept elsewhere.
+        # Rows of the trained matrix: own h, h above, h below. In layer 1 the last are those of the window's vector.
         below = held["window.into"] if index == 0 and config.writes_text else own[size:]
         _set(layer.weight, torch.cat([own[:size], *above, below]))
         if layer.gain is not None:
@@ -122,7 +126,8 @@ def _weights(config: ModelConfig, held: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _set_embedding(network: Network, held: dict[str, Tensor]) -> None:
-    left, right = held["embedding.left"], held["embedding.right"]
+    left = held["embedding.left"]
+    right = held["embedding.right"]
     first = network.layer(0).input
     if first is None:
         msg = "layer 1 has an input matrix"
@@ -132,18 +137,19 @@ def _set_embedding(network: Network, held: dict[str, Tensor]) -> None:
         _set(network.embedding.weight, left)
         return
     _set(network.embedding.weight, left.T)
-    # The file keeps the bias as layer 1 sees it, multiplied: E unknowns in N equations, which it solves exactly.
+    # The file has the bias already multiplied by the input weights: N equations for E unknowns, solved exactly.
     seen = held["embedding_bias"].double()
     bias = torch.linalg.lstsq(right.double().T, seen[:, None]).solution[:, 0]
     _set(_parameter(network.embedding.bias), bias.to(left.dtype))
 
 
 def _matrix(held: dict[str, Tensor], name: str) -> Tensor:
-    """A matrix (rows, columns) as it is multiplied: in int8, whole numbers times the step of their column."""
-    value, scale = held[name + ".value"], held[name + ".scale"]
+    """Return a matrix (K, N) as the network has it: in int8, whole numbers times the step of their column."""
+    value = held[name + ".value"]
+    scale = held[name + ".scale"]
     if not scale.numel():
         return value
-    # The stored scale is for a product of whole numbers and holds the step of h, too (`weights.product_scale`).
+    # The stored scale is that of a product, and includes the step of h (`quantisation.product_scale`).
     return (value.double() * scale.double() * HIDDEN_STEPS).to(value.dtype)
 
 

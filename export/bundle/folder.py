@@ -1,10 +1,10 @@
-"""The served folder: write one, load one. Standard library and NumPy only; never PyTorch, never onnx.
+"""Write and load bundles, the folders that the service serves. It needs NumPy, but neither PyTorch nor onnx.
 
-A bundle is opened once. Every file is read a single time, its sha256 compared with the manifest, and the very bytes
-that were hashed are handed out, so nothing can change between the check and the use. What is refused, with the reason
-in one sentence: another format version, a manifest field that is missing or odd, a file that is missing, unknown,
-changed, truncated, oversized or a link, a graph that keeps tensors outside its file. The hashes guard against
-accidents and mixed-up files; they do not say who made a bundle.
+Every file is read a single time, its sha256 is compared with the manifest, and the bytes that were hashed are handed
+out, so nothing can change between the check and the use. Refused, with the reason in one sentence, are: another format
+version, a manifest field that is missing or wrong, a file that is missing, unknown, changed, truncated, oversized or a
+link, and a graph that keeps tensors outside its file. The hashes guard against accidents and mixed-up files; they do
+not say who made a bundle.
 """
 
 import hashlib
@@ -21,8 +21,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from export.bundle import manifest as _manifest
-from export.bundle.manifest import BundleError
+from export.bundle import manifest
+from export.bundle.fields import BundleError
 from export.bundle.onnx_wire import WireError, constants, has_external_data, operators
 
 __all__ = ["Bundle", "BundleError", "StateSpec", "TensorSpec", "load", "write"]
@@ -62,10 +62,10 @@ class StateSpec(TensorSpec):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose every byte was checked against its manifest.
+    """A bundle of which every byte was checked against its manifest.
 
     Attributes:
-        path: the folder it came from, for messages; it need not exist any more.
+        path: the folder it came from, for messages; it may be gone by now.
         manifest: the checked content of `bundle.json`; treat it as read-only.
         files: verified bytes of every other file, by name.
     """
@@ -136,12 +136,12 @@ class Bundle:
 
     @property
     def draws(self) -> tuple[TensorSpec, ...]:
-        """The inputs that say how to draw from the output, and what to write, in the order of the graph's inputs."""
+        """The sampling inputs, and the inputs that say what to write, in the order of the graph's inputs."""
         return tuple(_tensor(one) for one in self.manifest["graph"]["draw"])
 
     @property
     def drawn(self) -> TensorSpec:
-        """What the graph draws from its output, in the form of its input; where a text is written, two facts more."""
+        """What the graph draws, in the form of its input; where a text is written, two numbers about it follow."""
         return _tensor(self.manifest["graph"]["drawn"])
 
     @property
@@ -159,7 +159,7 @@ class Bundle:
 
     @property
     def single(self) -> bytes:
-        """The verified ONNX file for one row; it gives that row the very bits that `graph` gives it."""
+        """The verified ONNX file for one row; it gives that row the same bits as `graph` does."""
         return self.files[self.manifest["graph"]["single"]]
 
     @property
@@ -174,12 +174,12 @@ class Bundle:
 
     @property
     def prompt(self) -> bytes:
-        """The verified ONNX file that reads many inputs of one row in one go; they leave the bits that steps leave."""
+        """The verified ONNX file for prefill: many inputs of one row at once; it leaves the bits that steps leave."""
         return self.files[self.manifest["graph"]["prompt"]]
 
     @property
     def reader(self) -> bytes | None:
-        """The verified ONNX file that reads a text before it is written, where the bundle writes texts."""
+        """The verified ONNX file that encodes a text before it is written, where the bundle writes texts."""
         name = self.manifest["graph"].get("reader")
         return None if name is None else self.files[name]
 
@@ -220,23 +220,24 @@ def write(path: Path | str, facts: Mapping[str, Any], files: Mapping[str, bytes]
         files: every other file by name: at least the graph and `parity.json`.
 
     Raises:
-        BundleError: the result would not load, or the place is taken by something that is not a bundle.
+        BundleError: the result would not load, or something that is not a bundle is in its place.
     """
     folder = Path(path).absolute()
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
-    manifest = {"format": _manifest.FORMAT, **_plain(facts), "files": digests}
-    manifest["fingerprint"] = _manifest.fingerprint(manifest)
-    _manifest.check(manifest)
+    facts = {"format": manifest.FORMAT, **_plain(facts), "files": digests}
+    facts["fingerprint"] = manifest.fingerprint(facts)
+    manifest.check(facts)
     if folder.exists() and not (folder.is_dir() and _is_replaceable(folder)):
         raise BundleError(f"{folder} exists and is not a bundle; it is left as it is")
     folder.parent.mkdir(parents=True, exist_ok=True)
+    # Write beside the place and load it back; then swap the folders, and put the old one back if that fails.
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         fresh = scratch / "new"
         fresh.mkdir()
         for name, content in files.items():
             _write_file(fresh / name, content)
-        _write_file(fresh / MANIFEST_FILE, _manifest.pretty(manifest))
+        _write_file(fresh / MANIFEST_FILE, manifest.pretty(facts))
         load(fresh)
         if folder.exists():
             folder.rename(scratch / "old")
@@ -257,12 +258,14 @@ def _load(folder: Path) -> Bundle:
         raise BundleError(f"the folder cannot be read: {error.strerror}") from None
     if MANIFEST_FILE not in present:
         raise BundleError(f"there is no {MANIFEST_FILE} in it, so it is not a bundle")
-    manifest = _manifest.parse(_read(folder, MANIFEST_FILE, MAX_MANIFEST_BYTES))
-    listed: dict[str, str] = manifest["files"]
+    # The manifest, and exactly the files that it lists.
+    facts = manifest.parse(_read(folder, MANIFEST_FILE, MAX_MANIFEST_BYTES))
+    listed: dict[str, str] = facts["files"]
     for name in sorted(present - listed.keys() - {MANIFEST_FILE}):
         raise BundleError(f"{name!r} is in the folder but not in the manifest")
     for name in sorted(listed.keys() - present):
         raise BundleError(f"{name} is in the manifest but not in the folder")
+    # Each is read once, and its bytes are those of the manifest.
     files = {name: _read(folder, name, MAX_FILE_BYTES) for name in sorted(listed)}
     for name, content in files.items():
         if hashlib.sha256(content).hexdigest() != listed[name]:
@@ -270,11 +273,11 @@ def _load(folder: Path) -> Bundle:
     for name, content in files.items():
         if name.endswith(".onnx"):
             _check_self_contained(name, content)
-    return Bundle(folder, MappingProxyType(manifest), MappingProxyType(files))
+    return Bundle(folder, MappingProxyType(facts), MappingProxyType(files))
 
 
 def _read(folder: Path, name: str, longest: int) -> bytes:
-    """Return a file's bytes, read once; links, devices and giants are refused before reading."""
+    """Return a file's bytes; links and devices are refused before reading, files that are too large while reading."""
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         descriptor = os.open(folder / name, flags)
@@ -301,7 +304,7 @@ def _check_self_contained(name: str, content: bytes) -> None:
 
 
 def _plain(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return facts as reading them back from JSON will give them: tuples as lists, no NaN, nothing of NumPy."""
+    """Return facts as they will be read back from JSON: tuples as lists, no NaN, nothing of NumPy."""
     try:
         plain: dict[str, Any] = json.loads(json.dumps(dict(facts), allow_nan=False))
     except (TypeError, ValueError) as error:

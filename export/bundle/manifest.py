@@ -1,16 +1,28 @@
-"""The manifest of a bundle: what `bundle.json` may say, checked field by field before anything else is believed.
+"""The manifest of a bundle: what `bundle.json` may say, checked field by field before anything else is used.
 
-Neither PyTorch nor ONNX is needed here: the service reads manifests with the standard library and the codecs. Whatever
-is wrong is told in one sentence that names the field and what was expected.
+Neither PyTorch nor ONNX is needed here: the service reads manifests with the standard library and the codecs. An error
+is one sentence that names the field and what was expected.
 """
 
 import hashlib
 import json
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from export.bundle.fields import (
+    BundleError,
+    check_choice,
+    check_facts,
+    check_integer,
+    check_key,
+    check_list,
+    check_number,
+    check_pattern,
+    check_record,
+    check_text,
+)
 from model.codec import HandwritingCodec, TextCodec, codec_from_json
 
 FORMAT = "copyist-bundle/3"
@@ -24,14 +36,9 @@ MAX_MIXTURES = 1_000
 _BUNDLE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _TENSOR_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_KEY = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 _TOP_KEYS = ("format", "name", "kind", "description", "codec", "model", "graph", "data", "training", "metrics")
-
-
-class BundleError(Exception):
-    """A folder is not a bundle that may be used; the message is one sentence with the reason."""
 
 
 def parse(raw: bytes) -> dict[str, Any]:
@@ -59,36 +66,36 @@ def fingerprint(manifest: Mapping[str, Any]) -> str:
 
 
 def pretty(manifest: Mapping[str, Any]) -> bytes:
-    """Return the manifest as it stands in the file: indented for people, sorted so that differences show."""
+    """Return the manifest as the file has it: indented for people, with sorted keys so that differences show."""
     return (json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
 
 
 def check(manifest: Mapping[str, Any]) -> None:
-    """Raise BundleError unless every field of a manifest is there, well typed, in range and agrees with the others."""
+    """Raise BundleError unless every field of a manifest is there, of the right type, in range, and fits the others."""
     found = manifest.get("format")
     if found != FORMAT:
         raise BundleError(
             f"bundle.json: format is {found!r}, but this version of Copyist reads {FORMAT!r}; "
             "export the checkpoint again to get one"
         )
-    _record(manifest, "bundle.json", required=(*_TOP_KEYS, "files", "fingerprint"), optional=("writing",))
-    _matching(manifest["name"], "name", _BUNDLE_NAME)
-    kind = _one_of(manifest["kind"], "kind", KINDS)
-    _text(manifest["description"], "description", longest=2_000)
+    check_record(manifest, "bundle.json", required=(*_TOP_KEYS, "files", "fingerprint"), optional=("writing",))
+    check_pattern(manifest["name"], "name", _BUNDLE_NAME)
+    kind = check_choice(manifest["kind"], "kind", KINDS)
+    check_text(manifest["description"], "description", longest=2_000)
     _check_model(manifest["model"], kind)
     _check_codec(manifest["codec"], kind, manifest["model"])
     _check_graph(manifest["graph"], manifest["model"], writes_text=manifest["codec"]["kind"] == "handwriting")
     _check_data(manifest["data"])
-    _check_facts(_record(manifest["training"], "training", required=(), optional=None), "training")
+    check_facts(check_record(manifest["training"], "training", required=(), optional=None), "training")
     _check_metrics(manifest["metrics"])
     _check_files(manifest["files"], manifest["graph"])
     if "writing" in manifest:
         _check_writing(manifest["writing"], manifest["codec"], manifest["files"])
-    _matching(manifest["fingerprint"], "fingerprint", _SHA256)
+    check_pattern(manifest["fingerprint"], "fingerprint", _SHA256)
 
 
 def _json_object(raw: bytes) -> dict[str, Any]:
-    """Parse JSON without the liberties Python takes: no NaN, no repeated keys, no lone surrogates."""
+    """Parse JSON more strictly than Python does: no NaN, no repeated keys, no numbers out of range."""
 
     def no_constant(name: str) -> None:
         raise ValueError(f"{name} is not a JSON number")
@@ -119,26 +126,28 @@ def _json_object(raw: bytes) -> dict[str, Any]:
 
 
 def _check_model(model: Any, kind: str) -> None:
-    """Check the network's sizes; further switches of the configuration are facts and may be any plain value."""
+    """Check the network's sizes; its other switches may be any plain value."""
     where = "model"
     needed = ("kind", "cell", "vocabulary", "embedding", "hidden", "output", "mixtures", "parameters")
-    _record(model, where, required=needed, optional=None)
-    if _one_of(model["kind"], f"{where}.kind", KINDS) != kind:
+    check_record(model, where, required=needed, optional=None)
+    if check_choice(model["kind"], f"{where}.kind", KINDS) != kind:
         raise BundleError(f"bundle.json: model.kind is {model['kind']!r} but kind is {kind!r}")
-    _one_of(model["cell"], f"{where}.cell", CELLS)
-    _integer(model["vocabulary"], f"{where}.vocabulary", 2 if kind == "text" else 0, MAX_WIDTH if kind == "text" else 0)
-    _integer(model["embedding"], f"{where}.embedding", 1, MAX_WIDTH)
-    _integer(model["output"], f"{where}.output", 1, MAX_WIDTH)
-    _integer(model["mixtures"], f"{where}.mixtures", 1, MAX_MIXTURES)
-    _integer(model["parameters"], f"{where}.parameters", 1, 10**12)
-    for index, width in enumerate(_list(model["hidden"], f"{where}.hidden", 1, MAX_LAYERS)):
-        _integer(width, f"{where}.hidden[{index}]", 1, MAX_WIDTH)
-    _check_facts({key: value for key, value in model.items() if key not in needed}, where)
+    check_choice(model["cell"], f"{where}.cell", CELLS)
+    check_integer(
+        model["vocabulary"], f"{where}.vocabulary", 2 if kind == "text" else 0, MAX_WIDTH if kind == "text" else 0
+    )
+    check_integer(model["embedding"], f"{where}.embedding", 1, MAX_WIDTH)
+    check_integer(model["output"], f"{where}.output", 1, MAX_WIDTH)
+    check_integer(model["mixtures"], f"{where}.mixtures", 1, MAX_MIXTURES)
+    check_integer(model["parameters"], f"{where}.parameters", 1, 10**12)
+    for index, width in enumerate(check_list(model["hidden"], f"{where}.hidden", 1, MAX_LAYERS)):
+        check_integer(width, f"{where}.hidden[{index}]", 1, MAX_WIDTH)
+    check_facts({key: value for key, value in model.items() if key not in needed}, where)
 
 
 def _check_codec(codec: Any, kind: str, model: Mapping[str, Any]) -> None:
-    """Check that the codec is one, and of this network: its own class reads it."""
-    _check_facts(_record(codec, "codec", required=("kind",), optional=None), "codec")
+    """Check that the codec can be read by its own class, and that it fits the network's sizes."""
+    check_facts(check_record(codec, "codec", required=("kind",), optional=None), "codec")
     try:
         read = codec_from_json(dict(codec))
     except ValueError as error:
@@ -161,9 +170,9 @@ def _check_codec(codec: Any, kind: str, model: Mapping[str, Any]) -> None:
 def _check_graph(graph: Any, model: Mapping[str, Any], *, writes_text: bool) -> None:
     """Check names, types and shapes of the step graph against the network's sizes."""
     files = ["file", "single", "prompt", *(["reader"] if writes_text else [])]
-    _record(graph, "graph", required=(*files, "input", "draw", "drawn", "output", "state"))
+    check_record(graph, "graph", required=(*files, "input", "draw", "drawn", "output", "state"))
     for key in files:
-        if not _matching(graph[key], f"graph.{key}", _FILE_NAME).endswith(".onnx"):
+        if not check_pattern(graph[key], f"graph.{key}", _FILE_NAME).endswith(".onnx"):
             raise BundleError(f"bundle.json: graph.{key} is {graph[key]!r} but must end in .onnx")
     for key in files[1:]:
         if graph["file"] == graph[key]:
@@ -181,25 +190,30 @@ def _check_graph(graph: Any, model: Mapping[str, Any], *, writes_text: bool) -> 
     )
     sampling_inputs = _text_inputs(width) if is_text else (_tensor("bias", "float32"), _tensor("noise", "float64", 4))
     sampling_inputs += _line_inputs(graph, model) if writes_text else ()
-    for index, wish in enumerate(_list(graph["draw"], "graph.draw", len(sampling_inputs), len(sampling_inputs))):
-        _check_tensor(wish, f"graph.draw[{index}]", sampling_inputs[index])
-    _check_states(_list(graph["state"], "graph.state", 1, 8 * MAX_LAYERS), model, writes_text=writes_text)
+    for index, one in enumerate(check_list(graph["draw"], "graph.draw", len(sampling_inputs), len(sampling_inputs))):
+        _check_tensor(one, f"graph.draw[{index}]", sampling_inputs[index])
+    _check_states(check_list(graph["state"], "graph.state", 1, 8 * MAX_LAYERS), model, writes_text=writes_text)
 
 
 def _line_inputs(graph: Any, model: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
-    """What says what is written, and in whose hand; how many characters there is room for, the graph says itself."""
+    """Return the inputs that condition a line on its hand and its text.
+
+    The graph's own shape says how many characters a line may have.
+    """
     for key in ("characters", "writers", "character_width", "window_mixtures"):
-        _integer(model.get(key), f"model.{key}", 1, MAX_WIDTH)
+        check_integer(model.get(key), f"model.{key}", 1, MAX_WIDTH)
     detects = model["cell"] == "hmlstm" and len(model["hidden"]) > 1
-    draw = _list(graph["draw"], "graph.draw", 4, 4)
-    text = _record(draw[-1], "graph.draw[3]", required=("name", "dtype", "shape"))
-    slots = _integer(_list(text["shape"], "graph.draw[3].shape", 3, 3)[1], "graph.draw[3].shape[1]", 3, MAX_WIDTH)
+    draw = check_list(graph["draw"], "graph.draw", 4, 4)
+    text = check_record(draw[-1], "graph.draw[3]", required=("name", "dtype", "shape"))
+    slots = check_integer(
+        check_list(text["shape"], "graph.draw[3].shape", 3, 3)[1], "graph.draw[3].shape[1]", 3, MAX_WIDTH
+    )
     hand = _tensor("hand", "float32", 4 * model["hidden"][0] + detects)
     return hand, _tensor("text", "float32", slots, model["character_width"])
 
 
 def _text_inputs(width: int) -> tuple[dict[str, Any], ...]:
-    """What says how a symbol is drawn."""
+    """Return the sampling inputs of a network that writes symbols."""
     return (
         _tensor("temperature", "float32"),
         _tensor("top_p", "float32"),
@@ -216,23 +230,23 @@ def _tensor(name: str, dtype: str, *sizes: int) -> dict[str, Any]:
 def _check_states(states: list[Any], model: Mapping[str, Any], *, writes_text: bool) -> None:
     """Check that h, c of every layer and z of all but the top are there; further carried tensors are allowed.
 
-    A network that writes a text also carries its place in it.
-
-    The LSTM control has no boundaries and so no z.
+    A network that writes a text also carries the state of its window. The LSTM control has no boundaries and so no z.
     """
+    # Every state is well formed, and no two tensors have the same name.
     widths: dict[str, tuple[int, ...]] = {}
     names = ["token", "offset", "logits", "mixture", "drawn", "bias", "noise"]
     names += ["temperature", "top_p", "top_k", "logit_bias", "hand", "text"]
     for index, state in enumerate(states):
         where = f"graph.state[{index}]"
-        _record(state, where, required=("name", "next", "dtype", "shape"))
-        names += [_matching(state[key], f"{where}.{key}", _TENSOR_NAME) for key in ("name", "next")]
-        _one_of(state["dtype"], f"{where}.dtype", ("float32",))
-        shape = _list(state["shape"], f"{where}.shape", 1, 2)
-        _one_of(shape[0], f"{where}.shape[0]", ("batch",))
-        widths[state["name"]] = tuple(_integer(n, f"{where}.shape[1]", 1, MAX_WIDTH) for n in shape[1:])
+        check_record(state, where, required=("name", "next", "dtype", "shape"))
+        names += [check_pattern(state[key], f"{where}.{key}", _TENSOR_NAME) for key in ("name", "next")]
+        check_choice(state["dtype"], f"{where}.dtype", ("float32",))
+        shape = check_list(state["shape"], f"{where}.shape", 1, 2)
+        check_choice(shape[0], f"{where}.shape[0]", ("batch",))
+        widths[state["name"]] = tuple(check_integer(n, f"{where}.shape[1]", 1, MAX_WIDTH) for n in shape[1:])
     if len(set(names)) != len(names):
         raise BundleError("bundle.json: graph.state uses one tensor name twice")
+    # The states that the network must carry are among them, with its sizes.
     needed: dict[str, tuple[int, ...]] = {}
     hidden = model["hidden"]
     for layer, units in enumerate(hidden, start=1):
@@ -249,62 +263,62 @@ def _check_states(states: list[Any], model: Mapping[str, Any], *, writes_text: b
 
 
 def _check_tensor(tensor: Any, where: str, expected: Mapping[str, Any]) -> None:
-    """Check one tensor description against the only one the kind and the sizes allow."""
-    _record(tensor, where, required=("name", "dtype", "shape"))
+    """Check the description of one tensor against the only one that fits the network."""
+    check_record(tensor, where, required=("name", "dtype", "shape"))
     for key, value in expected.items():
         if tensor[key] != value or type(tensor[key]) is not type(value):
             raise BundleError(f"bundle.json: {where}.{key} is {tensor[key]!r} but must be {value!r}")
 
 
 def _check_data(data: Any) -> None:
-    """Check the three lines every user of the weights must be able to read."""
-    _record(data, "data", required=("name", "licence", "use"), optional=None)
+    """Check that name, licence and permitted use of the data are there, for every user of the weights to read."""
+    check_record(data, "data", required=("name", "licence", "use"), optional=None)
     for key in ("name", "licence", "use"):
-        _text(data[key], f"data.{key}", longest=500, shortest=1)
-    _check_facts(data, "data")
+        check_text(data[key], f"data.{key}", longest=500, shortest=1)
+    check_facts(data, "data")
 
 
 def _check_metrics(metrics: Any) -> None:
-    """Check that every figure is a finite number, a list of them or a short remark."""
-    _record(metrics, "metrics", required=(), optional=None)
+    """Check that every figure is a finite number, a list of them, or a short remark."""
+    check_record(metrics, "metrics", required=(), optional=None)
     for key, value in metrics.items():
-        where = f"metrics.{_matching(key, 'metrics', _KEY)}"
+        where = f"metrics.{check_key(key, 'metrics')}"
         if isinstance(value, list):
-            for index, figure in enumerate(_list(value, where, 0, 1_000)):
-                _number(figure, f"{where}[{index}]")
+            for index, figure in enumerate(check_list(value, where, 0, 1_000)):
+                check_number(figure, f"{where}[{index}]")
         elif isinstance(value, str):
-            _text(value, where, longest=500)
+            check_text(value, where, longest=500)
         else:
-            _number(value, where)
+            check_number(value, where)
 
 
 def _check_files(files: Any, graph: Mapping[str, Any]) -> None:
-    """Check names and digests; names are bare, so that no path can lead out of the folder."""
+    """Check names and digests; names have no slashes, so that no path can lead out of the folder."""
     needed = (graph[key] for key in ("file", "single", "prompt", "reader") if key in graph)
-    _record(files, "files", required=(*needed, "parity.json"), optional=None)
+    check_record(files, "files", required=(*needed, "parity.json"), optional=None)
     for name, digest in files.items():
-        _matching(name, "files", _FILE_NAME)
+        check_pattern(name, "files", _FILE_NAME)
         if name == "bundle.json":
             raise BundleError("bundle.json: files lists bundle.json itself, whose hash it cannot hold")
         if not name.endswith(SUFFIXES):
             raise BundleError(f"bundle.json: files lists {name!r}, but a bundle holds only {', '.join(SUFFIXES)}")
-        _matching(digest, f"files.{name}", _SHA256)
+        check_pattern(digest, f"files.{name}", _SHA256)
 
 
 def _check_writing(writing: Any, codec: Any, files: Mapping[str, Any]) -> None:
-    """Check the hands of a bundle that writes texts, and what reads its ink."""
-    _record(writing, "writing", required=("hands", "recogniser"))
+    """Check the named hands and the recogniser of a bundle that writes texts."""
+    check_record(writing, "writing", required=("hands", "recogniser"))
     if codec["kind"] != "handwriting":
         raise BundleError("bundle.json: writing is only for a codec of the kind handwriting")
     names = []
-    for index, hand in enumerate(_list(writing["hands"], "writing.hands", 1, 1_000)):
+    for index, hand in enumerate(check_list(writing["hands"], "writing.hands", 1, 1_000)):
         where = f"writing.hands[{index}]"
-        _record(hand, where, required=("name", "writer", "description", "scale", "advance"))
-        names.append(_matching(hand["name"], f"{where}.name", _BUNDLE_NAME))
-        _integer(hand["writer"], f"{where}.writer", 0, len(codec["writers"]))
-        _text(hand["description"], f"{where}.description", longest=200)
+        check_record(hand, where, required=("name", "writer", "description", "scale", "advance"))
+        names.append(check_pattern(hand["name"], f"{where}.name", _BUNDLE_NAME))
+        check_integer(hand["writer"], f"{where}.writer", 0, len(codec["writers"]))
+        check_text(hand["description"], f"{where}.description", longest=200)
         for key in ("scale", "advance"):
-            _number(hand[key], f"{where}.{key}")
+            check_number(hand[key], f"{where}.{key}")
             if not 0.05 <= hand[key] <= 20:
                 raise BundleError(f"bundle.json: {where}.{key} is {hand[key]!r} but must be from 0.05 to 20")
     if len(set(names)) != len(names):
@@ -314,91 +328,17 @@ def _check_writing(writing: Any, codec: Any, files: Mapping[str, Any]) -> None:
 
 
 def _check_recogniser(recogniser: Any, files: Mapping[str, Any]) -> None:
-    _record(recogniser, "writing.recogniser", required=("file", "codec", "facts"))
-    name = _matching(recogniser["file"], "writing.recogniser.file", _FILE_NAME)
+    check_record(recogniser, "writing.recogniser", required=("file", "codec", "facts"))
+    name = check_pattern(recogniser["file"], "writing.recogniser.file", _FILE_NAME)
     if name not in files or not name.endswith(".onnx"):
         raise BundleError(f"bundle.json: writing.recogniser.file is {name!r}, which is no graph of this bundle")
-    _check_facts(_record(recogniser["facts"], "writing.recogniser.facts", required=(), optional=None), "facts")
-    _check_facts(_record(recogniser["codec"], "writing.recogniser.codec", required=("kind",), optional=None), "codec")
+    check_facts(check_record(recogniser["facts"], "writing.recogniser.facts", required=(), optional=None), "facts")
+    check_facts(
+        check_record(recogniser["codec"], "writing.recogniser.codec", required=("kind",), optional=None), "codec"
+    )
     try:
         read = codec_from_json(dict(recogniser["codec"]))
     except ValueError as error:
         raise BundleError(f"bundle.json: writing.recogniser.codec is not one: {error}") from None
     if not isinstance(read, HandwritingCodec):
         raise BundleError("bundle.json: writing.recogniser.codec must be of the kind handwriting")
-
-
-def _check_facts(value: Any, where: str, depth: int = 0) -> None:
-    """Check free facts: plain JSON with sane keys and no more than six levels, so that showing them is harmless."""
-    if depth > 6:
-        raise BundleError(f"bundle.json: {where} is nested too deeply")
-    if isinstance(value, Mapping):
-        for key, entry in _record(value, where, required=(), optional=None).items():
-            _check_facts(entry, f"{where}.{_matching(key, where, _KEY)}", depth + 1)
-    elif isinstance(value, list):
-        for index, entry in enumerate(_list(value, where, 0, 10_000)):
-            _check_facts(entry, f"{where}[{index}]", depth + 1)
-    elif isinstance(value, str):
-        _text(value, where, longest=10_000)
-    elif value is not None and not isinstance(value, bool):
-        _number(value, where)
-
-
-def _record(
-    value: Any, where: str, required: Collection[str], optional: Collection[str] | None = ()
-) -> Mapping[str, Any]:
-    """Return an object that has every required key and, unless `optional` is None, no unknown one."""
-    if not isinstance(value, Mapping):
-        raise BundleError(f"bundle.json: {where} must be an object, not {_shown(value)}")
-    for key in required:
-        if key not in value:
-            raise BundleError(f"bundle.json: {where} lacks the field {key!r}")
-    for key in value:
-        if optional is not None and key not in required and key not in optional:
-            raise BundleError(f"bundle.json: {where} has the unknown field {_shown(key)}")
-    return value
-
-
-def _list(value: Any, where: str, shortest: int, longest: int) -> list[Any]:
-    if not isinstance(value, list) or not shortest <= len(value) <= longest:
-        raise BundleError(f"bundle.json: {where} must be a list of {shortest} to {longest}, not {_shown(value)}")
-    return value
-
-
-def _text(value: Any, where: str, longest: int, shortest: int = 0) -> str:
-    if not isinstance(value, str) or not shortest <= len(value) <= longest or not _is_unicode(value):
-        raise BundleError(f"bundle.json: {where} must be text of length {shortest} to {longest}, not {_shown(value)}")
-    return value
-
-
-def _is_unicode(value: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in value)
-
-
-def _matching(value: Any, where: str, pattern: re.Pattern[str]) -> str:
-    if not isinstance(value, str) or not pattern.fullmatch(value):
-        raise BundleError(f"bundle.json: {where} has {_shown(value)}, which does not match {pattern.pattern}")
-    return value
-
-
-def _one_of(value: Any, where: str, choices: Collection[str]) -> str:
-    if not isinstance(value, str) or value not in choices:
-        raise BundleError(f"bundle.json: {where} is {_shown(value)} but must be one of {', '.join(choices)}")
-    return value
-
-
-def _integer(value: Any, where: str, low: int, high: int) -> int:
-    if type(value) is not int or not low <= value <= high:
-        raise BundleError(f"bundle.json: {where} must be an integer from {low} to {high}, not {_shown(value)}")
-    return value
-
-
-def _number(value: Any, where: str) -> None:
-    if type(value) not in (int, float) or not math.isfinite(value):
-        raise BundleError(f"bundle.json: {where} must be a finite number, not {_shown(value)}")
-
-
-def _shown(value: object) -> str:
-    """Return a value for a message, shortened so that a hostile manifest cannot fill a log."""
-    shown = repr(value)
-    return shown if len(shown) <= 80 else shown[:77] + "..."

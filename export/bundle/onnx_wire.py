@@ -1,9 +1,9 @@
-"""Look inside an ONNX file without the onnx package: does it ask for data outside of it, and what arrays are in it?
+"""Look inside an ONNX file without the onnx package: whether it refers to other files, its arrays and its operators.
 
 ONNX Runtime follows `external_data` references to any path they name, so a file from elsewhere could make a server map
-a file of its host. A bundle must be self-contained; this check reads just enough of the protobuf encoding
-(https://protobuf.dev/programming-guides/encoding/) to say so before any runtime opens the graph. The same reading gives
-the weights to whoever computes with them in another way.
+a file of its host. A bundle must be self-contained. This module reads just enough of the protobuf encoding
+(https://protobuf.dev/programming-guides/encoding/) to check that before any runtime opens the graph. It also gives the
+weights to code that computes without ONNX Runtime, such as the service's kernel.
 """
 
 from collections.abc import Iterator
@@ -48,10 +48,10 @@ def has_external_data(model: bytes) -> bool:
 
 
 def constants(model: bytes) -> dict[str, NDArray[Any]]:
-    """Return the arrays that an ONNX model holds, in branches too, by name; of equal names the last.
+    """Return the arrays in an ONNX model, branches included, by name; of two with the same name the last.
 
     Raises:
-        WireError: it is no ONNX model, or an array is of a type or size that is not understood.
+        WireError: it is not an ONNX model, or an array has a type or size that is not supported.
     """
     found: dict[str, NDArray[Any]] = {}
     for kind, message in _walk(memoryview(model), "Model", 0):
@@ -62,10 +62,10 @@ def constants(model: bytes) -> dict[str, NDArray[Any]]:
 
 
 def operators(model: bytes) -> dict[str, str]:
-    """Return what the nodes of an ONNX model do, in branches too, by their names.
+    """Return the operators of an ONNX model's nodes, branches included, by the names of the nodes.
 
     Raises:
-        WireError: it is no ONNX model.
+        WireError: it is not an ONNX model.
     """
     found = {}
     for kind, message in _walk(memoryview(model), "Model", 0):
@@ -78,7 +78,7 @@ def operators(model: bytes) -> dict[str, str]:
 
 
 def _walk(message: memoryview, kind: str, depth: int) -> Iterator[tuple[str, memoryview]]:
-    """Yield a message and all that it holds, by kind."""
+    """Yield the kind and the bytes of a message and of all messages in it that may hold tensors."""
     if depth > _MAX_DEPTH:
         raise WireError("it is nested too deeply")
     yield kind, message
@@ -89,7 +89,7 @@ def _walk(message: memoryview, kind: str, depth: int) -> Iterator[tuple[str, mem
 
 
 def _tensor(message: memoryview) -> tuple[str, NDArray[Any]]:
-    """Name and values of a tensor that keeps them as raw bytes, as `onnx.numpy_helper` writes them."""
+    """Return name and values of a tensor that keeps them as raw bytes, as `onnx.numpy_helper` writes them."""
     name, kind, shape = "", 0, list[int]()
     raw = memoryview(b"")
     for number, value in _fields(message):
@@ -114,7 +114,7 @@ def _text(value: int | memoryview) -> str:
 
 
 def _varints(message: memoryview) -> list[int]:
-    """Numbers one after the other."""
+    """Return the numbers of a packed field."""
     values, at = [], 0
     while at < len(message):
         value, at = _varint(message, at)
@@ -139,7 +139,7 @@ def _has_external(message: memoryview, kind: str, depth: int) -> bool:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Yield (field number, value) of every field; bytes are views, fixed-width numbers are given as 0."""
+    """Yield (field number, value) of every field; bytes are views, and fixed-width numbers, not needed here, are 0."""
     at = 0
     while at < len(message):
         key, at = _varint(message, at)

@@ -1,6 +1,6 @@
-"""The four versions of a step behind one face: a literal judge per row, and three engines per batch.
+"""The engines that a parity check compares with the reference: PyTorch, TorchScript, and by `OnnxStep` ONNX Runtime.
 
-Every one takes and gives the state by the names of the bundle (`h1` ... `e3`), as NumPy arrays.
+All of them take and return the state as NumPy arrays under the names of the bundle (`h1` ... `e3`).
 """
 
 from collections.abc import Mapping
@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 from numpy.typing import NDArray
 
+from export.graphs.specs import state_specs
 from export.graphs.torchscript import load_script
-from export.graphs.weights import state_specs
 from export.runtime import Lines
 from model.network.stack import Condition, Network
 from model.network.state import NetworkState
@@ -20,17 +20,17 @@ State = dict[str, Array]
 
 
 class Engine(Protocol):
-    """Anything that takes a step for a batch."""
+    """Anything that takes steps of a batch of rows."""
 
     def zeros(self, batch: int) -> State:
         """Return the state before the first step."""
 
     def step(self, x: Array, state: Mapping[str, Array], lines: Lines | None = None) -> tuple[Array, State]:
-        """Return the output and the next state of rows that write these lines, if any."""
+        """Return the output and the next state; lines are what the rows write, if they do."""
 
 
 class TorchStep:
-    """`Network.step`: dense, every layer computed, COPY by masks; it carries no `e`."""
+    """`Network.step` in PyTorch: it computes every layer, masks what COPYs, and carries no `e`."""
 
     def __init__(self, network: Network) -> None:
         self._network = network
@@ -44,7 +44,7 @@ class TorchStep:
     def step(self, x: Array, state: Mapping[str, Array], lines: Lines | None = None) -> tuple[Array, State]:
         """Return the output and the next state."""
         tensors = {name: torch.tensor(values) for name, values in state.items() if name[0] in "hczw"}
-        for number in range(1, self._network.config.num_layers + 1):  # the bundle leaves out z that is always 0
+        for number in range(1, self._network.config.num_layers + 1):  # the bundle leaves out a z that is always 0
             tensors.setdefault(f"z{number}", torch.zeros_like(tensors["h1"][:, 0]))
         conditioning = None
         if lines is not None:
@@ -56,7 +56,7 @@ class TorchStep:
 
 
 class ScriptStep:
-    """The TorchScript file."""
+    """The TorchScript file of a bundle."""
 
     def __init__(self, content: bytes) -> None:
         self._module = load_script(content)
@@ -68,8 +68,8 @@ class ScriptStep:
     @torch.no_grad()
     def step(self, x: Array, state: Mapping[str, Array], lines: Lines | None = None) -> tuple[Array, State]:
         """Return the output and the next state."""
-        given = {name: torch.tensor(v) for name, v in state.items()}
+        tensors = {name: torch.tensor(values) for name, values in state.items()}
         if lines is not None:
-            given |= self._module.read(torch.tensor(lines.ids), torch.tensor(lines.writer))
-        output, following = self._module(torch.tensor(x), given)
+            tensors |= self._module.read(torch.tensor(lines.ids), torch.tensor(lines.writer))
+        output, following = self._module(torch.tensor(x), tensors)
         return output.numpy(), {name: tensor.numpy() for name, tensor in following.items() if name in state}

@@ -1,3 +1,9 @@
+"""Batch invariance: the result of a row must not depend on the other rows of its batch.
+
+Rows are run alone, by the graph for one row, and then in batches of several sizes, orders and neighbours. Output, state
+and what is drawn are compared bit for bit.
+"""
+
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,19 +16,17 @@ from export.runtime import OnnxStep
 Array = NDArray[Any]
 
 BATCH_SIZES = (1, 2, 3, 5, 8, 16, 31, 64)
-
-
 BATCH_STEPS = 48
 
 
 @dataclass(frozen=True)
 class BatchInvariance:
-    """Whether rows of a batch equal themselves run alone.
+    """Whether rows of a batch equal the same rows run alone.
 
     Attributes:
         sizes: batch sizes tried.
         compared: rows times steps compared bit for bit.
-        different: those that differ in any bit of output, state or what was drawn.
+        different: those of which a bit of the output, the state or the draw differs.
     """
 
     sizes: tuple[int, ...]
@@ -30,31 +34,33 @@ class BatchInvariance:
     different: int
 
     def faults(self) -> list[str]:
-        """Return the sentence to say when a row depends on its neighbours."""
+        """Return what is wrong, if anything, in one sentence."""
         if not self.different:
             return []
         return [f"{self.different} of {self.compared} row-steps change their bits with the rows beside them"]
 
     def report(self) -> dict[str, Any]:
-        """Return the figures."""
+        """Return the figures as parity.json has them."""
         return {"batch_sizes": list(self.sizes), "row_steps": self.compared, "different": self.different}
 
 
-def batch_invariance(step: OnnxStep, single: OnnxStep, trace: Trace) -> BatchInvariance:
-    """Run rows alone, and then in batches of several sizes, orders and neighbours, and compare every bit.
+def check_batch_invariance(step: OnnxStep, single: OnnxStep, trace: Trace) -> BatchInvariance:
+    """Run rows alone and in batches, and compare every bit.
 
     Args:
         step: the graph for any number of rows.
         single: the graph for one row, which runs the rows alone.
-        trace: where the rows come from; each draws in a way of its own.
+        trace: where the rows come from; each gets sampling parameters of its own.
     """
+    # Every row alone, with its own sampling inputs.
     pool = _pool(trace)
     count = pool.shape[1]
     sampling_inputs = sampling_inputs_for(step, len(pool), count, np.random.default_rng(1))
     if trace.lines is not None:
-        given = trace.lines.rows(np.arange(count) % trace.rows).given
-        sampling_inputs = [{**now, **given} for now in sampling_inputs]
+        text = trace.lines.rows(np.arange(count) % trace.rows).inputs
+        sampling_inputs = [{**now, **text} for now in sampling_inputs]
     alone = [_run(single, pool[:, row : row + 1], _rows(sampling_inputs, [row])) for row in range(count)]
+    # The same rows together, in batches drawn at random.
     generator = np.random.default_rng(0)
     compared = different = 0
     for size in BATCH_SIZES:
@@ -73,7 +79,14 @@ def batch_invariance(step: OnnxStep, single: OnnxStep, trace: Trace) -> BatchInv
 def sampling_inputs_for(
     step: OnnxStep, steps: int, rows: int, generator: np.random.Generator
 ) -> list[dict[str, Array]]:
-    """Return for every step how its rows are to be drawn: each row with sampling inputs of its own, and fresh noise."""
+    """Return random sampling inputs for every step: each row keeps its own parameters and gets fresh noise.
+
+    Args:
+        step: the graph they are for.
+        steps: T.
+        rows: B.
+        generator: to draw them with.
+    """
     uniform = generator.random((steps, rows))
     if step.input.dtype != "int64":
         bias = generator.choice([0.0, 0.5, 2.0], rows).astype(np.float32)
@@ -96,17 +109,17 @@ def _rows(sampling_inputs: list[dict[str, Array]], rows: Any) -> list[dict[str, 
 
 
 def _pool(trace: Trace) -> Array:
-    """Cut a trace into pieces that serve as independent rows, (BATCH_STEPS, rows, ...); at most 64."""
+    """Return a trace cut into pieces that serve as independent rows, (BATCH_STEPS, rows, ...), about 64 at most."""
     pieces = min(trace.steps // BATCH_STEPS, max(1, max(BATCH_SIZES) // trace.rows))
     cut = [trace.inputs[piece * BATCH_STEPS : (piece + 1) * BATCH_STEPS] for piece in range(pieces)]
     return np.concatenate(cut, axis=1)
 
 
 def _run(step: OnnxStep, inputs: Array, sampling_inputs: list[dict[str, Array]]) -> list[list[Array]]:
-    """Return what was drawn, output and states of every step, as bytes of each row."""
+    """Return the draw, the output and the states of every step, each as the bytes of its rows (B, bytes)."""
     state = step.zeros(inputs.shape[1])
     seen = []
-    for x, wish in zip(inputs, sampling_inputs, strict=True):
-        drawn, output, state = step.draw(x, state, wish)
+    for x, sampling in zip(inputs, sampling_inputs, strict=True):
+        drawn, output, state = step.draw(x, state, sampling)
         seen.append([values.view(np.uint8).reshape(len(x), -1) for values in (drawn, output, *state.values())])
     return seen

@@ -1,4 +1,4 @@
-"""The figures of the very file that ships: a whole split through ONNX Runtime, state carried, boundaries counted."""
+"""Measure the very file that ships: a whole split through ONNX Runtime, with state carried and boundaries counted."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from export.checks.skipping import COPY, operations
-from export.runtime import Lines, OnnxStep, Reader
+from export.runtime import Lines, OnnxStep, TextEncoder
 from model.config import ModelConfig
 from model.data.corpus import Corpus, Window
 from model.network.heads import Mixture, mixture_nll, text_nll
@@ -21,7 +21,7 @@ WINDOW = 100
 
 
 def measure(
-    step: OnnxStep, config: ModelConfig, corpus: Corpus, split: str = "test", reader: Reader | None = None
+    step: OnnxStep, config: ModelConfig, corpus: Corpus, split: str = "test", encoder: TextEncoder | None = None
 ) -> dict[str, Any]:
     """Return a split's figures under the names of a bundle's `metrics`, prefixed by the split.
 
@@ -30,25 +30,26 @@ def measure(
         config: of the network in it.
         corpus: in the numbers of the bundle's own codec.
         split: "train", "valid" or "test".
-        reader: of the texts, where they are written.
+        encoder: of the texts, if the network writes them.
 
     Returns:
-        Text: `test_bpc` and `test_streams`, as training/evaluate.py says them. Ink: `test_nats_per_line`,
+        Text: `test_bpc` and `test_streams`, as `model/training/evaluate.py` defines them. Ink: `test_nats_per_line`,
         `test_nats_per_step` in standardised units (higher is better), `test_nats_per_step_raw_units`, `test_log_scale`
-        (by what these two differ), `test_lines`. Where a text is written, `test_missed_stops` and `test_early_stops`,
-        as it counts them. All: `test_steps`, `data_version`, and for an HM-LSTM `z_rates` and
-        `cell_work_share`.
+        (the difference between these two), `test_lines`; where a text is written, `test_missed_stops` and
+        `test_early_stops`. All: `test_steps`, `data_version`, and for an HM-LSTM `z_rates` and `cell_work_share`.
     """
     counts = _Counts(np.zeros(config.num_layers), np.zeros(config.num_layers))
     nats, steps, starts = 0.0, 0, 0
     state: dict[str, Array] = {}
+    # Window by window: rows that begin a new stream or line start from a state of zeros, others carry theirs on.
     for window in corpus.evaluation(split, WINDOW):
         if not state or len(state["h1"]) != len(window.fresh) or bool(window.fresh.all()):
             state = step.zeros(len(window.fresh))
-        state = _keep(state, ~window.fresh.numpy())
-        outputs, state = _run(step, config, window, state, counts, reader)
+        state = _keep_rows(state, ~window.fresh.numpy())
+        outputs, state = _run(step, config, window, state, counts, encoder)
         nats += _nats(torch.from_numpy(outputs).double(), window, text=config.kind == "text")
-        steps, starts = steps + int(window.weight.sum()), starts + int(window.fresh.sum())
+        steps += int(window.weight.sum())
+        starts += int(window.fresh.sum())
     found = {"steps": steps, "starts": starts, "nats": nats, "nats_per_step": nats / max(1, steps)}
     figures = summarise(corpus, split, found)
     if config.writes_text:
@@ -63,7 +64,14 @@ def measure(
 
 @dataclass
 class _Counts:
-    """Weighted counts per layer over all real steps: boundaries, and steps that were computed; stops gone wrong."""
+    """Counts over all real steps.
+
+    Attributes:
+        fired: boundaries of each layer (L,).
+        active: steps at which each layer was computed (L,).
+        missed: ends of lines at which the network did not stop.
+        early: points before the end at which it did.
+    """
 
     fired: Array
     active: Array = field(repr=False)
@@ -77,11 +85,11 @@ def _run(
     window: Window,
     state: dict[str, Array],
     counts: _Counts,
-    reader: Reader | None,
+    encoder: TextEncoder | None,
 ) -> tuple[Array, dict[str, Array]]:
     """Step through a window; return outputs (T, B, outputs) and the state after it."""
     outputs = []
-    lines = None if reader is None else Lines.read(reader, window.text.numpy(), window.writer.numpy())
+    lines = None if encoder is None else Lines.encode(encoder, window.text.numpy(), window.writer.numpy())
     for now, (x, weight) in enumerate(zip(window.inputs.numpy(), window.weight.numpy(), strict=True)):
         before = state
         output, state = step.step(x, before, lines)
@@ -98,8 +106,8 @@ def _run(
     return np.stack(outputs), state
 
 
-def _keep(state: dict[str, Array], rows: NDArray[np.bool_]) -> dict[str, Array]:
-    """Zero the rows that start anew."""
+def _keep_rows(state: dict[str, Array], rows: NDArray[np.bool_]) -> dict[str, Array]:
+    """Return the state with zeros in all other rows."""
     if rows.all():
         return state
     return {
@@ -109,11 +117,11 @@ def _keep(state: dict[str, Array], rows: NDArray[np.bool_]) -> dict[str, Array]:
 
 
 def _nats(outputs: torch.Tensor, window: Window, *, text: bool) -> float:
-    """Sum of the negative log-likelihoods of a window's real targets."""
+    """Return the sum of the negative log-likelihoods of a window's real targets."""
     if text:
         nats = text_nll(outputs, window.targets)
     else:
-        count = (outputs.shape[-1] - 1) // 6  # a stop's logit may come after the mixture
+        count = (outputs.shape[-1] - 1) // 6  # the logit of the line being over may follow
         parts = outputs[..., : 6 * count].unflatten(-1, (6, count)).unbind(-2)
         nats = mixture_nll(Mixture._make([*parts, outputs[..., 6 * count]]), window.targets.double())
     return float(torch.where(window.weight > 0, nats, torch.zeros_like(nats)).sum())

@@ -1,3 +1,5 @@
+"""Prefill: the graph that takes many inputs at once must leave the very bits that single steps leave."""
+
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +12,12 @@ from export.runtime import OnnxPrompt, OnnxStep
 
 @dataclass(frozen=True)
 class PrefillCheck:
-    """Whether inputs that are read in one go leave what steps leave.
+    """Whether prefill leaves what single steps leave.
 
     Attributes:
-        compared: rows that were read.
-        steps: of each.
-        different: rows whose state or boundaries differ in any bit.
+        compared: rows compared.
+        steps: inputs of each.
+        different: rows of which a bit of the state or of the boundaries differs.
     """
 
     compared: int
@@ -23,25 +25,25 @@ class PrefillCheck:
     different: int
 
     def faults(self) -> list[str]:
-        """Return the sentence to say when it is not so."""
+        """Return what is wrong, if anything, in one sentence."""
         if not self.different:
             return []
-        return [f"{self.different} of {self.compared} rows that are read in one go are not as steps leave them"]
+        return [f"prefill leaves {self.different} of {self.compared} rows otherwise than single steps do"]
 
     def report(self) -> dict[str, Any]:
-        """Return the figures."""
+        """Return the figures as parity.json has them."""
         return {"rows": self.compared, "steps": self.steps, "different": self.different}
 
 
 def check_prefill(single: OnnxStep, prompt: OnnxPrompt, trace: Trace) -> PrefillCheck:
-    """Read the beginning of every row of a trace in one go, and by steps, and compare every bit."""
+    """Take the beginning of every row of a trace by prefill and by single steps, and compare every bit."""
     steps = min(trace.steps, PROFILED_STEPS)
     different = 0
     for row in range(trace.rows):
         inputs = trace.inputs[:steps, row]
         lines = trace.lines.rows([row]) if trace.lines else None
         state, fired = single.zeros(1), []
-        boundaries, left = prompt.read(inputs, state, {} if lines is None else lines.given)
+        boundaries, left = prompt.prefill(inputs, state, lines)
         for x in inputs:
             _, state = single.step(x[None], state, lines)
             fired.append([state[name][0] for name in sorted(state) if name[0] == "z"])

@@ -1,8 +1,6 @@
-"""Two promises of the step graph, measured on the file itself: COPY costs nothing, and company changes nothing.
+"""Skipping: rows that COPY must reach no matrix product, counted on the file itself.
 
-That a COPY is skipped is read from ONNX Runtime's own profile: how many rows every matrix product was really given.
-That a row does not depend on the rows beside it is shown bit for bit, over batch sizes, orders and neighbours, for the
-state, the output and what is drawn, and with a row alone run by the graph for one row.
+ONNX Runtime's own profile says how many rows every matrix product was given; the boundaries say how many it had to be.
 """
 
 import json
@@ -17,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.checks.traces import Trace
-from export.graphs.weights import input_spec, output_spec, state_specs
+from export.graphs.specs import input_spec, output_spec, state_specs
 from export.runtime import OnnxStep
 from model.config import ModelConfig
 
@@ -32,9 +30,10 @@ class Skipping:
     """Rows given to each product over some steps.
 
     Attributes:
-        steps, rows: of the trace.
-        multiplied: rows by product, counted by ONNX Runtime.
-        needed: rows by product that had to be multiplied, from the boundaries.
+        steps: of the trace.
+        rows: of the trace.
+        multiplied: rows that each product was given, counted by ONNX Runtime.
+        needed: rows that each product had to be given, from the boundaries.
     """
 
     steps: int
@@ -43,7 +42,7 @@ class Skipping:
     needed: Mapping[str, int]
 
     def faults(self) -> list[str]:
-        """Return which products ran on other rows than the boundaries called for."""
+        """Return what is wrong, one sentence for each product that was given more or fewer rows than it needed."""
         return [
             f"{product} multiplied {self.multiplied.get(product, 0)} rows, but {needed} were needed"
             for product, needed in self.needed.items()
@@ -51,7 +50,7 @@ class Skipping:
         ]
 
     def report(self) -> dict[str, Any]:
-        """Return the figures."""
+        """Return the figures as parity.json has them."""
         return {
             "measured": "rows given to each matrix product, from ONNX Runtime's profile",
             "row_steps": self.steps * self.rows,
@@ -64,9 +63,12 @@ def operations(before: Mapping[str, Array], after: Mapping[str, Array], num_laye
     """Return what each layer of an HM-LSTM did at a step, (B, L): 0 COPY, 1 UPDATE, 2 FLUSH.
 
     Args:
-        before: the state given to the step. after: the state it gave.
+        before: the state before the step.
+        after: the state after it.
         num_layers: L.
     """
+    # The truth table (Eqs. 2-3): FLUSH where the layer's own boundary fired a step ago, else UPDATE where the one below
+    # fires now, else COPY.
     rows = len(before["h1"])
     done = np.zeros((rows, num_layers), np.int64)
     z_below: Array = np.ones(rows)
@@ -78,14 +80,14 @@ def operations(before: Mapping[str, Array], after: Mapping[str, Array], num_laye
     return done
 
 
-def rows_multiplied(graph: bytes, config: ModelConfig, trace: Trace, *, single: bool = False) -> Skipping:
+def check_skipping(graph: bytes, config: ModelConfig, trace: Trace, *, single: bool = False) -> Skipping:
     """Run the beginning of a trace under ONNX Runtime's profiler and count the rows of every matrix product.
 
     Args:
         graph: the ONNX file.
         config: of the network in it.
         trace: what to feed.
-        single: whether the file is for one row: only the trace's first row is fed.
+        single: whether the file is for one row; then only the trace's first row is fed.
     """
     inputs = trace.inputs[:PROFILED_STEPS, :1] if single else trace.inputs[:PROFILED_STEPS]
     lines = trace.lines.rows([0]) if single and trace.lines else trace.lines
@@ -106,7 +108,7 @@ def rows_multiplied(graph: bytes, config: ModelConfig, trace: Trace, *, single: 
 
 
 def _needed(before: Mapping[str, Array], after: Mapping[str, Array], config: ModelConfig) -> Counter[str]:
-    """Return how many rows each product of a step has to see."""
+    """Return how many rows each product of a step has to be given."""
     rows = len(before["h1"])
     lstm = config.cell == "lstm"
     done = np.ones((rows, config.num_layers), np.int64) if lstm else operations(before, after, config.num_layers)

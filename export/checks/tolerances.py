@@ -1,3 +1,9 @@
+"""How far an engine may be from the reference, and the running comparison that holds it to that.
+
+Values are compared within a tolerance, boundaries exactly. A boundary may differ only where the reference's detector
+logit is so close to 0 that rounding decides; those cases are counted apart and reported, not hidden in a tolerance.
+"""
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -5,21 +11,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.checks.judge import ReferenceStep
-from export.graphs.weights import Precision
+from export.checks.reference import ReferenceStep
+from export.graphs.quantisation import Precision
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far an engine may be from the judge, as |difference| / max(1, |judge|).
+    """How far an engine may be from the reference, as |difference| / max(1, |reference|).
 
     Attributes:
-        output, state: largest difference of any output, of any h, c or e, or of the window over a text.
-        near: a boundary may differ only where the judge's detector logit is closer to 0 than this.
-        set_back: share of row-steps after which a row may be set back to the judge's state.
-        reason: why these figures.
+        output: largest difference of any output.
+        state: largest difference of any h, c or e, or of the window over a text.
+        near: a boundary may differ only where the reference's detector logit is closer to 0 than this.
+        set_back: share of row-steps after which a row may be set back to the state of the reference.
+        reason: why these figures, as it is written into parity.json.
     """
 
     output: float
@@ -29,6 +36,7 @@ class Tolerance:
     reason: str
 
 
+# The reasons are part of parity.json; "the judge" in them is the reference.
 STEP = Tolerance(
     output=2e-5,
     state=2e-5,
@@ -37,8 +45,6 @@ STEP = Tolerance(
     reason="float32 keeps 6e-8 of a number; sums of a thousand products and a LayerNorm with large gains lose two "
     "decimal places of it",
 )
-
-
 FREE = Tolerance(
     output=1e-2,
     state=1e-2,
@@ -47,8 +53,6 @@ FREE = Tolerance(
     reason="errors of single steps travel on; on trained networks they stay below a thousandth of these bounds, and a "
     "detector's logit, which LayerNorm and gain may magnify, below a tenth",
 )
-
-
 FREE_INT8 = Tolerance(
     output=5e-1,
     state=2e-1,
@@ -57,8 +61,6 @@ FREE_INT8 = Tolerance(
     reason="a value near the middle between two multiples of 1/63 may be rounded to either; such a row goes on from "
     "there a little apart from the judge's until it has forgotten, as far as the bounds say",
 )
-
-
 UNROUNDED = Tolerance(
     output=2.0,
     state=1.0,
@@ -70,7 +72,7 @@ UNROUNDED = Tolerance(
 
 
 def tolerances_for(engine: str, precision: Precision) -> tuple[Tolerance, Tolerance]:
-    """What an engine is held to in one step, and on its own."""
+    """Return the tolerances of an engine: over one step, and over a trace with a state of its own."""
     if precision != "int8":
         return STEP, FREE
     return (UNROUNDED, UNROUNDED) if engine == "pytorch" else (STEP, FREE_INT8)
@@ -78,17 +80,18 @@ def tolerances_for(engine: str, precision: Precision) -> tuple[Tolerance, Tolera
 
 @dataclass
 class Tally:
-    """Running comparison of one engine with the judge.
+    """Running comparison of one engine with the reference.
 
     Attributes:
         tolerance: what is allowed.
-        output, state: largest relative differences so far.
+        output: largest relative difference of an output so far.
+        state: largest relative difference so far by the first letter of the state: h, c, e or w.
         decisions: boundaries compared.
-        near: those that differ where the judge was near its threshold.
+        near: those that differ where the reference's logit was near 0.
         wrong: those that differ anywhere else.
-        set_back: rows set back to the judge's state because they parted or drifted.
+        set_back: rows set back to the state of the reference because a boundary differed or they drifted too far.
         row_steps: rows times steps compared in full.
-        tied: rows left out because an h was too near the middle between two steps.
+        tied: rows left out because an h was too close to the middle between two steps.
     """
 
     tolerance: Tolerance
@@ -102,10 +105,17 @@ class Tally:
     tied: int = 0
 
     def compare(self, output: Array, state: Mapping[str, Array], truth: ReferenceStep) -> NDArray[np.bool_]:
-        """Add one step; return which rows (B,) are no longer on the judge's trajectory: parted, or drifted too far.
+        """Add one step and return which rows (B,) are to be set back, because a boundary differs or they drifted.
 
-        Boundaries are looked at from layer 1 up: once one differs, those above it answer another question.
+        Boundaries are compared from layer 1 up. Once one differs, the layers above have computed something else, so the
+        row is not compared any further.
+
+        Args:
+            output: (B, outputs) of the engine.
+            state: of the engine, by name.
+            truth: the step of the reference.
         """
+        # Boundaries, exactly. Over one step, a row whose rounding of h is undecided is left out.
         parted = truth.tied if self.tolerance is STEP else np.zeros(len(output), bool)
         self.tied += int(parted.sum())
         for index, name in enumerate(name for name in sorted(state) if name[0] == "z"):
@@ -115,6 +125,7 @@ class Tally:
             self.near += int((differs & near).sum())
             self.wrong += int((differs & ~near).sum())
             parted = parted | differs
+        # Outputs and states of the rows that took the same boundaries, within the tolerance; NaN is out of it.
         self.row_steps += int((~parted).sum())
         off = np.where(parted, 0, differences(output, truth.output))
         self.output = max(self.output, float(off.max()))
@@ -127,13 +138,13 @@ class Tally:
         return lost
 
     def faults(self, engine: str) -> list[str]:
-        """Return what is not as it must be, one sentence each."""
+        """Return what is wrong, one sentence each."""
         found = []
         if self.wrong:
-            found.append(f"{engine}: {self.wrong} boundaries differ where the judge's detector was not near 0")
+            found.append(f"{engine}: {self.wrong} boundaries differ where the reference's logit was not near 0")
         if self.tolerance is not STEP:
             if self.set_back > self.tolerance.set_back * self.row_steps:
-                found.append(f"{engine}: its own trajectory left the judge's {self.set_back} times")
+                found.append(f"{engine}: its own trajectory left the reference {self.set_back} times")
             return found
         if not self.output <= self.tolerance.output:
             found.append(f"{engine}: outputs differ by {self.output:.2g} in one step, over {self.tolerance.output:g}")

@@ -1,6 +1,6 @@
-"""Traces: what is fed to a step over many steps and rows, to compare engines on. Real data, or written by the network.
+"""Traces: inputs of many steps and rows to compare engines on, from real data or sampled from the network itself.
 
-A network that writes for itself stays where its training put it, and so shows the boundaries it shows in service.
+A network that samples from itself stays close to its training data, so its boundaries are those it has in service.
 """
 
 from dataclasses import dataclass
@@ -9,15 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.graphs.weights import TEXT_SLOTS
-from export.runtime import Lines, OnnxStep, Reader
+from export.errors import TraceError
+from export.graphs.specs import TEXT_SLOTS
+from export.runtime import Lines, OnnxStep, TextEncoder
 from model.codec import END, NUM_SENTINELS, START, HandwritingCodec
 
 Array = NDArray[Any]
-
-
-class TraceError(Exception):
-    """A trace cannot be made of what was given."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +24,7 @@ class Trace:
     Attributes:
         inputs: (T, B) int64 symbols or (T, B, 3) float32 offsets.
         source: where they come from, one line for the report.
-        lines: what each row writes, where it writes a text.
+        lines: what the rows write, if the network writes texts.
     """
 
     inputs: Array
@@ -46,14 +43,14 @@ class Trace:
 
 
 def sampled(step: OnnxStep, rows: int, steps: int, seed: int, lines: Lines | None = None) -> Trace:
-    """Let a network write `rows` streams of `steps` steps for itself.
+    """Return a trace that the network samples from itself.
 
     Args:
         step: the network, as ONNX Runtime runs it.
         rows: B.
         steps: T.
         seed: of the draws.
-        lines: what the rows write, where they write a text.
+        lines: what the rows write, if the network writes texts.
     """
     generator = np.random.default_rng(seed)
     text = step.input.dtype == "int64"
@@ -68,16 +65,17 @@ def sampled(step: OnnxStep, rows: int, steps: int, seed: int, lines: Lines | Non
     return Trace(inputs, f"{rows} rows of {steps} steps sampled from the network itself, seed {seed}", lines)
 
 
-def random_lines(reader: Reader, codec: HandwritingCodec, rows: int, seed: int) -> Lines:
-    """Give each row a text of its own, as long as there is room for, and a hand."""
+def random_lines(encoder: TextEncoder, codec: HandwritingCodec, rows: int, seed: int) -> Lines:
+    """Return a random text of the greatest length and a random hand for each row."""
     generator = np.random.default_rng(seed)
     ids = generator.integers(NUM_SENTINELS, codec.num_characters, (rows, TEXT_SLOTS))
-    ids[:, 0], ids[:, -1] = START, END
-    return Lines.read(reader, ids, generator.integers(0, codec.num_hands, rows))
+    ids[:, 0] = START
+    ids[:, -1] = END
+    return Lines.encode(encoder, ids, generator.integers(0, codec.num_hands, rows))
 
 
 def text_rows(ids: Array, rows: int, steps: int, name: str) -> Trace:
-    """Take `rows` pieces of a text, evenly spread over it.
+    """Return a trace of `rows` pieces of a text, evenly spread over it.
 
     Raises:
         TraceError: the text is shorter than one piece.
@@ -90,7 +88,7 @@ def text_rows(ids: Array, rows: int, steps: int, name: str) -> Trace:
 
 
 def ink_rows(lines: list[Array], rows: int, steps: int, name: str) -> Trace:
-    """Write lines of ink one after the other into `rows` rows until each has enough points.
+    """Return a trace whose rows are filled with lines of ink, one after the other, until each has enough points.
 
     Raises:
         TraceError: there is no line.
@@ -109,7 +107,7 @@ def ink_rows(lines: list[Array], rows: int, steps: int, name: str) -> Trace:
 
 
 def draw_symbols(logits: Array, generator: np.random.Generator) -> Array:
-    """Draw a symbol (B,) int64 from the softmax of logits (B, V)."""
+    """Return a symbol (B,) int64 drawn from the softmax of logits (B, V)."""
     weights = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
     total = weights.cumsum(1)
     chosen: Array = (total > generator.random((len(logits), 1)) * total[:, -1:]).argmax(1)
@@ -117,7 +115,7 @@ def draw_symbols(logits: Array, generator: np.random.Generator) -> Array:
 
 
 def draw_offsets(mixture: Array, generator: np.random.Generator) -> Array:
-    """Draw an offset (B, 3) float32 from mixture parameters (B, 6M + 1); a stop's logit after them is left out."""
+    """Return an offset (B, 3) float32 drawn from mixture parameters (B, 6M + 1); what follows them is ignored."""
     count = (mixture.shape[1] - 1) // 6
     mixture = mixture[:, : 6 * count + 1]
     parts = mixture[:, :-1].astype(np.float64).reshape(len(mixture), 6, count)

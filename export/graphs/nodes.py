@@ -1,4 +1,4 @@
-"""Nodes and constants of an ONNX graph, collected under speaking names; its branches and the file around it."""
+"""Build an ONNX graph node by node: named nodes and constants, branches, loops, and the file around them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from export.bundle.folder import TensorSpec
-from export.graphs.weights import HIDDEN_ZERO, Precision, hidden_step, product_scale, quantise
+from export.graphs.quantisation import HIDDEN_ZERO, Precision, hidden_step, product_scale, quantise
 
 OPSET = 18
 IR_VERSION = 8
@@ -17,12 +17,12 @@ TYPES = {"int64": TensorProto.INT64, "float32": TensorProto.FLOAT, "float64": Te
 
 
 class Graph:
-    """Collects nodes and constants; every call names its result after what it is.
+    """Collects nodes and constants; every call gives its result a name that says what it is.
 
     Args:
         prefix: set before every name, so that names are unique across branches.
         precision: how matrices are stored. float16 comes with a Cast, which ONNX Runtime folds away when it loads.
-        rows: how many rows go through it: 1, or the name of the axis.
+        rows: size of the batch axis: 1, or the name of the axis.
     """
 
     def __init__(self, prefix: str, precision: Precision, rows: int | str) -> None:
@@ -122,15 +122,17 @@ def branch(graph: Graph, name: str, outputs: dict[str, tuple[int, ...]]) -> onnx
     return helper.make_graph(graph.nodes, name, [], values, list(graph.constants.values()))
 
 
-def body(graph: Graph, name: str, carried: Mapping[str, tuple[str, int]], told: Mapping[str, int]) -> onnx.GraphProto:
-    """Return the body of a `Loop` of one row that takes as many turns as it is told.
+def body(
+    graph: Graph, name: str, carried: Mapping[str, tuple[str, int]], stacked: Mapping[str, int]
+) -> onnx.GraphProto:
+    """Return the body of a `Loop` of one row, which runs for as many turns as the `Loop` node says.
 
     Args:
         graph: with its nodes; the number of the turn, from 0, stands in it as `turn`.
-        name: of it.
+        name: of the body.
         carried: float32 tensors by the name they have at the beginning of a turn: their name at its end, and their
             width, 0 for a number.
-        told: float32 vectors of each turn and their widths, which the loop stacks.
+        stacked: float32 vectors of each turn and their widths; the loop stacks them over turns.
     """
     graph("Identity", "goes.on", "going")
 
@@ -144,7 +146,7 @@ def body(graph: Graph, name: str, carried: Mapping[str, tuple[str, int]], told: 
     results = [
         going[1],
         *(described(end, width) for end, width in carried.values()),
-        *(described(found, width, rows=False) for found, width in told.items()),
+        *(described(found, width, rows=False) for found, width in stacked.items()),
     ]
     return helper.make_graph(graph.nodes, name, given, results, list(graph.constants.values()))
 
@@ -155,7 +157,14 @@ def serialise(
     outputs: Sequence[TensorSpec],
     others: Mapping[str, list[int | str]] | None = None,
 ) -> bytes:
-    """Return the file with a graph, its branches and its face; `others` are float32 inputs of any shape."""
+    """Return the bytes of the ONNX file, checked by onnx.
+
+    Args:
+        graph: with all of its nodes and constants.
+        inputs: of the file.
+        outputs: of the file.
+        others: further float32 inputs by name, with shapes that need not start with the batch.
+    """
 
     def described(specs: Sequence[TensorSpec]) -> list[onnx.ValueInfoProto]:
         return [
@@ -177,7 +186,7 @@ def serialise(
 
 
 def _rename(node: onnx.NodeProto, old: str, new: str) -> None:
-    """Rename a tensor where a node or its branches use it."""
+    """Rename a tensor wherever a node or its branches use it."""
     for names in (node.input, node.output):
         for index, name in enumerate(names):
             if name == old:

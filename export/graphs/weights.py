@@ -1,56 +1,19 @@
-"""The arrays of one step, laid out as the exported graphs use them; NumPy on the outside, read from a trained network.
+"""The arrays of one step, laid out as the exported graphs use them; NumPy arrays, read from a trained network.
 
-Both graphs, TorchScript and ONNX, are built from the same `StepWeights`, so that they differ in nothing but the machine
-that runs them. What a layer sends to the output module (its share of the gates' logits and its projection, Eqs. 11-12)
-changes only when the layer does; it is one product, and its result is carried as the state `e`.
-
-In `int8` every matrix that multiplies an h is stored in 8 bits with a scale per column, and h, which never leaves
-(-1, 1), is rounded to steps of 1/63 before the product. Both scales are fixed, so a row's result cannot depend on
-other rows, and sums of integers are exact in any order. Why 1/63 and not 1/127: processors without VNNI instructions
-add two products of a pair in 16 bits; with |h| <= 63 steps around a zero point of 64 these hold at most
-2 * 127 * 127 = 32,258, so nothing saturates on any of them. The other matrices (embedding, head) stay floating point.
+Both graphs, TorchScript and ONNX, are built from the same `StepWeights`, so that they differ in nothing but the runtime
+that executes them. What a layer sends to the output module (its share of the gates' logits and its projection, Eqs.
+11-12) changes only when the layer does; it is one product, and its result is carried as the state `e`.
 """
 
-from collections.abc import Iterator
-from copy import deepcopy
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from export.bundle.folder import StateSpec, TensorSpec
+from export.errors import ExportError
+from export.graphs.quantisation import Array, Precision, to_array
 from model.config import ModelConfig
 from model.network.attention import NOTHING
-from model.network.cell import NORM_EPSILON
 from model.network.stack import Network
-
-Array = NDArray[np.float32]
-Precision = Literal["float32", "float16", "int8"]
-
-__all__ = [
-    "NORM_EPSILON",
-    "ExportError",
-    "LayerWeights",
-    "Precision",
-    "StepWeights",
-    "draw_specs",
-    "drawn_spec",
-    "quantise",
-    "round_hidden",
-    "round_weights",
-    "state_specs",
-]
-
-TEXT_SLOTS = 100  # characters of a line, sentinels included, that a graph has room for; the data's longest has 66
-HIDDEN_STEPS = 63  # h is rounded to multiples of 1/63
-HIDDEN_ZERO = 64  # and stored as an unsigned byte, 1 to 127
-WEIGHT_STEPS = 127  # a column's largest weight is so many of its steps
-
-
-class ExportError(Exception):
-    """A network that cannot be exported as it is; one sentence with the reason and what to do."""
 
 
 @dataclass(frozen=True)
@@ -83,14 +46,14 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class WindowWeights:
-    """What a network needs to write a given text (`model/network/attention.py`); nothing of it multiplies a rounded h.
+    """The window over a text (`model/network/attention.py`). None of these matrices is rounded to 8 bits.
 
     Attributes:
-        embedding: (V, E) of the characters, zeros for what follows a text.
+        embedding: (V, E) of the characters; the row of what follows a text is zero.
         neighbours: (3E, E).
         weight, bias: (H, 3K) and (3K,), from h of layer 1 to [weights | sharpness | stride].
-        into: (E, N), from the vector read to s of layer 1.
-        out: (E, S + O), from the vector read to the output module.
+        into: (E, N), from the window's vector to s of layer 1.
+        out: (E, S + O), from the window's vector to the output module.
         hands: (W, E') of the writers.
     """
 
@@ -118,8 +81,8 @@ class StepWeights:
         embedding_bias: (N,) for ink, already multiplied by `input`; None for text.
         layers: from layer 1 up.
         head, head_bias: (O, outputs) and (outputs,).
-        precision: what the matrices hold, and how they are to be stored.
-        window: over the text, where one is written.
+        precision: to which the matrices are rounded, and in which they will be stored.
+        window: the window over the text, where the network writes one.
     """
 
     config: ModelConfig
@@ -137,34 +100,38 @@ class StepWeights:
         """Return the arrays of a network whose weights were already rounded by `round_weights`.
 
         Raises:
-            ExportError: the network has a switch under which a COPY cannot be skipped, or is there to be measured only.
+            ExportError: the network has a switch under which a COPY cannot be skipped, or is a baseline that is only
+                measured.
         """
         config = network.config
         if config.cell == "bn-lstm":
             raise ExportError(
-                "a batch-normalised LSTM is there to be measured beside the others (python -m model evaluate), "
-                "not to be served; export an HM-LSTM or an LSTM"
+                "a batch-normalised LSTM is a baseline to measure (python -m model evaluate) and cannot be exported; "
+                "export an HM-LSTM or an LSTM"
             )
         check_skippable(config)
         text = config.kind == "text"
-        first = _array(network.layer(0).input)
-        embedding = _array(network.embedding.weight if text else network.embedding.weight.T)
-        bias = None if text else (_array(network.embedding.bias).astype(np.float64) @ first).astype(np.float32)
+        first = to_array(network.layer(0).input)
+        embedding = to_array(network.embedding.weight if text else network.embedding.weight.T)
+        bias = None if text else (to_array(network.embedding.bias).astype(np.float64) @ first).astype(np.float32)
         return cls(
             config=config,
             embedding=embedding,
             input=first,
             embedding_bias=bias,
             layers=tuple(_layer(network, index) for index in range(config.num_layers)),
-            head=_array(network.output.weight),
-            head_bias=_array(network.output.bias),
+            head=to_array(network.output.weight),
+            head_bias=to_array(network.output.bias),
             precision=precision,
             window=_window(network),
         )
 
 
 def check_skippable(config: ModelConfig) -> None:
-    """Raise ExportError unless a COPY leaves everything a layer sends to the others as it was."""
+    """Raise ExportError unless a layer that COPYs sends the others what it sent before.
+
+    Only then may its products be skipped.
+    """
     if config.cell == "lstm":
         return
     if config.copy_boundary != "nested":
@@ -179,195 +146,43 @@ def check_skippable(config: ModelConfig) -> None:
         )
 
 
-def round_weights(network: Network, precision: Precision) -> Network:
-    """Return a copy of a network in float32 whose matrices can be stored in a precision without any further loss.
-
-    Vectors (gains, biases) stay float32: they are few. What is compared and measured afterwards is the copy.
-
-    Raises:
-        ExportError: a weight is not finite, or too large for float16.
-    """
-    rounded = deepcopy(network).to(device="cpu", dtype=torch.float32).eval()
-    hidden = {id(parameter) for parameter, _ in _read_by_hidden(rounded)} if precision == "int8" else set()
-    with torch.no_grad():
-        for name, parameter in rounded.named_parameters():
-            if parameter.ndim == 2 and precision != "float32" and id(parameter) not in hidden:
-                parameter.copy_(parameter.half().float())
-            if not bool(torch.isfinite(parameter).all()):
-                raise ExportError(f"{name} holds a value that is not finite in {precision}")
-        if precision == "int8":
-            for parameter, rows in _read_by_hidden(rounded):
-                parameter[rows] = torch.from_numpy(dequantise(*quantise(_array(parameter[rows]))))
-            for parameter, rows in _read_by_vector(rounded):
-                parameter[rows] = parameter[rows].half().float()
-    return rounded
-
-
-def quantise(matrix: Array) -> tuple[NDArray[np.int8], Array]:
-    """Return codes (K, N) int8 in -127..127 and a scale (N,) float32 per column, with matrix ~ codes * scale.
-
-    A matrix that is already rounded comes out as it is: its largest weight is 127 steps of its column.
-    """
-    largest = np.abs(matrix).max(axis=0).astype(np.float64)
-    scale = np.where(largest > 0, largest, 1.0) / WEIGHT_STEPS
-    return np.rint(matrix / scale).astype(np.int8), scale.astype(np.float32)
-
-
-def dequantise(codes: NDArray[np.int8], scale: Array) -> Array:
-    """Return the matrix (K, N) that codes and scales stand for."""
-    return (codes * scale.astype(np.float64)).astype(np.float32)
-
-
-def hidden_step() -> np.float32:
-    """Return the step to which h is rounded, as the files store it."""
-    return np.float32(1 / HIDDEN_STEPS)
-
-
-def product_scale(scale: Array) -> Array:
-    """Return what turns a product of codes into numbers, (N,): a column's step times that of h."""
-    return (scale.astype(np.float64) / HIDDEN_STEPS).astype(np.float32)
-
-
-def round_hidden(h: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return hidden values as an int8 product reads them: multiples of 1/63, halves to the even one."""
-    rounded: NDArray[np.float64] = np.rint(h * HIDDEN_STEPS) / HIDDEN_STEPS
-    return rounded
-
-
-def distance_to_tie(h: NDArray[np.float64]) -> float:
-    """Return how far the nearest of some hidden values is from the middle between two steps, in h."""
-    fraction = h * HIDDEN_STEPS - np.floor(h * HIDDEN_STEPS)
-    return float(np.abs(fraction - 0.5).min()) / HIDDEN_STEPS
-
-
-def state_specs(config: ModelConfig) -> tuple[StateSpec, ...]:
-    """Return the carried tensors in the order of the graph: h, c of every layer, z of all but the top, e from layer 2.
-
-    The LSTM control computes every layer at every step and carries neither z nor e.
-    """
-    layers = range(1, config.num_layers + 1)
-    widths = {f"h{layer}": config.hidden[layer - 1] for layer in layers}
-    widths |= {f"c{layer}": config.hidden[layer - 1] for layer in layers}
-    specs = [_state(name, width) for name, width in widths.items()]
-    if config.cell == "hmlstm":
-        specs += [_state(f"z{layer}") for layer in layers[:-1]]
-        specs += [_state(f"e{layer}", sent_width(config)) for layer in layers[1:]]
-    if config.writes_text:
-        specs += [_state("window_position", config.window_mixtures), _state("window_vector", config.character_width)]
-    return tuple(specs)
-
-
-def sent_width(config: ModelConfig) -> int:
-    """Return S + O: what a source sends to the output module."""
-    return len(config.output_sources) + config.output
-
-
-def input_spec(config: ModelConfig) -> TensorSpec:
-    """Return the step's input beside the state."""
-    if config.kind == "text":
-        return TensorSpec("token", "int64", ("batch",))
-    return TensorSpec("offset", "float32", ("batch", 3))
-
-
-def output_spec(config: ModelConfig) -> TensorSpec:
-    """Return the step's output beside the state."""
-    return TensorSpec("logits" if config.kind == "text" else "mixture", "float32", ("batch", config.num_outputs))
-
-
-def draw_specs(config: ModelConfig) -> tuple[TensorSpec, ...]:
-    """Return the inputs that say how to draw from the output; what they mean is told in `export/graphs/draw.py`."""
-    if config.kind == "text":
-        return (
-            TensorSpec("temperature", "float32", ("batch",)),
-            TensorSpec("top_p", "float32", ("batch",)),
-            TensorSpec("top_k", "int64", ("batch",)),
-            TensorSpec("logit_bias", "float32", ("batch", config.num_outputs)),
-            TensorSpec("noise", "float64", ("batch",)),
-        )
-    sampling_inputs = TensorSpec("bias", "float32", ("batch",)), TensorSpec("noise", "float64", ("batch", 4))
-    return (*sampling_inputs, *reading_specs(config)) if config.writes_text else sampling_inputs
-
-
-def reading_specs(config: ModelConfig) -> tuple[TensorSpec, ...]:
-    """Return what a line is written from: its hand's share of s of layer 1, and its text as the window reads it."""
-    columns = 4 * config.hidden[0] + config.has_detector(0)
-    text = TensorSpec("text", "float32", ("batch", TEXT_SLOTS, config.character_width))
-    return TensorSpec("hand", "float32", ("batch", columns)), text
-
-
-def drawn_spec(config: ModelConfig) -> TensorSpec:
-    """Return what is drawn: in the form of the step's input.
-
-    Where a text is written, two facts about the point just read come after it: the logit of the line being over, and
-    the index of the character that it belongs to, by the window's largest share.
-    """
-    if config.writes_text:
-        return TensorSpec("drawn", "float32", ("batch", 5))
-    return replace(input_spec(config), name="drawn")
-
-
 def _layer(network: Network, index: int) -> LayerWeights:
-    """Cut one layer's weights into the parts that are multiplied on different rows."""
+    """Cut one layer's weights into the parts that are multiplied on different rows of a batch.
+
+    The trained matrix has the rows [own h | h above | h below]. Own and below are one product, on the rows of the batch
+    that do not COPY; above is another one, on the rows that FLUSH.
+    """
     layer = network.layer(index)
-    weight = _array(layer.weight)
-    size, above = layer.size, layer.above
+    weight = to_array(layer.weight)
+    size = layer.size
+    above = layer.above
     own = np.concatenate([weight[:size], weight[size + above :]]) if index else weight[:size]
     place = slice(sum(network.config.hidden[:index]), sum(network.config.hidden[: index + 1]))
     return LayerWeights(
         own=own,
         above=weight[size : size + above] if above else None,
-        gain=None if layer.gain is None else _array(layer.gain),
-        bias=_array(layer.bias),
-        out=np.concatenate([_array(network.output.gate)[place], _array(network.output.project)[place]], axis=1),
+        gain=None if layer.gain is None else to_array(layer.gain),
+        bias=to_array(layer.bias),
+        out=np.concatenate([to_array(network.output.gate)[place], to_array(network.output.project)[place]], axis=1),
     )
-
-
-def _read_by_hidden(network: Network) -> Iterator[tuple[torch.nn.Parameter, NDArray[np.int64]]]:
-    """Yield the parameters that multiply an h and the rows of them that become one matrix, as `_layer` cuts them."""
-    first = 0
-    for index, size in enumerate(network.config.hidden):
-        layer = network.layer(index)
-        rows = np.arange(len(layer.weight))
-        is_above = (rows >= size) & (rows < size + layer.above)
-        is_vector = (rows >= size + layer.above) & (index == 0)  # what was read of a text is no h
-        yield layer.weight, rows[~is_above & ~is_vector]
-        if layer.above:
-            yield layer.weight, rows[is_above]
-        place = np.arange(first, first + size)
-        yield network.output.gate, place
-        yield network.output.project, place
-        first += size
-
-
-def _read_by_vector(network: Network) -> Iterator[tuple[torch.nn.Parameter, NDArray[np.int64]]]:
-    """Yield the parameters that multiply the vector read from a text, among others, and those rows of them."""
-    width = network.config.character_width if network.config.writes_text else 0
-    for parameter in (network.layer(0).weight, network.output.gate, network.output.project):
-        yield parameter, np.arange(len(parameter) - width, len(parameter))
 
 
 def _window(network: Network) -> WindowWeights | None:
-    """The arrays of the window over a text, None where there is none."""
-    attention, hands = network.attention, network.hands
+    """Return the arrays of the window over a text, None where there is none."""
+    attention = network.attention
+    hands = network.hands
     if attention is None or hands is None:
         return None
-    first, width = network.layer(0), network.config.character_width
-    embedding = _array(attention.embedding.weight)
+    first = network.layer(0)
+    width = network.config.character_width
+    embedding = to_array(attention.embedding.weight)
     embedding[NOTHING] = 0
     return WindowWeights(
         embedding=embedding,
-        neighbours=_array(attention.neighbours),
-        weight=_array(attention.weight),
-        bias=_array(attention.bias),
-        into=_array(first.weight)[first.size + first.above :],
-        out=np.concatenate([_array(network.output.gate)[-width:], _array(network.output.project)[-width:]], axis=1),
-        hands=_array(hands.weight),
+        neighbours=to_array(attention.neighbours),
+        weight=to_array(attention.weight),
+        bias=to_array(attention.bias),
+        into=to_array(first.weight)[first.size + first.above :],
+        out=np.concatenate([to_array(network.output.gate)[-width:], to_array(network.output.project)[-width:]], axis=1),
+        hands=to_array(hands.weight),
     )
-
-
-def _array(tensor: Any) -> Array:
-    return np.ascontiguousarray(tensor.detach().cpu().float().numpy())
-
-
-def _state(name: str, width: int | None = None) -> StateSpec:
-    return StateSpec(name, "float32", ("batch",) if width is None else ("batch", width), f"{name}_next")

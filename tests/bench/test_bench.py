@@ -1,4 +1,4 @@
-"""The commands run from end to end, at sizes that mean nothing, and end with the one JSON object they promise."""
+"""The commands run from end to end at tiny sizes and end with one JSON object that has the promised keys."""
 
 import json
 import subprocess
@@ -30,37 +30,37 @@ def last_line(*arguments: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "bench", *arguments, "--quick"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return told
+    results: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return results
 
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("bench")
 def test_the_engine_is_measured_whole() -> None:
     """Every key that is promised is there and holds a figure where this machine can have one."""
-    told = last_line()
-    assert set(KEYS) <= set(told)
+    results = last_line()
+    assert set(KEYS) <= set(results)
     needs_two_cores = {"two_engines"}
-    assert all(told[key] is not None for key in KEYS if key not in needs_two_cores)
-    assert {one["batch"] for one in told["wide"]} == {one["batch"] for one in told["shipped"]} == {1, 8, 64, 256}
+    assert all(results[key] is not None for key in KEYS if key not in needs_two_cores)
+    assert {one["batch"] for one in results["wide"]} == {one["batch"] for one in results["shipped"]} == {1, 8, 64, 256}
 
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("bench")
 def test_http_is_measured() -> None:
-    """Cost per character in both ways of telling, and the first character."""
-    told = last_line("http")
-    assert all(told[key] is not None for key in HTTP_KEYS)
-    assert told["server_us_per_char"] > told["event_loop_us_per_char"] > 0
-    assert told["chars_per_event_one_char_per_event"] < told["chars_per_event"]
+    """Cost per character with both flushing policies, and the time to the first character."""
+    results = last_line("http")
+    assert all(results[key] is not None for key in HTTP_KEYS)
+    assert results["server_us_per_char"] > results["event_loop_us_per_char"] > 0
+    assert results["chars_per_event_one_char_per_event"] < results["chars_per_event"]
 
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("bench")
 def test_cores_are_measured() -> None:
-    """Every way to use them, in steps and over HTTP, for text and ink."""
-    told = last_line("cores")
+    """Every way to use several cores, in steps and over HTTP, for text and ink."""
+    results = last_line("cores")
     for kind in ("text", "ink"):
-        assert all(rate > 0 for batch in (1, 8, 64, 256) for rate in told[f"{kind}_steps_{batch}"].values())
-        assert set(told[f"{kind}_http"]) == {"1", "64"}
-        assert all(rate > 0 for ways in told[f"{kind}_http"].values() for rate in ways.values())
+        assert all(rate > 0 for batch in (1, 8, 64, 256) for rate in results[f"{kind}_steps_{batch}"].values())
+        assert set(results[f"{kind}_http"]) == {"1", "64"}
+        assert all(rate > 0 for ways in results[f"{kind}_http"].values() for rate in ways.values())

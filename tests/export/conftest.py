@@ -11,7 +11,7 @@ import torch
 
 from export.build import Compiled, Facts, compile_network, ship
 from export.bundle.folder import Bundle
-from export.checks import traces as trace
+from export.checks import traces
 from model.codec import InkCodec, TextCodec
 from model.config import ModelConfig
 from model.network.stack import Network
@@ -27,7 +27,7 @@ class Made:
     bundle: Bundle
     compiled: Compiled
     codec: TextCodec | InkCodec
-    trace: trace.Trace
+    trace: traces.Trace
     report: dict[str, Any]
 
 
@@ -40,7 +40,7 @@ def text_made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     facts = Facts(
         "A test.", {"name": "War and Peace", "licence": "public domain", "use": "any"}, {"seed": 0}, {}, "Free.\n"
     )
-    steps = trace.text_rows(codec.encode(text), 1, STEPS, "War and Peace")
+    steps = traces.text_rows(codec.encode(text), 1, STEPS, "War and Peace")
     return make(config, codec, tmp_path_factory.mktemp("text") / "tiny", facts, steps)
 
 
@@ -52,7 +52,7 @@ def ink_made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         lines = np.split(raw, strokes["offsets"][1:-1])
     codec = InkCodec.from_offsets([line[1:] for line in lines])
     config = ModelConfig(kind="ink", embedding=10, hidden=(18, 22), output=14, mixtures=4)
-    steps = trace.ink_rows([codec.encode(line) for line in lines], 1, STEPS, "Hershey lines")
+    steps = traces.ink_rows([codec.encode(line) for line in lines], 1, STEPS, "Hershey lines")
     return make(config, codec, tmp_path_factory.mktemp("ink") / "tiny-ink", Facts(), steps, "int8")
 
 
@@ -61,7 +61,7 @@ def make(
     codec: TextCodec | InkCodec,
     folder: Path,
     facts: Facts,
-    steps: trace.Trace,
+    steps: traces.Trace,
     precision: Any = "float16",
 ) -> Made:
     """A random network, exported for real."""

@@ -9,8 +9,10 @@ import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from export.graphs import step as onnx_graph
-from export.graphs.weights import Precision, StepWeights, input_spec, output_spec, round_weights, state_specs
+from export.graphs.quantisation import Precision, round_weights
+from export.graphs.specs import input_spec, output_spec, state_specs
+from export.graphs.step import build_step
+from export.graphs.weights import StepWeights
 from export.runtime import OnnxStep
 from model.config import ModelConfig
 from model.network.stack import Network
@@ -34,7 +36,7 @@ def network_of(config: ModelConfig, seed: int = 0) -> Network:
 def onnx_step(network: Network, precision: Precision = "float32", graph: bytes | None = None) -> OnnxStep:
     """The network's graph in ONNX Runtime, or another graph with the same face."""
     config = network.config
-    built = graph or onnx_graph.build(StepWeights.of(round_weights(network, precision), precision))
+    built = graph or build_step(StepWeights.of(round_weights(network, precision), precision))
     return OnnxStep(built, input_spec(config), output_spec(config), state_specs(config))
 
 

@@ -128,10 +128,10 @@ def test_what_cannot_be_done_is_one_sentence(
     """No traceback for a user's mistake."""
     monkeypatch.chdir(tmp_path)
     assert run(*arguments) == 1
-    told = capsys.readouterr().err
-    assert told.startswith("error: ")
-    assert reason in told
-    assert "Traceback" not in told
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: ")
+    assert reason in shown
+    assert "Traceback" not in shown
 
 
 @pytest.mark.parametrize("content", ["[1]", "{", None])

@@ -9,8 +9,10 @@ import pytest
 from export.build import compile_network
 from export.bundle import folder as bundles_of
 from export.bundle.folder import SCRIPT_FILE, Bundle
-from export.graphs.recogniser import build as build_recogniser
-from export.graphs.weights import ExportError, Precision, StepWeights
+from export.errors import ExportError
+from export.graphs.quantisation import Precision
+from export.graphs.recogniser import build_recogniser
+from export.graphs.weights import StepWeights
 from export.restore import restore, restore_recogniser
 from model.checkpoints import checkpoint as checkpoints
 from model.recogniser.network import load_recogniser
@@ -79,7 +81,7 @@ def test_the_command_writes_a_checkpoint_once(
 
 
 def test_a_file_of_another_shape_is_refused(text_made: Made, ink_made: Made) -> None:
-    """The manifest and the file must tell of one network."""
+    """The manifest and the file must be about the same network."""
     files = dict(text_made.bundle.files) | {SCRIPT_FILE: ink_made.bundle.files[SCRIPT_FILE]}
     mixed = Bundle(text_made.bundle.path, text_made.bundle.manifest, files)
     with pytest.raises(ExportError, match=r"step\.pt does not hold a network of this shape"):
@@ -87,7 +89,7 @@ def test_a_file_of_another_shape_is_refused(text_made: Made, ink_made: Made) -> 
 
 
 def test_a_recogniser_comes_back(tmp_path: Path) -> None:
-    """The very file that ships is made of it again, so it may judge the next network's ink."""
+    """The very file that ships is made of it again, so it may be shipped with another network."""
     shipped_ink = bundles_of.load(ROOT / "service" / "bundles" / "ink")
     assert build_recogniser(restore_recogniser(shipped_ink)) == shipped_ink.recogniser
     with pytest.raises(ExportError, match="has no recogniser"):

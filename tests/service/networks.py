@@ -7,7 +7,7 @@ import torch
 
 from export.build import Facts, build
 from export.bundle.folder import Bundle
-from export.graphs.weights import Precision
+from export.graphs.quantisation import Precision
 from model.codec import HandwritingCodec, InkCodec, TextCodec
 from model.config import ModelConfig
 from model.network.stack import Network

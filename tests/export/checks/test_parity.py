@@ -1,4 +1,4 @@
-"""The proof passes for what is right, and fails for anything else: a check that cannot fail is none."""
+"""The parity check passes for the right files and fails for any others: a check that cannot fail is none."""
 
 import json
 from dataclasses import replace
@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from export import build
-from export.build import Facts, ParityError, compile_network
-from export.checks import parity
-from export.checks import traces as trace
+from export.build import Facts, compile_network
+from export.checks import parity, traces
 from export.checks.golden import decode, encode
-from export.checks.judge import ReferenceRun, ReferenceStep
-from export.checks.skipping import rows_multiplied
+from export.checks.reference import ReferenceRun, ReferenceStep
+from export.checks.skipping import check_skipping
 from export.checks.tolerances import FREE, STEP, UNROUNDED, Tally
+from export.errors import ParityError
 from model.codec import TextCodec
 from tests.export.conftest import Made
 from tests.export.helpers import INK, LSTM, TEXT, network_of, random_inputs, with_weight
@@ -24,8 +24,8 @@ ENGINES = {"pytorch", "torchscript", "onnxruntime"}
 
 
 @pytest.mark.parametrize("fixture", ["text_made", "ink_made"])
-def test_a_bundle_is_proved_on_real_data(fixture: str, request: pytest.FixtureRequest) -> None:
-    """Over 2,000 steps of real text or ink all engines are the reference, and every operation occurred."""
+def test_a_bundle_has_parity_on_real_data(fixture: str, request: pytest.FixtureRequest) -> None:
+    """Over 2,000 steps of real text or ink all engines equal the reference, and every operation occurs."""
     made: Made = request.getfixturevalue(fixture)
     report = made.report
     assert report["verdict"] == "passed"
@@ -48,20 +48,20 @@ def test_a_bundle_is_proved_on_real_data(fixture: str, request: pytest.FixtureRe
     assert report["skipping"]["rows_multiplied"]["layer2.own"] < report["skipping"]["row_steps"]
 
 
-def test_the_control_is_proved_too() -> None:
+def test_the_lstm_control_has_parity_too() -> None:
     """An LSTM updates every layer at every step and has no boundaries to compare."""
-    report = prove(LSTM, steps=64)
+    report = check(LSTM, steps=64)
     assert report["verdict"] == "passed"
     assert report["trace"]["operations"]["layer2"] == {"COPY": 0, "UPDATE": 128, "FLUSH": 0}
     assert report["engines"]["onnxruntime"]["step"]["z_decisions"] == 0
 
 
-def prove(config: Any, steps: int = 64, graph: bytes | None = None, script: bytes | None = None) -> dict[str, Any]:
-    """Prove a random network on random inputs, with other files if wanted."""
+def check(config: Any, steps: int = 64, graph: bytes | None = None, script: bytes | None = None) -> dict[str, Any]:
+    """Check a random network on random inputs, with other files if wanted."""
     compiled = compile_network(network_of(config))
-    inputs = trace.Trace(random_inputs(config, steps, 2), "random")
+    inputs = traces.Trace(random_inputs(config, steps, 2), "random")
     files = replace(compiled.files, graph=graph or compiled.graph, script=script or compiled.script)
-    return parity.prove(compiled.network, "float32", files, inputs)
+    return parity.check_parity(compiled.network, "float32", files, inputs)
 
 
 @pytest.mark.parametrize(
@@ -76,9 +76,9 @@ def test_one_nudged_weight_fails(weight: str) -> None:
         values.flat[values.size // 2] += 0.01
         return values
 
-    report = prove(TEXT, graph=with_weight(graph, weight, nudge))
+    report = check(TEXT, graph=with_weight(graph, weight, nudge))
     assert report["verdict"] == "failed"
-    # Both ONNX files are off now: one from the judge, and so from the other one.
+    # The changed ONNX file differs from the reference, and so from the other ONNX file.
     assert all(reason.startswith("onnxruntime") or "change their bits" in reason for reason in report["reasons"])
     assert any("in one step" in reason for reason in report["reasons"])
 
@@ -88,13 +88,13 @@ def test_a_nudged_script_fails() -> None:
     network = network_of(TEXT)
     with torch.no_grad():
         network.layer(1).weight[3, 3] += 0.01
-    report = prove(TEXT, script=compile_network(network).script)
+    report = check(TEXT, script=compile_network(network).script)
     assert report["verdict"] == "failed"
     assert all(reason.startswith("torchscript") for reason in report["reasons"])
 
 
-def test_a_failed_proof_writes_nothing(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is no bundle of a file that is not the network."""
+def test_a_failed_check_writes_nothing(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no bundle of files that do not compute the network."""
     codec = TextCodec.from_text("abcdefghijkl")
     honest = build.compile_network
 
@@ -111,8 +111,8 @@ def test_a_failed_proof_writes_nothing(tmp_path: Any, monkeypatch: pytest.Monkey
 def test_a_graph_that_computes_copies_fails() -> None:
     """Right results are not enough: rows that COPY must not be multiplied."""
     compiled = compile_network(network_of(INK))
-    inputs = trace.Trace(random_inputs(INK, 60, 2), "random")
-    skipping = rows_multiplied(compiled.graph, INK, inputs)
+    inputs = traces.Trace(random_inputs(INK, 60, 2), "random")
+    skipping = check_skipping(compiled.graph, INK, inputs)
     assert skipping.faults() == []
     assert 0 < skipping.multiplied["layer2.own"] < 120
     dense = replace(skipping, multiplied={**skipping.multiplied, "layer2.own": 120})
@@ -125,8 +125,8 @@ def test_a_trace_without_an_operation_fails() -> None:
     with torch.no_grad():
         network.layer(0).bias[-1] = -100.0
     compiled = compile_network(network)
-    inputs = trace.Trace(random_inputs(TEXT, 50, 2), "random")
-    report = parity.prove(compiled.network, "float32", compiled.files, inputs)
+    inputs = traces.Trace(random_inputs(TEXT, 50, 2), "random")
+    report = parity.check_parity(compiled.network, "float32", compiled.files, inputs)
     assert report["verdict"] == "failed"
     assert report["reasons"] == [
         "layer 1 never does FLUSH in the trace, so it is not tested",
@@ -136,8 +136,8 @@ def test_a_trace_without_an_operation_fails() -> None:
     ]
 
 
-def judgement(logit: float, z: float) -> ReferenceStep:
-    """What a judge might say of one row of a two-layer network."""
+def reference_step(logit: float, z: float) -> ReferenceStep:
+    """A step of the reference over one row of a two-layer network."""
     state = {"h1": np.zeros((1, 2)), "z1": np.array([z])}
     return ReferenceStep(np.zeros((1, 3)), state, np.array([[logit]]), np.array([[1, 1]]), np.zeros(1, bool))
 
@@ -147,7 +147,7 @@ def test_boundaries_near_the_threshold_are_counted_apart(logit: float, near: int
     """A flip where rounding decides is counted; any other is a fault; neither hides in a tolerance."""
     tally = Tally(STEP)
     state = {"h1": np.full((1, 2), 9.0), "z1": np.ones(1)}
-    lost = tally.compare(np.zeros((1, 3)), state, judgement(logit, 0.0))
+    lost = tally.compare(np.zeros((1, 3)), state, reference_step(logit, 0.0))
     assert (tally.near, tally.wrong, tally.decisions) == (near, wrong, 1)
     assert lost.all()
     assert tally.row_steps == 0  # the row went another way: its values are not compared
@@ -159,30 +159,30 @@ def test_boundaries_near_the_threshold_are_counted_apart(logit: float, near: int
 def test_a_value_that_is_off_is_a_fault(value: float) -> None:
     """NaN and infinity too."""
     tally = Tally(STEP)
-    tally.compare(np.array([[0.0, value, 0.0]]), {"h1": np.zeros((1, 2)), "z1": np.zeros(1)}, judgement(1.0, 0.0))
+    tally.compare(np.array([[0.0, value, 0.0]]), {"h1": np.zeros((1, 2)), "z1": np.zeros(1)}, reference_step(1.0, 0.0))
     assert len(tally.faults("engine")) == 1
 
 
 def test_a_row_that_drifts_is_set_back_and_counted() -> None:
-    """Over its own trajectory an engine may leave the judge now and then, but not all the time."""
+    """Over its own trajectory an engine may leave the reference now and then, but not often."""
     tally = Tally(FREE)
     far = {"h1": np.full((1, 2), 0.5), "z1": np.zeros(1)}
     near = {"h1": np.full((1, 2), 1e-6), "z1": np.zeros(1)}
     for _ in range(300):
-        assert not tally.compare(np.zeros((1, 3)), near, judgement(1.0, 0.0)).any()
-    assert tally.compare(np.zeros((1, 3)), far, judgement(1.0, 0.0)).all()
+        assert not tally.compare(np.zeros((1, 3)), near, reference_step(1.0, 0.0)).any()
+    assert tally.compare(np.zeros((1, 3)), far, reference_step(1.0, 0.0)).all()
     assert tally.faults("engine") == []
     for _ in range(10):
-        tally.compare(np.zeros((1, 3)), far, judgement(1.0, 0.0))
-    assert tally.faults("engine") == ["engine: its own trajectory left the judge's 11 times"]
+        tally.compare(np.zeros((1, 3)), far, reference_step(1.0, 0.0))
+    assert tally.faults("engine") == ["engine: its own trajectory left the reference 11 times"]
 
 
-def test_the_judge_packs_ink_as_the_network_does() -> None:
-    """Mixture parameters in float64, literally, are those of `Network.step`."""
+def test_the_reference_packs_ink_as_the_network_does() -> None:
+    """Mixture parameters in float64, term by term, are those of `Network.step`."""
     network = network_of(INK).double()
-    judge, state = ReferenceRun(network, 3), network.zeros(3)
+    run, state = ReferenceRun(network, 3), network.zeros(3)
     for x in random_inputs(INK, 20, 3):
-        truth = judge.step(x)
+        truth = run.step(x)
         output, state = network.step(torch.tensor(x).double(), state)
         np.testing.assert_allclose(truth.output, output.detach().numpy(), atol=1e-9)
 

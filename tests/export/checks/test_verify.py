@@ -1,4 +1,4 @@
-"""`verify` believes nothing: every file and every claim of a bundle is put to the test."""
+"""`verify` repeats every claim of a bundle and finds every file that was changed."""
 
 import hashlib
 import json
@@ -14,12 +14,12 @@ from export.build import compile_network
 from export.bundle import folder as bundle
 from export.bundle import manifest
 from export.bundle.folder import BundleError
-from export.checks import parity
-from export.checks import traces as trace
+from export.checks import parity, traces
 from export.checks.engines import ScriptStep
-from export.checks.golden import SURE_STEPS, decode, encode
+from export.checks.golden import STRICT_STEPS, Golden, decode, encode, read_golden
 from export.checks.verify import agree, replay, verify
-from export.runtime import VerifyError, config_of
+from export.errors import VerifyError
+from export.runtime import config_of
 from model.config import ModelConfig
 from tests.export.conftest import STEPS, Made
 from tests.export.helpers import TEXT, network_of, onnx_step, with_weight
@@ -32,7 +32,15 @@ def test_a_sound_bundle_passes(fixture: str, request: pytest.FixtureRequest) -> 
     """Every check says what it found."""
     made: Made = request.getfixturevalue(fixture)
     found = "\n".join(verify(made.bundle.path))
-    for words in ("sha256", "passed on 2048 steps", "golden trace", "agree on", "reach no product", "keep their bits"):
+    for words in (
+        "sha256",
+        "passed on 2048 steps",
+        "golden trace",
+        "agree on",
+        "reach no product",
+        "same bits",
+        "prefill",
+    ):
         assert words in found
     total = made.trace.steps * made.trace.rows
     assert f"ONNX Runtime took the recorded boundaries on {total} of {total}" in found
@@ -64,7 +72,7 @@ def test_any_damaged_file_is_refused(copied: Path, name: str, damage: str) -> No
 
 
 def reseal(folder: Path) -> None:
-    """Give changed files a manifest that fits, as one would who wants to be believed."""
+    """Give changed files a manifest that fits, as a forger would."""
     path = folder / "bundle.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     content["files"] = {
@@ -113,7 +121,7 @@ def test_a_nudged_graph_for_one_row_is_found_out(copied: Path) -> None:
 def test_a_nudged_graph_for_prompts_is_found_out(copied: Path) -> None:
     """It has to leave the state that steps leave."""
     swap(copied, "prompt.onnx", nudged((copied / "prompt.onnx").read_bytes()))
-    with pytest.raises(VerifyError, match="read in one go are not as steps leave them"):
+    with pytest.raises(VerifyError, match="otherwise than single steps do"):
         verify(copied)
 
 
@@ -131,7 +139,7 @@ def test_golden_values_forged_for_one_graph_do_not_fit_the_other(copied: Path, t
     swap(copied, "step.onnx", graph)
     step = onnx_step(text_made.compiled.network, graph=graph)
     outputs, state = [], step.zeros(1)
-    for x in text_made.trace.inputs[:SURE_STEPS]:
+    for x in text_made.trace.inputs[:STRICT_STEPS]:
         output, state = step.step(x, state)
         outputs.append(output)
     change_report(copied, lambda report: report["golden"].__setitem__("outputs", encode(np.array(outputs))))
@@ -153,15 +161,15 @@ def verify_config(folder: Path) -> ModelConfig:
 
 
 def every_place(report: dict[str, Any]) -> list[list[int]]:
-    """Pretend that the judge was always near its threshold."""
+    """Pretend that every logit of the reference was near 0."""
     _, layers, rows = report["golden"]["z"]["shape"]
-    return [[s, layer, row] for s in range(SURE_STEPS) for layer in range(layers) for row in range(rows)]
+    return [[s, layer, row] for s in range(STRICT_STEPS) for layer in range(layers) for row in range(rows)]
 
 
 def test_engines_that_disagree_are_found_out(text_made: Made) -> None:
     """On a fresh trace from the same states, outputs and boundaries of both engines must be the same."""
     compiled = text_made.compiled
-    first, fresh = compiled.step(), trace.Trace(text_made.trace.inputs[:64], "real text")
+    first, fresh = compiled.step(), traces.Trace(text_made.trace.inputs[:64], "real text")
     assert "0 of 128 boundaries differ" in agree(first, ScriptStep(compiled.script), fresh)
     other = compile_network(network_of(compiled.network.config, seed=3), "float16")
     with pytest.raises(VerifyError, match="differ by"):
@@ -183,9 +191,9 @@ def test_a_script_that_is_none_is_found_out(copied: Path) -> None:
 
 
 def test_a_report_of_other_files_is_found_out(copied: Path) -> None:
-    """parity.json must speak of the files beside it."""
+    """parity.json must be about the files beside it."""
     swap(copied, "step.pt", b"anything", tell_parity=False)
-    with pytest.raises(VerifyError, match=r"parity\.json speaks of another step\.pt"):
+    with pytest.raises(VerifyError, match=r"parity\.json is about another step\.pt"):
         verify(copied)
 
 
@@ -196,7 +204,7 @@ def test_a_report_of_other_files_is_found_out(copied: Path) -> None:
         (lambda report: report.update(verdict="failed", reasons=["because"]), "says 'failed': because"),
         (lambda report: report["trace"].__setitem__("steps", 1999), "on 1999 steps, fewer than 2000"),
         (lambda report: report["network"].__setitem__("hidden", [1, 2, 3]), "another network"),
-        (lambda report: report["files"].pop("step.pt"), "does not speak of all graphs"),
+        (lambda report: report["files"].pop("step.pt"), "is not about all graphs"),
         (lambda report: report.pop("golden"), "not a parity report"),
         (lambda report: report["golden"].__setitem__("inputs", "x"), "not a parity report"),
         (lambda report: report["golden"]["z"].__setitem__("shape", [1, "a"]), "not a parity report"),
@@ -230,7 +238,7 @@ def test_too_short_a_proof_is_refused(text_made: Made, tmp_path: Path) -> None:
 
 def test_a_row_is_followed_until_it_parts(text_made: Made) -> None:
     """After the first steps another boundary is no fault, only the end of what can be compared."""
-    golden = text_made.report["golden"]
+    golden = read_golden(text_made.report["golden"], writes_text=False)
     whole = text_made.trace.steps * text_made.trace.rows
     assert replay("engine", text_made.compiled.step(), golden) == (whole, whole)
     with pytest.raises(VerifyError, match="golden step"):
@@ -239,15 +247,15 @@ def test_a_row_is_followed_until_it_parts(text_made: Made) -> None:
 
 def test_in_int8_half_the_rows_may_be_set_apart(ink_made: Made) -> None:
     """An h that is rounded to the other side sets a row apart, which is no fault of two of four rows, but of three."""
-    whole, middle = trace.ink_rows([ink_made.trace.inputs[:, 0]], ROWS, STEPS, "Hershey lines"), SURE_STEPS // 2
+    whole, middle = traces.ink_rows([ink_made.trace.inputs[:, 0]], ROWS, STEPS, "Hershey lines"), STRICT_STEPS // 2
     made = ink_made.compiled
-    golden, step = parity.prove(made.network, "int8", made.files, whole)["golden"], made.step()
+    golden, step = parity.check_parity(made.network, "int8", made.files, whole)["golden"], made.step()
     recorded = decode(golden["outputs"])
 
-    def moved(rows: int) -> dict[str, Any]:
+    def moved(rows: int) -> Golden:
         outputs = recorded.copy()
         outputs[middle, :rows] += 5
-        return {**golden, "outputs": encode(outputs)}
+        return read_golden({**golden, "outputs": encode(outputs)}, writes_text=False)
 
     for rows in range(ROWS // 2 + 1):
         followed, total = replay("engine", step, moved(rows), is_int8=True)

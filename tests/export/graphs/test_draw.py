@@ -1,4 +1,4 @@
-"""What the graph draws is what the judge would have drawn; filters keep what they say; rows do not see each other."""
+"""The graph draws what the reference draws, filters keep what they should, and rows do not depend on each other."""
 
 from functools import cache
 from typing import Any
@@ -12,9 +12,9 @@ from hypothesis.extra import numpy as hnp
 
 from export.graphs.draw import draw
 from export.graphs.nodes import Graph, serialise
-from export.graphs.weights import draw_specs, drawn_spec, output_spec
+from export.graphs.specs import drawn_spec, output_spec, sampling_specs
 from model.config import ModelConfig
-from tests.export import judge
+from tests.export.reference_sampling import FAILED, keep_likeliest, sample_ink, sample_text
 
 SHARES = st.floats(2**-52, 1 - 2**-52)
 
@@ -26,7 +26,7 @@ def session(kind: str, size: int, *, single: bool = False) -> Any:
     config = ModelConfig(hidden=(2,), embedding=2, output=2, **sizes)
     graph = Graph("", "float32", 1 if single else "batch")
     graph.rename(draw(graph, config), "drawn")
-    content = serialise(graph, [output_spec(config), *draw_specs(config)], [drawn_spec(config)])
+    content = serialise(graph, [output_spec(config), *sampling_specs(config)], [drawn_spec(config)])
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
@@ -82,7 +82,7 @@ def mixture(rows: int, num_components: int = 20, seed: int = 0) -> Any:
     return np.concatenate([raw.reshape(rows, -1), random.normal(size=(rows, 1))], axis=1).astype(np.float32)
 
 
-def test_symbols_are_those_of_the_judge() -> None:
+def test_symbols_are_those_of_the_reference() -> None:
     """Twenty thousand rows of every setting, all in one batch: the very ids that float64 arithmetic chooses.
 
     Float32 exponentials shift a border between two symbols by about 1e-7 of the mass, so of so many draws at most one
@@ -100,24 +100,24 @@ def test_symbols_are_those_of_the_judge() -> None:
     bias = (random.normal(size=(rows, size)) * (random.random((rows, size)) < 0.1)).astype(np.float32)
     found = draw_text(scores, noise, bias=bias, barred=barred, **options)
     temperature, top_p = options["temperature"].astype(float), options["top_p"].astype(float)
-    wanted = judge.sample_text(scores, temperature, top_p, options["top_k"], noise, barred, bias.astype(float))
+    wanted = sample_text(scores, temperature, top_p, options["top_k"], noise, barred, bias.astype(float))
     assert (found != wanted).sum() <= 2
     assert len(np.unique(found)) > 90
 
 
-def test_offsets_are_those_of_the_judge() -> None:
+def test_offsets_are_those_of_the_reference() -> None:
     """Components and pen exactly, distances to float32's last digits."""
     rows = 20_000
     parameters, noise = mixture(rows), ink_noise(rows)
     bias = np.random.default_rng(1).choice([0.0, 0.5, 3.0], rows)
-    found, wanted = draw_ink(parameters, bias, noise), judge.sample_ink(parameters, bias, noise)
+    found, wanted = draw_ink(parameters, bias, noise), sample_ink(parameters, bias, noise)
     far = np.abs(found - wanted).max(1) > 1e-4 * (1 + np.abs(wanted).max(1))
     assert far.sum() <= 2
     assert found.dtype == np.float32
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 16, 31, 63])
-def test_a_row_draws_the_same_in_any_company(size: int) -> None:
+def test_a_draw_does_not_depend_on_the_batch(size: int) -> None:
     """Whether or not others ask for sorting, and alone in the graph for one row too."""
     random = np.random.default_rng(size)
     scores, noise, parameters = logits(64, 97), random.random(64), mixture(64)
@@ -126,11 +126,11 @@ def test_a_row_draws_the_same_in_any_company(size: int) -> None:
         sampling_inputs(scores, noise, **options),
         {"bias": random.random(64).astype(np.float32), "noise": ink_noise(64)},
     )
-    for kind, name, output, wish in (("text", "logits", scores, given), ("ink", "mixture", parameters, ink)):
+    for kind, name, output, sampling in (("text", "logits", scores, given), ("ink", "mixture", parameters, ink)):
         running = session(kind, 97 if kind == "text" else 20)
-        (whole,) = running.run(["drawn"], {name: output, **wish})
+        (whole,) = running.run(["drawn"], {name: output, **sampling})
         chosen = random.permutation(64)[:size]
-        picked = {name: output[chosen], **{key: values[chosen] for key, values in wish.items()}}
+        picked = {name: output[chosen], **{key: values[chosen] for key, values in sampling.items()}}
         assert running.run(["drawn"], picked)[0].tobytes() == whole[chosen].tobytes()
         if size == 1:
             alone = session(kind, 97 if kind == "text" else 20, single=True)
@@ -175,7 +175,7 @@ class TestText:
         whole = draw_text(scores, uniform)
         scores[1, 7] = bad
         drawn = draw_text(scores, uniform)
-        assert drawn.tolist() == [whole[0], judge.FAILED, whole[2]]
+        assert drawn.tolist() == [whole[0], FAILED, whole[2]]
 
     @pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e-9, 2.0])
     def test_extreme_temperatures_and_logits_draw_something(self, temperature: float) -> None:
@@ -191,12 +191,12 @@ class TestText:
     )
     @settings(max_examples=50)
     def test_draws_only_from_the_smallest_set_with_that_mass(self, scores: Any, top_p: float, top_k: int) -> None:
-        """Over noise that sweeps [0, 1) the whole set of the judge is drawn, and nothing else; of equals the first."""
+        """Over noise that sweeps [0, 1) the whole set of the reference is drawn, nothing else; of equals the first."""
         scores = np.round(scores)  # so that there are equals
         sweep = (np.arange(4000) + 0.5) / 4000
         for row in scores:
             weights = np.exp(row.astype(float) - row.max())[None]
-            kept = judge.keep_likeliest(weights, np.array([float(np.float32(top_p))]), np.array([top_k]))[0]
+            kept = keep_likeliest(weights, np.array([float(np.float32(top_p))]), np.array([top_k]))[0]
             drawn = draw_text(np.repeat(row[None], 4000, 0), sweep, top_p=top_p, top_k=top_k)
             likely = np.flatnonzero(kept > kept.sum() / 1000)
             assert set(likely) <= set(drawn.tolist())

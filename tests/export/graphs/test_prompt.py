@@ -1,4 +1,4 @@
-"""Prompts that are read in one go: the bits that steps leave, without what only an output needs."""
+"""Prefill leaves the bits that single steps leave, without computing what only an output needs."""
 
 import json
 from collections import Counter
@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export.build import compile_network
-from export.checks import traces as trace
+from export.checks import traces
 from export.checks.prefill import check_prefill
 from export.checks.skipping import operations
-from export.graphs.weights import Precision, input_spec, output_spec, state_specs
+from export.graphs.quantisation import Precision
+from export.graphs.specs import input_spec, output_spec, state_specs
 from export.runtime import OnnxPrompt, OnnxStep
 from model.config import ModelConfig
 from tests.export.helpers import CONFIGS, TEXT, network_of, random_inputs
@@ -24,7 +25,7 @@ STEPS = 40
 
 
 def engines(config: ModelConfig, precision: Precision = "float32") -> tuple[OnnxStep, OnnxPrompt]:
-    """The step of one row and the graph for prompts of a random network."""
+    """The step for one row and the prefill graph of a random network."""
     compiled = compile_network(network_of(config), precision)
     states = state_specs(config)
     step = OnnxStep(compiled.single, input_spec(config), output_spec(config), states)
@@ -36,21 +37,21 @@ def engines(config: ModelConfig, precision: Precision = "float32") -> tuple[Onnx
 def test_it_leaves_what_steps_leave(name: str, precision: Precision) -> None:
     """Every kind of network in every precision: the same state and the same boundaries, bit for bit."""
     config = CONFIGS[name]
-    reading = check_prefill(*engines(config, precision), trace.Trace(random_inputs(config, STEPS, 3), "random"))
-    assert (reading.compared, reading.steps, reading.different) == (3, STEPS, 0)
+    prefill = check_prefill(*engines(config, precision), traces.Trace(random_inputs(config, STEPS, 3), "random"))
+    assert (prefill.compared, prefill.steps, prefill.different) == (3, STEPS, 0)
 
 
 @given(cuts=st.lists(st.integers(1, STEPS - 1), unique=True, max_size=6), seed=st.integers(0, 100))
 def test_wherever_it_is_cut(cuts: list[int], seed: int) -> None:
-    """Pieces that are read one after the other, of any length, are the whole."""
+    """Pieces of any length, one after the other, leave what the whole leaves."""
     step, prompt = ENGINES
     inputs = random_inputs(TEXT, STEPS, 1, seed)[:, 0]
-    state, told = step.zeros(1), []
+    state, found = step.zeros(1), []
     for piece in np.split(inputs, sorted(cuts)):
-        boundaries, state = prompt.read(piece, state, {})
-        told.append(boundaries)
-    boundaries, whole = prompt.read(inputs, step.zeros(1), {})
-    assert np.array_equal(np.concatenate(told), boundaries)
+        boundaries, state = prompt.prefill(piece, state)
+        found.append(boundaries)
+    boundaries, whole = prompt.prefill(inputs, step.zeros(1))
+    assert np.array_equal(np.concatenate(found), boundaries)
     assert all(np.array_equal(state[name], values) for name, values in whole.items())
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from export.graphs.recogniser import build
+from export.graphs.recogniser import build_recogniser
 from model.codec import HandwritingCodec, InkCodec, TextCodec
 from model.recogniser.network import Recogniser as Trained
 from model.recogniser.network import RecogniserConfig
@@ -29,7 +29,7 @@ def test_the_graph_reads_as_the_network(trained: Trained, points: int) -> None:
     """Log-probabilities of every frame agree, up to the float16 in which weights are stored."""
     raw = np.random.default_rng(points).normal(0, 60, (points, 3)) * (1, 1, 0)
     raw[::9, 2] = 1
-    found = Recogniser(build(trained), CODEC).scores(raw)
+    found = Recogniser(build_recogniser(trained), CODEC).scores(raw)
     with torch.no_grad():
         wanted, frames = trained(torch.from_numpy(CODEC.encode(raw))[None], torch.tensor([points]))
     assert len(found) == int(frames[0])
@@ -39,7 +39,7 @@ def test_the_graph_reads_as_the_network(trained: Trained, points: int) -> None:
 def test_both_say_the_same_text(trained: Trained) -> None:
     """The likeliest labels, merged, are one text."""
     raw = np.random.default_rng(1).normal(0, 60, (200, 3)) * (1, 1, 0)
-    assert Recogniser(build(trained), CODEC).read(raw) == trained.read([CODEC.encode(raw)])[0]
+    assert Recogniser(build_recogniser(trained), CODEC).read(raw) == trained.read([CODEC.encode(raw)])[0]
 
 
 @pytest.mark.parametrize("text", [[1, 2], [1, 1], [2], []])

@@ -18,9 +18,12 @@ from hypothesis import strategies as st
 
 from export.build import compile_network
 from export.checks.engines import ScriptStep
-from export.graphs import step as onnx_graph
+from export.errors import ExportError
+from export.graphs.quantisation import Precision, round_weights
+from export.graphs.specs import state_specs
+from export.graphs.step import build_step
 from export.graphs.torchscript import GatedStep, load_script, script
-from export.graphs.weights import ExportError, Precision, StepWeights, round_weights, state_specs
+from export.graphs.weights import StepWeights
 from model.config import ModelConfig
 from model.network.stack import Network
 from tests.export.helpers import (
@@ -147,7 +150,7 @@ def _shared() -> tuple[Network, dict[str, Any]]:
 def test_what_copies_is_not_touched_by_the_weights() -> None:
     """With NaN for weights of the upper layers, rows that COPY there come out unharmed, and only they do."""
     network = network_of(TEXT)
-    graph = onnx_graph.build(StepWeights.of(network))
+    graph = build_step(StepWeights.of(network))
     for name in ("layer2.own.weight", "layer2.above.weight", "layer2.out.weight", "layer3.own.weight"):
         graph = with_weight(graph, name, lambda values: np.full_like(values, np.nan))
     poisoned, sound = onnx_step(network, graph=graph), onnx_step(network)
@@ -165,7 +168,7 @@ def test_what_copies_is_not_touched_by_the_weights() -> None:
 @pytest.mark.parametrize("config", [TEXT, INK, LSTM], ids=["text", "ink", "lstm"])
 @given(data=st.data(), size=st.integers(1, 64), seed=seeds)
 @settings(max_examples=15)
-def test_a_row_is_the_same_in_any_company(config: ModelConfig, data: st.DataObject, size: int, seed: int) -> None:
+def test_a_row_does_not_depend_on_its_batch(config: ModelConfig, data: st.DataObject, size: int, seed: int) -> None:
     """Bit for bit: alone, in any place of a batch of any size up to 64, beside any rows."""
     step = _steps(config)
     pool = random_inputs(config, 12, 8, 3)
@@ -198,9 +201,9 @@ def test_float16_halves_both_files() -> None:
     """Matrices take two bytes a number in the files and are float32 again in memory; vectors stay as they are."""
     network = round_weights(network_of(replace(TEXT, hidden=(64, 64, 64), embedding=64, output=64)), "float16")
     weights, half = StepWeights.of(network), StepWeights.of(network, "float16")
-    assert len(onnx_graph.build(half)) < 0.55 * len(onnx_graph.build(weights))
+    assert len(build_step(half)) < 0.55 * len(build_step(weights))
     assert len(script(half)) < 0.6 * len(script(weights))
-    stored = [values for values in initialisers(onnx_graph.build(half)).values() if values.ndim == 2]
+    stored = [values for values in initialisers(build_step(half)).values() if values.ndim == 2]
     assert {values.dtype for values in stored if values.dtype.kind == "f"} == {np.dtype(np.float16)}
     loaded, kept = load_script(script(half)), load_script(script(weights))
     for (name, one), (_, other) in zip(loaded.named_buffers(), kept.named_buffers(), strict=True):
@@ -211,7 +214,7 @@ def test_float16_halves_both_files() -> None:
 def test_the_runtime_unpacks_float16_once() -> None:
     """ONNX Runtime folds the casts and layer 1's input table when it loads, not at every step."""
     weights = StepWeights.of(round_weights(network_of(TEXT), "float16"), "float16")
-    optimised = _optimised(onnx_graph.build(weights))
+    optimised = _optimised(build_step(weights))
     left = list(_nodes(optimised.graph))
     assert "MatMul" not in {node.op_type for node in left}
     assert not any(".half" in name for node in left for name in node.input)
@@ -238,9 +241,9 @@ def _nodes(graph: onnx.GraphProto) -> Any:
 
 
 @pytest.mark.parametrize("config", [TEXT, INK], ids=["text", "ink"])
-def test_only_operators_that_ignore_company_are_used(config: ModelConfig) -> None:
+def test_only_batch_invariant_operators_are_used(config: ModelConfig) -> None:
     """No operator whose result for a row was seen to depend on the rest of the batch."""
-    model = onnx.ModelProto.FromString(onnx_graph.build(StepWeights.of(network_of(config))))
+    model = onnx.ModelProto.FromString(build_step(StepWeights.of(network_of(config))))
     used = {node.op_type for node in _nodes(model.graph)}
     assert not used & {"Log", "Softplus", "DynamicQuantizeLinear", "MatMulInteger", "BatchNormalization"}
     assert {entry.domain for entry in model.opset_import} == {""}
@@ -302,7 +305,7 @@ def test_only_the_known_deprecation_is_silenced() -> None:
 def test_files_are_the_same_every_time() -> None:
     """The same weights give the same bytes, so that a fingerprint means something."""
     weights = StepWeights.of(network_of(INK))
-    assert onnx_graph.build(weights) == onnx_graph.build(weights)
+    assert build_step(weights) == build_step(weights)
     assert script(weights) == script(weights)
 
 

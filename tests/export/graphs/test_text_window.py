@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from export.build import Compiled, Facts, ParityError, build, compile_network, sampled, ship
+from export.build import Compiled, Facts, build, compile_network, sampled, ship
 from export.bundle.folder import Bundle, BundleError
 from export.checks import parity
 from export.checks.verify import verify
-from export.graphs.weights import TEXT_SLOTS, Precision
-from export.runtime import Lines, OnnxStep, Reader
+from export.errors import ParityError
+from export.graphs.quantisation import Precision
+from export.graphs.specs import TEXT_SLOTS
+from export.runtime import Lines, OnnxStep, TextEncoder
 from model.codec import HandwritingCodec, InkCodec, TextCodec
 from model.config import ModelConfig
 from model.network.stack import Condition, Network
@@ -59,15 +61,15 @@ def compiled() -> Compiled:
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_the_files_are_the_network(precision: Precision, tmp_path: Path) -> None:
-    """Judge, PyTorch, TorchScript and both ONNX files agree on every step; rows keep their bits in any company."""
+    """Reference, PyTorch, TorchScript and both ONNX files agree on every step, and no row depends on its batch."""
     made = shipped(precision, tmp_path / "written")
     assert made.reader
-    assert [wish.name for wish in made.draws] == ["bias", "noise", "hand", "text"]
+    assert [spec.name for spec in made.draws] == ["bias", "noise", "hand", "text"]
     assert {"window_position", "window_vector"} <= {state.name for state in made.states}
 
 
 def test_a_wrong_weight_of_the_window_is_found(compiled: Compiled, tmp_path: Path) -> None:
-    """The proof can fail: one weight of the window a little off, and no bundle is written."""
+    """With one weight of the window a little off the check fails, and no bundle is written."""
     trace = sampled(compiled, CODEC, 2, 60)
 
     def nudge(values: Any) -> Any:
@@ -81,11 +83,11 @@ def test_a_wrong_weight_of_the_window_is_found(compiled: Compiled, tmp_path: Pat
     assert not (tmp_path / "written").exists()
 
 
-def test_a_text_is_read_as_the_network_reads_it(compiled: Compiled) -> None:
-    """The reader's characters and hands are the network's, also where a line is shorter than there is room for."""
-    assert compiled.reader
+def test_a_text_is_encoded_as_the_network_encodes_it(compiled: Compiled) -> None:
+    """Characters and hands are encoded as the network does it, also where a line is shorter than the room for it."""
+    assert compiled.text_encoder
     ids = np.array([[*CODEC.encode_text("abc"), 0, 0]])
-    given = Reader(compiled.reader).read(ids, np.array([2]))
+    given = TextEncoder(compiled.text_encoder).encode(ids, np.array([2]))
     with torch.no_grad():
         conditioning = compiled.network.conditioning(Condition(torch.from_numpy(ids), torch.tensor([2])))
         hand = compiled.network.embed(torch.zeros(1, 3), conditioning.hand)
@@ -96,22 +98,22 @@ def test_a_text_is_read_as_the_network_reads_it(compiled: Compiled) -> None:
 
 def test_a_line_without_room_is_refused(compiled: Compiled) -> None:
     """A text longer than the graph has room for is an error, not cut off in silence."""
-    assert compiled.reader
+    assert compiled.text_encoder
     with pytest.raises(ValueError, match="longer than"):
-        Reader(compiled.reader).read(np.ones((1, TEXT_SLOTS + 1), np.int64), np.zeros(1, np.int64))
+        TextEncoder(compiled.text_encoder).encode(np.ones((1, TEXT_SLOTS + 1), np.int64), np.zeros(1, np.int64))
 
 
 def test_what_is_drawn_says_where_the_pen_is(compiled: Compiled) -> None:
     """After the offset come the stop's logit, as in the mixture, and the character with the largest share."""
-    assert compiled.reader
+    assert compiled.text_encoder
     step = compiled.step()
     ids = CODEC.encode_text("abc def gh. abc def gh.")[None]
-    lines = Lines.read(Reader(compiled.reader), ids, np.array([1]))
+    lines = Lines.encode(TextEncoder(compiled.text_encoder), ids, np.array([1]))
     conditioning = compiled.network.conditioning(Condition(torch.from_numpy(ids), torch.tensor([1])))
     state, x, places = step.zeros(1), np.zeros((1, 3), np.float32), []
     for _ in range(200):
         before = state["window_position"]
-        drawn, output, state = step.draw(x, state, {**lines.given, "noise": np.full((1, 4), 0.5)})
+        drawn, output, state = step.draw(x, state, {**lines.inputs, "noise": np.full((1, 4), 0.5)})
         assert drawn[0, 3] == output[0, -1]
         with torch.no_grad():
             assert compiled.network.attention
@@ -128,21 +130,21 @@ def test_what_is_drawn_says_where_the_pen_is(compiled: Compiled) -> None:
 
 def test_another_text_gives_other_ink(compiled: Compiled) -> None:
     """The text reaches what is drawn: with the same noise two texts part."""
-    assert compiled.reader
-    reader, step = Reader(compiled.reader), compiled.step()
+    assert compiled.text_encoder
+    encoder, step = TextEncoder(compiled.text_encoder), compiled.step()
     found = []
     for text in ("aaaaaaaa", "hhhhhhhh"):
-        given = reader.read(CODEC.encode_text(text)[None], np.array([1]))
+        given = encoder.encode(CODEC.encode_text(text)[None], np.array([1]))
         found.append(_outputs(step, given))
     assert np.abs(found[0] - found[1]).max() > 1e-3
 
 
 @pytest.mark.slow
 def test_such_a_bundle_is_verified_from_scratch(tmp_path: Path) -> None:
-    """`verify` reads the recorded texts with the bundle's own reader and finds everything as it was."""
+    """`verify` encodes the recorded texts with the bundle's own encoder and finds everything as it was."""
     made = shipped("int8", tmp_path / "written", parity.MIN_STEPS)
     found = verify(tmp_path / "written")
-    assert any("keep their bits" in line for line in found)
+    assert any("same bits" in line for line in found)
     assert made.name == "written"
 
 

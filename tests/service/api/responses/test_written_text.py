@@ -25,7 +25,7 @@ TEXT = "The fox ran home"
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one such bundle, with named hands and a recogniser."""
     from export.build import Facts, Writing, compile_network, sampled, ship
-    from export.graphs.recogniser import build as build_recogniser
+    from export.graphs.recogniser import build_recogniser
     from model.recogniser.network import Recogniser, RecogniserConfig
     from tests.service.networks import written_network
 

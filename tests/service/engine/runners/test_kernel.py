@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from export.build import Facts, build
 from export.bundle import folder as bundles_of
 from export.bundle.folder import Bundle
-from export.graphs.weights import distance_to_tie
+from export.graphs.quantisation import distance_to_tie
 from model.codec import REPLACEMENT, HandwritingCodec, InkCodec, TextCodec
 from service.engine.kernel.library import VARIANTS, best_variant, library
 from service.engine.runners import choose as opening

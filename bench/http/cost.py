@@ -1,8 +1,8 @@
 """What HTTP costs: everything between the engine's graph and a client's socket, per streamed character.
 
-The server is the real one; only its network is so small that stepping it costs next to nothing, and that little, which
-is measured beside, is taken off. Its streams are told with boundaries. Counted is the processor time of the whole
-server: the thread that talks to clients, and the engine's thread with all that it does for a sequence beside the graph.
+The server is the real one, but its network is so small that stepping it costs almost nothing; that cost is measured too
+and subtracted. Streams are asked for with boundaries. What is counted is the processor time of the whole server: the
+thread that talks to clients, and everything that the engine's thread does for a sequence beside the graph.
 """
 
 import tempfile
@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from bench import networks
-from bench.e2e import ENDLESS, Model, settings
-from bench.load import Plan, run
+from bench.engine import networks
+from bench.http.load import Plan, run
+from bench.http.server import serving
+from bench.http.throughput import ENDLESS, Model, settings
 from bench.machine import cores, pinned
 from bench.options import Options
-from bench.served import serving
 from export.bundle.folder import Bundle
 from service.engine.runners.choose import open_runner
 
@@ -40,13 +40,13 @@ def measure(shipped: Path, name: str, options: Options) -> dict[str, Any]:
     """
     here = cores()
     with tempfile.TemporaryDirectory() as folder:
-        tiny = networks.export(networks.obedient("text", TINY, RATES), Path(folder), "tiny", RATES)
+        tiny = networks.export(networks.forced_network("text", TINY, RATES), Path(folder), "tiny", RATES)
         with pinned(here[0]):
             graph_us = _graph_us(tiny, options.http_streams)
         figures: dict[str, Any] = {"streams": options.http_streams, "graph_us_per_char": round(graph_us, 2)}
         model = Model(Path(folder), "tiny", "text")
-        for policy, told in (("", {}), ("_one_char_per_event", {"flush_chars": 1, "flush_ms": 0})):
-            with serving(model.bundles, here[:2], **settings(options), **told) as server:
+        for policy, changed in (("", {}), ("_one_char_per_event", {"flush_chars": 1, "flush_ms": 0})):
+            with serving(model.bundles, here[:2], **settings(options), **changed) as server:
                 plan = Plan(
                     server.url,
                     model.path,
@@ -78,7 +78,7 @@ def measure(shipped: Path, name: str, options: Options) -> dict[str, Any]:
 
 
 def _graph_us(bundle: Bundle, rows: int) -> float:
-    """Microseconds the runner itself takes per character."""
+    """Return the microseconds that the runner itself takes per character."""
     runner = open_runner(bundle, rows)
     runner.inputs[:] = np.arange(rows) % networks.TEXT.size
     runner.step(rows)

@@ -1,9 +1,9 @@
-"""A client that asks for many streams at once and is never what is slow; a process of its own.
+"""A load client in a process of its own that asks for many streams at once and is never the bottleneck.
 
-While it loads it does nothing but take bytes and note when they came: one loop over raw sockets. What the bytes say,
-how many characters each event told and when the first of a stream came, is worked out after the last of them.
+During the load it only takes bytes and notes when they came, in one loop over raw sockets. What the bytes say, how many
+characters are in each event and when the first of a stream came, is worked out afterwards.
 
-A plan comes as JSON on standard input, see `Plan`, and the findings go as JSON to standard output.
+A `Plan` comes as JSON on standard input, and the `Findings` go as JSON to standard output.
 """
 
 import json
@@ -24,28 +24,28 @@ import httptools
 import numpy as np
 import orjson
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PIECE = 2**18
-PATIENCE_S = 60.0
+TIMEOUT_S = 60.0
 TICKS_PER_S = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to ask for.
+    """What to ask a server for.
 
     Attributes:
         url: http://HOST:PORT.
         path: of the endpoint.
         body: of each stream's request; each gets a seed of its own.
-        streams: to hold open, all begun at once; when `seconds` are over they are left, as a closed page leaves them.
+        streams: to hold open, all begun at once; when `seconds` are over they are dropped, as by a page that is closed.
         seconds: to count for, after `warm_s`; 0 waits until every stream has ended by itself and counts everything.
         warm_s: seconds before the count begins.
-        probe: body of a request whose first character is timed, or None for none.
-        probes: how many of them at most; when they are done, so is the load.
-        probe_gap_s: from one probe's end to the next one's start.
-        pids: of the server's processes, whose use of the processor is counted.
-        core: to run on; -1 leaves it to the system.
+        probe: body of a request whose first item is timed, or None.
+        probes: how many of those requests at most; the load ends with the last of them.
+        probe_gap_s: from the end of one probe to the start of the next.
+        pids: of the server's processes, whose processor time is counted.
+        core: to run on; -1 leaves that to the system.
     """
 
     url: str
@@ -63,18 +63,19 @@ class Plan:
 
 @dataclass
 class Findings:
-    """What came of it; milliseconds unless the name says otherwise.
+    """What a load measured; times are in milliseconds unless the name says otherwise.
 
     Attributes:
         num_items: characters or points, over all streams.
-        items_per_s: of them.
-        items_per_event: how many an event told on average.
-        first_p50, first_p99: from before the connection to the first item, of probes or else of streams.
+        items_per_s: over all streams.
+        items_per_event: on average.
+        first_p50, first_p99: from before the connection to the first item, of the probes if there are any, else of the
+            streams.
         gap_p50, gap_p99: between events of one stream.
         num_first: how many first items were timed.
-        cpu_us_per_item: of the whole server.
-        cpu_main_us_per_item: of its processes' main threads, which are those that talk to clients.
-        client_share: of a core that this client used.
+        cpu_us_per_item: processor time of the whole server.
+        cpu_main_us_per_item: that of the main threads of its processes, which talk to clients.
+        client_share: share of a core that this client used.
         slowest_per_s: items of the stream that got fewest.
     """
 
@@ -93,7 +94,7 @@ class Findings:
 
 
 class LoadError(Exception):
-    """The server did not answer as a stream does; the message shows how it did."""
+    """The server did not answer with a stream; the message shows its answer."""
 
 
 def run(plan: Plan) -> Findings:
@@ -103,7 +104,7 @@ def run(plan: Plan) -> Findings:
         LoadError: a stream was refused or broke.
     """
     done = subprocess.run(
-        [sys.executable, "-m", "bench.load"],
+        [sys.executable, "-m", "bench.http.load"],
         input=json.dumps(asdict(plan)),
         capture_output=True,
         text=True,
@@ -117,7 +118,7 @@ def run(plan: Plan) -> Findings:
 
 @dataclass(eq=False)
 class _Request:
-    """One request on its way: when it began, what came back when, and whether the server hung up."""
+    """One open request: when it began, what came back and when, and whether the server closed the connection."""
 
     socket: socket.socket
     began: float
@@ -126,7 +127,7 @@ class _Request:
 
 
 class _Client:
-    """Carries out a plan."""
+    """Carries out a plan with one loop over all sockets."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -138,25 +139,27 @@ class _Client:
         self.probes: list[_Request] = []
 
     def carry_out(self) -> Findings:
-        """Load, then read what came."""
+        """Load the server, then return what was measured."""
         self.streams = [self._ask(self.plan.body | {"seed": number}) for number in range(self.plan.streams)]
         began = time.perf_counter()
         self._take_until(began + self.plan.warm_s)
-        counted, server, client = time.perf_counter(), _cpu_s(self.plan.pids), time.process_time()
+        counted = time.perf_counter()
+        server = _cpu_s(self.plan.pids)
+        client = time.process_time()
         if self.plan.probe is not None and not self.plan.streams:
-            self._probe_until(counted + PATIENCE_S)
+            self._probe_until(counted + TIMEOUT_S)
         elif self.plan.probe is not None:
             self._probe_until(counted + self.plan.seconds)
         elif self.plan.seconds:
             self._take_until(counted + self.plan.seconds)
         else:
-            self._take_until(counted + 10 * PATIENCE_S, is_over=lambda: not self._running)
+            self._take_until(counted + 10 * TIMEOUT_S, is_over=lambda: not self._running)
         ended = time.perf_counter()
         used = {name: spent - server.get(name, 0.0) for name, spent in _cpu_s(self.plan.pids).items()}
         busy = (time.process_time() - client) / max(ended - counted, 1e-9)
         for request in list(self._running):
             self._close(request)
-        return self._read(counted, ended, used, busy)
+        return self._findings(counted, ended, used, busy)
 
     def _ask(self, body: dict[str, Any]) -> _Request:
         """Connect and send a request."""
@@ -166,7 +169,7 @@ class _Client:
             f"POST {self.plan.path} HTTP/1.1\r\nHost: {self._address[0]}\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(content)}\r\nConnection: close\r\n\r\n"
         )
-        connection = socket.create_connection(self._address, PATIENCE_S)
+        connection = socket.create_connection(self._address, TIMEOUT_S)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.sendall(head.encode() + content)
         connection.setblocking(False)
@@ -176,7 +179,7 @@ class _Client:
         return request
 
     def _take_until(self, deadline: float, is_over: Any = lambda: False) -> None:
-        """Take what comes until a time, or until something holds."""
+        """Take what comes until a time, or until `is_over` says so."""
         while not is_over() and (left := deadline - time.perf_counter()) > 0:
             for key, _ in self._selector.select(left):
                 self._take(key.data)
@@ -193,7 +196,7 @@ class _Client:
             self._close(request)
 
     def _probe_until(self, deadline: float) -> None:
-        """Ask, wait for the end, pause, ask again."""
+        """Send probes one after the other, with a pause between them."""
         while len(self.probes) < self.plan.probes and time.perf_counter() < deadline:
             probe = self._ask((self.plan.probe or {}) | {"seed": len(self.probes)})
             self.probes.append(probe)
@@ -205,22 +208,24 @@ class _Client:
         self._selector.unregister(request.socket)
         request.socket.close()
 
-    def _read(self, counted: float, ended: float, used: dict[str, float], busy: float) -> Findings:
-        events = [_told(request) for request in self.streams]
-        inside = [[(when, items) for when, items in told if counted <= when <= ended] for told in events]
+    def _findings(self, counted: float, ended: float, used: dict[str, float], busy: float) -> Findings:
+        """Return what came between two times, given the processor time of each thread and of this client."""
+        events = [_events(request) for request in self.streams]
+        inside = [[(when, items) for when, items in stream if counted <= when <= ended] for stream in events]
         if not self.plan.seconds:
             inside = events
-        total = sum(items for told in inside for _, items in told)
-        count = sum(len(told) for told in inside)
+        total = sum(items for stream in inside for _, items in stream)
+        count = sum(len(stream) for stream in inside)
         timed = self.probes or self.streams
         firsts = [_first_ms(request) for request in timed]
         known = [first for first in firsts if first is not None]
-        gaps = [1000 * (then[0] - now[0]) for told in inside for now, then in pairwise(told)]
+        gaps = [1000 * (then[0] - now[0]) for stream in inside for now, then in pairwise(stream)]
         findings = Findings(total, total / (ended - counted), total / max(count, 1))
         findings.first_p50, findings.first_p99 = _percentiles(known)
         findings.gap_p50, findings.gap_p99 = _percentiles(gaps)
-        findings.num_first, findings.client_share = len(known), busy
-        findings.slowest_per_s = min((sum(n for _, n in told) for told in inside), default=0) / (ended - counted)
+        findings.num_first = len(known)
+        findings.client_share = busy
+        findings.slowest_per_s = min((sum(n for _, n in stream) for stream in inside), default=0) / (ended - counted)
         if used and total:
             findings.cpu_us_per_item = 1e6 * sum(used.values()) / total
             findings.cpu_main_us_per_item = 1e6 * sum(used.get(str(pid), 0.0) for pid in self.plan.pids) / total
@@ -247,11 +252,11 @@ class _Body:
         return int(self._parser.get_status_code())
 
 
-def _told(request: _Request) -> list[tuple[float, int]]:
-    """When each event of a stream came and how many items it told; those that tell none are left out.
+def _events(request: _Request) -> list[tuple[float, int]]:
+    """Return when each event of a stream came and how many items were in it; events without any are left out.
 
     Raises:
-        LoadError: it is no stream, or one that ends in an error.
+        LoadError: the answer is not a stream, or the stream ends with an error.
     """
     body = _Body()
     for when, piece in request.came:
@@ -260,29 +265,29 @@ def _told(request: _Request) -> list[tuple[float, int]]:
         return []  # the load was over before its turn came
     if not request.came or body.status != 200:
         raise LoadError(f"a stream was answered with {b''.join(piece for _, piece in request.came)[:300]!r}")
-    told, rest = [], b""
+    events, rest = [], b""
     for when, piece in body.pieces:
         *whole, rest = (rest + piece).split(b"\n\n")
-        told += [(when, items) for event in whole if (items := _num_items(event))]
-    return told
+        events += [(when, items) for event in whole if (items := _num_items(event))]
+    return events
 
 
 def _num_items(event: bytes) -> int:
-    """How many characters or points an event tells."""
+    """Return how many characters or points are in an event."""
     for line in event.split(b"\n"):
         if not line.startswith(b"data: ") or line == b"data: [DONE]":
             continue
-        told = orjson.loads(line[6:])
-        if "error" in told:
-            raise LoadError(f"a stream ended with {told['error']}")
-        return len(told["x"]) if "x" in told else sum(len(choice["text"]) for choice in told.get("choices", ()))
+        data = orjson.loads(line[6:])
+        if "error" in data:
+            raise LoadError(f"a stream ended with {data['error']}")
+        return len(data["x"]) if "x" in data else sum(len(choice["text"]) for choice in data.get("choices", ()))
     return 0
 
 
 def _first_ms(request: _Request) -> float | None:
-    """From before the connection to the first item; None if it had not come."""
-    told = _told(request)
-    return 1000 * (told[0][0] - request.began) if told else None
+    """Return the milliseconds from before the connection to the first item; None if there was none."""
+    events = _events(request)
+    return 1000 * (events[0][0] - request.began) if events else None
 
 
 def _percentiles(values: Iterable[float]) -> tuple[float | None, float | None]:
@@ -293,7 +298,7 @@ def _percentiles(values: Iterable[float]) -> tuple[float | None, float | None]:
 
 
 def _cpu_s(pids: Iterable[int]) -> dict[str, float]:
-    """Seconds each thread of some processes has had a core for; empty where the system does not tell."""
+    """Return the processor seconds of each thread of some processes; empty where the system does not count them."""
     spent = {}
     for task in (task for pid in pids for task in Path(f"/proc/{pid}/task").glob("*")):
         fields = (task / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()

@@ -1,4 +1,4 @@
-"""Steps through recorded inputs: an ONNX graph as fast as ONNX Runtime lets one, and rows as the service has them."""
+"""Step through recorded inputs: an ONNX graph as fast as ONNX Runtime can, and a bundle as the service runs it."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -19,26 +19,26 @@ _DTYPES = {
     "tensor(int64)": np.int64,
     "tensor(bool)": np.bool_,
 }
-# What draws from an output without changing it: these are 1, and all else a graph asks for beside its input is 0.
+# Neutral sampling inputs: these are 1, all others are 0.
 NEUTRAL = ("temperature", "top_p")
 FED = ("token", "offset")
 
 
 class Replay:
-    """A step graph whose state `x` comes out as `x_next`, fed with what was recorded.
+    """Steps a graph whose state `x` comes out as `x_next` through recorded inputs.
 
-    h and c are read and written in place, which every graph here allows: what writes them needs the results of all that
-    read them. Boundaries have two buffers that change roles.
+    h and c are read and written in place. Every graph here allows that, because the node that writes them needs the
+    results of all nodes that read them. Boundaries have two buffers that swap roles.
 
     Args:
         graph: the ONNX file.
         inputs: (S, B) int64 or (S, B, 3) float32.
         threads: of ONNX Runtime's own pool.
-        most_rows: to be stepped in one run; more are stepped in several, so that their activations stay in a cache.
+        most_rows: of one run; larger batches are stepped in several runs, so that their activations stay in a cache.
 
     Attributes:
         batch: B.
-        outputs: what the last step gave beside the state, by name.
+        outputs: of the last step beside the state, by name.
     """
 
     def __init__(self, graph: bytes, inputs: Array, threads: int = 1, most_rows: int | None = None) -> None:
@@ -65,7 +65,7 @@ class Replay:
         ]
 
     def __call__(self, steps: int | None = None) -> int:
-        """Take so many steps, all that are recorded if not said, and return how many items that were."""
+        """Take this many steps, by default all that were recorded, and return the number of items."""
         chosen = self._inputs[:steps]
         for number, x in enumerate(chosen):
             self._read[:] = x
@@ -74,7 +74,7 @@ class Replay:
         return len(chosen) * self.batch
 
     def state(self, steps: int) -> dict[str, Array]:
-        """Return the state after so many steps from the beginning, for looking at."""
+        """Return the state after this many steps from the beginning, for tests."""
         for side in self._sides:
             for tensor in side.values():
                 tensor[:] = 0
@@ -90,7 +90,7 @@ class Replay:
         return binding
 
     def _place(self, bind: Callable[..., None], name: str, array: Array, rows: slice) -> None:
-        """Give ONNX Runtime the address of some rows."""
+        """Bind some rows of an array to an input or output."""
         part = array[rows] if self._axis[name] == 0 else array[:, rows]
         assert part.flags.c_contiguous, f"rows of {name} do not lie together"
         bind(name, "cpu", 0, part.dtype.type, list(part.shape), part.ctypes.data)
@@ -102,7 +102,7 @@ class Replay:
 
 
 class Serving:
-    """Steps rows through recorded inputs as the service opens and steps them, drawing included.
+    """Steps a bundle through recorded inputs as the service opens and steps it, with sampling.
 
     Args:
         bundle: to step.
@@ -110,24 +110,25 @@ class Serving:
     """
 
     def __init__(self, bundle: Bundle, inputs: Array) -> None:
-        self._inputs, self._batch = inputs, inputs.shape[1]
-        self._rows = open_runner(bundle, self._batch)
+        self._inputs = inputs
+        self._batch = inputs.shape[1]
+        self._runner = open_runner(bundle, self._batch)
 
     def __call__(self, steps: int | None = None) -> int:
-        """Take so many steps, all that are recorded if not said, and return how many items that were."""
+        """Take this many steps, by default all that were recorded, and return the number of items."""
         chosen = self._inputs[:steps]
         for x in chosen:
-            self._rows.inputs[:] = x
-            self._rows.step(self._batch)
+            self._runner.inputs[:] = x
+            self._runner.step(self._batch)
         return int(len(chosen) * self._batch)
 
 
 def without_drawing(graph: bytes, output: str) -> bytes:
-    """Return a step graph that stops at its output: what only serves to draw from it is left out.
+    """Return a step graph that ends at its output, without the nodes that sample from it.
 
     Args:
         graph: the ONNX file.
-        output: name of the output beside the state that stays.
+        output: name of the output beside the state.
     """
     model = onnx.load_from_string(graph)
     body = model.graph
@@ -150,7 +151,7 @@ def without_drawing(graph: bytes, output: str) -> bytes:
 
 
 def steps_in(seconds: float, replay: Any, most: int) -> int:
-    """Return how many steps of a rival, whose cost does not depend on boundaries, take about so long."""
+    """Return how many steps of a rival take about this long; its cost must not depend on boundaries."""
     replay(2)
     began = time.thread_time()
     replay(2)
@@ -159,7 +160,7 @@ def steps_in(seconds: float, replay: Any, most: int) -> int:
 
 
 def _read_by(node: onnx.NodeProto) -> Iterable[str]:
-    """Names of the tensors a node reads, those within its branches included."""
+    """Yield the names of the tensors that a node reads, those inside its branches included."""
     yield from node.input
     for attribute in node.attribute:
         if attribute.HasField("g"):
@@ -168,6 +169,6 @@ def _read_by(node: onnx.NodeProto) -> Iterable[str]:
 
 
 def _axis_of(spec: Any) -> int:
-    """Which axis of a tensor counts rows: the one that has a name, else the first, which is then of one row."""
+    """Return which axis of a tensor counts rows: the one that has a name, else the first, which then has one row."""
     named = [place for place, size in enumerate(spec.shape) if not isinstance(size, int)]
     return named[0] if named else 0

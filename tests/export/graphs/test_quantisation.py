@@ -1,4 +1,4 @@
-"""int8: exact integer products with fixed scales, and a judge that rounds as they do; what rounding costs is told."""
+"""int8: exact integer products with fixed scales, a reference that rounds as they do, and what rounding costs."""
 
 from dataclasses import replace
 from typing import Any
@@ -10,31 +10,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.build import compile_network
-from export.checks import parity
-from export.checks import traces as trace
-from export.checks.judge import ReferenceRun
+from export.checks import parity, traces
+from export.checks.reference import ReferenceRun
 from export.checks.tolerances import FREE_INT8, STEP, UNROUNDED
-from export.graphs import step as onnx_graph
+from export.graphs.quantisation import HIDDEN_ZERO, dequantise, quantise, round_hidden, round_weights
+from export.graphs.step import build_step
 from export.graphs.torchscript import script
-from export.graphs.weights import HIDDEN_ZERO, StepWeights, dequantise, quantise, round_hidden, round_weights
+from export.graphs.weights import StepWeights
 from model.config import ModelConfig
 from tests.export.conftest import Made
 from tests.export.helpers import CONFIGS, TEXT, initialisers, network_of, onnx_step, random_inputs, with_weight
 from tests.strategies import seeds
 
 
-def prove(config: ModelConfig, steps: int = 80, graph: bytes | None = None) -> dict[str, Any]:
-    """Prove a random network in int8 on random inputs, with another graph if wanted."""
+def check(config: ModelConfig, steps: int = 80, graph: bytes | None = None) -> dict[str, Any]:
+    """Check a random network in int8 on random inputs, with another graph if wanted."""
     compiled = compile_network(network_of(config), "int8")
-    inputs = trace.Trace(random_inputs(config, steps, 2), "random")
+    inputs = traces.Trace(random_inputs(config, steps, 2), "random")
     files = replace(compiled.files, graph=graph or compiled.graph)
-    return parity.prove(compiled.network, "int8", files, inputs)
+    return parity.check_parity(compiled.network, "int8", files, inputs)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_both_files_are_the_judge_that_rounds(name: str) -> None:
-    """Every kind of network: TorchScript and ONNX Runtime to float32's last digits, company and skipping as ever."""
-    report = prove(CONFIGS[name])
+def test_both_files_equal_the_reference_that_rounds(name: str) -> None:
+    """For every kind of network, to the last digits of float32, with skipping and batch invariance as in float32."""
+    report = check(CONFIGS[name])
     assert report["verdict"] == "passed", report["reasons"]
     for engine in ("torchscript", "onnxruntime"):
         step = report["engines"][engine]["step"]
@@ -45,9 +45,9 @@ def test_both_files_are_the_judge_that_rounds(name: str) -> None:
     assert report["batch_invariance"]["different"] == 0
 
 
-def test_the_report_tells_what_rounding_does() -> None:
+def test_the_report_shows_what_rounding_does() -> None:
     """The network as trained is another function: its distance is reported, under a tolerance that says so."""
-    unrounded = prove(TEXT)["engines"]["pytorch"]["step"]
+    unrounded = check(TEXT)["engines"]["pytorch"]["step"]
     assert unrounded["tolerance"]["reason"] == UNROUNDED.reason
     assert 1e-3 < unrounded["max_output_difference"] < UNROUNDED.output
     assert unrounded["row_steps"] > 0
@@ -65,7 +65,7 @@ def test_one_code_off_by_five_fails(weight: str) -> None:
         codes[place] += 5
         return codes
 
-    report = prove(TEXT, graph=with_weight(graph, weight, nudge))
+    report = check(TEXT, graph=with_weight(graph, weight, nudge))
     assert report["verdict"] == "failed"
     assert any(reason.startswith("onnxruntime") for reason in report["reasons"])
     assert not any(reason.startswith("torchscript") for reason in report["reasons"])
@@ -106,10 +106,10 @@ def test_rounding_a_matrix_twice_changes_nothing(seed: int, rows: int, columns: 
     assert np.abs(dequantise(codes, scale) - matrix).max() <= 0.501 * scale.max()
 
 
-def test_the_network_that_is_judged_holds_the_codes() -> None:
-    """What the judge multiplies is what the file stores: gates of own and below together, above for itself."""
+def test_the_rounded_network_holds_the_codes() -> None:
+    """The reference multiplies what the file stores: own and below with one scale per column, above with another."""
     network = round_weights(network_of(TEXT), "int8")
-    stored = initialisers(onnx_graph.build(StepWeights.of(network, "int8")))
+    stored = initialisers(build_step(StepWeights.of(network, "int8")))
     weight = network.layer(1).weight.detach().numpy()
     scale = stored["layer2.above.weight.scale"] * 63
     np.testing.assert_allclose(stored["layer2.above.weight"] * scale, weight[9:24], rtol=1e-5)
@@ -125,7 +125,7 @@ def test_int8_quarters_both_files() -> None:
     wide = replace(TEXT, hidden=(64, 64, 64), embedding=16, output=64)
     weights = StepWeights.of(round_weights(network_of(wide), "float32"))
     small = StepWeights.of(round_weights(network_of(wide), "int8"), "int8")
-    assert len(onnx_graph.build(small)) < 0.36 * len(onnx_graph.build(weights))
+    assert len(build_step(small)) < 0.36 * len(build_step(weights))
     assert len(script(small)) < 0.45 * len(script(weights))
 
 
@@ -145,18 +145,18 @@ def test_weights_lie_where_they_are_used() -> None:
     assert products == 8
 
 
-def test_the_judge_notes_close_calls() -> None:
+def test_the_reference_notes_close_calls() -> None:
     """A row is tied exactly when an h that is read lies within rounding of the middle between two steps."""
-    judge = ReferenceRun(round_weights(network_of(TEXT), "int8"), 2, "int8")
-    for states in judge._rows:
+    run = ReferenceRun(round_weights(network_of(TEXT), "int8"), 2, "int8")
+    for states in run._rows:
         states[0].h[:] = 10 / 63
-    judge._rows[1][0].h[3] = 10.5 / 63 + 1e-8
-    assert judge.step(np.zeros(2, np.int64)).tied.tolist() == [False, True]
+    run._rows[1][0].h[3] = 10.5 / 63 + 1e-8
+    assert run.step(np.zeros(2, np.int64)).tied.tolist() == [False, True]
     np.testing.assert_array_equal(round_hidden(np.array([0.5, 1.5, -0.5]) / 63), np.array([0, 2, 0]) / 63)
 
 
 def test_a_row_left_apart_by_rounding_is_not_a_fault(ink_made: Made) -> None:
-    """Over 2,048 steps of real ink the files leave the judge in few row-steps, and all of them are counted."""
+    """Over 2,048 steps of real ink the files leave the reference in few row-steps, and all of them are counted."""
     for engine in ("torchscript", "onnxruntime"):
         step, free = (ink_made.report["engines"][engine][mode] for mode in ("step", "free"))
         assert 0 < step["rows_tied"] < 0.3 * 2048

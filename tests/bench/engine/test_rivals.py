@@ -1,4 +1,4 @@
-"""The rivals compute what they say: masks equal the gated graph, both forms of the LSTM equal PyTorch's."""
+"""Rivals are correct: masks equal the gated graph, and both forms of the LSTM equal PyTorch's."""
 
 from typing import Literal
 
@@ -7,8 +7,8 @@ import onnx
 import pytest
 import torch
 
-from bench import networks, rivals
-from bench.replay import Replay
+from bench.engine import networks, rivals
+from bench.engine.replay import Replay
 from export.build import compile_network
 from export.graphs.weights import StepWeights
 
@@ -26,9 +26,9 @@ def boundaries() -> np.ndarray:
 @pytest.mark.parametrize("kind", ["text", "ink"])
 def test_masks_compute_what_the_gated_graph_computes(kind: Literal["text", "ink"]) -> None:
     """State for state over a trace with every operation, so that only the skipping differs."""
-    network = networks.obedient(kind, HIDDEN, [0.3, 0.1])
+    network = networks.forced_network(kind, HIDDEN, [0.3, 0.1])
     fired = boundaries()
-    inputs = networks.symbols(fired) if kind == "text" else networks.offsets(fired)
+    inputs = networks.symbols_for(fired) if kind == "text" else networks.offsets_for(fired)
     compiled = compile_network(network)
     gated = Replay(compiled.graph, inputs)
     masked = Replay(rivals.dense_masks(StepWeights.of(compiled.network)), inputs)
@@ -43,8 +43,8 @@ def test_masks_compute_what_the_gated_graph_computes(kind: Literal["text", "ink"
 
 def test_masks_in_int8_compute_nearly_what_the_gated_graph_computes() -> None:
     """One scale stands for a whole column there, so figures differ by roundings; boundaries do not."""
-    network = networks.obedient("text", HIDDEN, [0.3, 0.1])
-    inputs = networks.symbols(boundaries())
+    network = networks.forced_network("text", HIDDEN, [0.3, 0.1])
+    inputs = networks.symbols_for(boundaries())
     compiled = compile_network(network, "int8")
     graph = rivals.dense_masks(StepWeights.of(compiled.network, "int8"))
     kinds = [node.op_type for node in onnx.load_from_string(graph).graph.node]
@@ -74,7 +74,7 @@ def test_the_operator_is_the_lstm_of_pytorch(kind: str) -> None:
             ):
                 getattr(lstm, f"{name}_l{layer}").copy_(torch.from_numpy(values[order]))
     fired = boundaries()
-    inputs = networks.symbols(fired) % 20 if kind == "text" else networks.offsets(fired)
+    inputs = networks.symbols_for(fired) % 20 if kind == "text" else networks.offsets_for(fired)
     embedded = weights["embedding"][inputs] if kind == "text" else inputs @ weights["embedding"]
     with torch.no_grad():
         _, (h, c) = lstm(torch.from_numpy(embedded))
@@ -88,7 +88,7 @@ def test_products_are_an_lstm() -> None:
     """A literal LSTM in NumPy with the graph's weights gives the graph's states."""
     graph = onnx.load_from_string(rivals.lstm_products("text", HIDDEN, 3, 20))
     weights = {one.name: onnx.numpy_helper.to_array(one).astype(np.float64) for one in graph.graph.initializer}
-    inputs = networks.symbols(boundaries()) % 20
+    inputs = networks.symbols_for(boundaries()) % 20
     h, c = np.zeros((2, 3, ROWS, HIDDEN))
     for x in inputs:
         below = weights["embedding"][x]
@@ -110,7 +110,7 @@ def test_stock_int8_multiplies_bytes_and_stays_near(build: object) -> None:
     quantised = rivals.stock_int8(graph)
     kinds = [node.op_type for node in onnx.load_from_string(quantised).graph.node]
     assert kinds.count("DynamicQuantizeLSTM") + kinds.count("MatMulInteger") >= 4
-    inputs = networks.symbols(boundaries()) % 20
+    inputs = networks.symbols_for(boundaries()) % 20
     exact, near = Replay(graph, inputs), Replay(quantised, inputs)
     exact.state(STEPS)
     near.state(STEPS)
@@ -119,9 +119,9 @@ def test_stock_int8_multiplies_bytes_and_stays_near(build: object) -> None:
 
 
 def test_pytorch_rivals_step_through_the_recording() -> None:
-    """Both take as many steps as they are told and end in the state of the gated graph."""
-    network = networks.obedient("text", HIDDEN, [0.3, 0.1])
-    inputs = networks.symbols(boundaries())
+    """Both take as many steps as asked and end in the state of the gated graph."""
+    network = networks.forced_network("text", HIDDEN, [0.3, 0.1])
+    inputs = networks.symbols_for(boundaries())
     compiled = compile_network(network)
     expected = Replay(compiled.graph, inputs).state(7)
     eager, script = rivals.TorchEager(network, inputs), rivals.TorchScript(compiled.script, inputs)

@@ -1,4 +1,4 @@
-"""Networks that obey: what the recorded boundaries of one network command, another of any width does."""
+"""Forced networks: a network of any width sets the boundaries that its inputs force."""
 
 from pathlib import Path
 from typing import Literal
@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from bench import networks
-from bench.traces import arrange, record
+from bench.engine import networks
+from bench.engine.boundaries import arrange, record
 from export.bundle import folder as bundles
 from export.checks.engines import TorchStep
 from export.runtime import OnnxStep
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TEXT = ROOT / "tests" / "fixtures" / "text.txt"
 KINDS: list[Literal["text", "ink"]] = ["text", "ink"]
 
@@ -28,11 +28,11 @@ def nested(steps: int, rows: int) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("hidden", [4, 24])
-def test_every_boundary_that_is_commanded_is_set_and_no_other(kind: Literal["text", "ink"], hidden: int) -> None:
+def test_every_boundary_that_is_forced_is_set_and_no_other(kind: Literal["text", "ink"], hidden: int) -> None:
     """Whatever the width and the kind, at every step of every row."""
     fired = nested(60, 5)
-    step = TorchStep(networks.obedient(kind, hidden, [0.3, 0.1]))
-    inputs = networks.symbols(fired) if kind == "text" else networks.offsets(fired)
+    step = TorchStep(networks.forced_network(kind, hidden, [0.3, 0.1]))
+    inputs = networks.symbols_for(fired) if kind == "text" else networks.offsets_for(fired)
     state = step.zeros(5)
     for now, x in enumerate(inputs):
         _, state = step.step(x, state)
@@ -40,31 +40,31 @@ def test_every_boundary_that_is_commanded_is_set_and_no_other(kind: Literal["tex
         np.testing.assert_array_equal(seen, fired[now], err_msg=f"step {now}")
 
 
-def test_a_network_that_is_not_told_to_obey_does_not() -> None:
-    """The test above would see it: the unit that carries layer 2's command is what decides."""
+def test_a_network_that_is_not_forced_sets_others() -> None:
+    """The test above can fail: without the weight that carries the mark of layer 2, its boundaries differ."""
     fired = nested(60, 5)
-    network = networks.obedient("text", 24, [0.3, 0.1])
+    network = networks.forced_network("text", 24, [0.3, 0.1])
     with torch.no_grad():
         network.layer(1).weight[48, -1] = 0
     step = TorchStep(network)
     state, wrong = step.zeros(5), 0
-    for now, x in enumerate(networks.symbols(fired)):
+    for now, x in enumerate(networks.symbols_for(fired)):
         _, state = step.step(x, state)
         wrong += int((state["z2"] != fired[now, :, 1]).sum())
     assert wrong > 20
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_it_writes_for_itself_commands_boundaries_at_the_given_rates(kind: Literal["text", "ink"]) -> None:
-    """So that a server of such a network, which nobody can tell what to read, costs what the recording says."""
+def test_free_writing_has_boundaries_at_the_given_rates(kind: Literal["text", "ink"]) -> None:
+    """A server of such a network, whose inputs are its own, then costs what the recording costs."""
     from export.checks.traces import draw_offsets, draw_symbols
 
     draw = draw_symbols if kind == "text" else draw_offsets
-    step = TorchStep(networks.obedient(kind, 12, [0.3, 0.1]))
+    step = TorchStep(networks.forced_network(kind, 12, [0.3, 0.1]))
     generator = np.random.default_rng(0)
     rows, steps = 64, 40
     state = step.zeros(rows)
-    x = networks.symbols(nested(1, rows))[0] if kind == "text" else networks.offsets(nested(1, rows))[0]
+    x = networks.symbols_for(nested(1, rows))[0] if kind == "text" else networks.offsets_for(nested(1, rows))[0]
     rates = np.zeros(2)
     for _ in range(steps):
         output, state = step.step(x, state)
@@ -94,12 +94,12 @@ def test_a_recording_is_laid_out_for_every_batch_size_without_mixing_rows() -> N
     assert arrange(values, 8, 16).shape == (2, 8)
 
 
-def test_the_exported_bundle_of_an_obedient_network_obeys(tmp_path: Path) -> None:
-    """The command survives rounding, export and ONNX Runtime."""
+def test_an_exported_network_is_forced_too(tmp_path: Path) -> None:
+    """Boundaries are forced through rounding, export and ONNX Runtime."""
     fired = nested(40, 3)
-    bundle = networks.export(networks.obedient("text", 8, [0.3, 0.1]), tmp_path, "obeys", [0.3, 0.1], "float16")
+    bundle = networks.export(networks.forced_network("text", 8, [0.3, 0.1]), tmp_path, "forced", [0.3, 0.1], "float16")
     step = OnnxStep.of(bundle)
     state = step.zeros(3)
-    for now, x in enumerate(networks.commanded(bundle, fired)):
+    for now, x in enumerate(networks.inputs_for(bundle, fired)):
         _, state = step.step(x, state)
         np.testing.assert_array_equal(np.stack([state["z1"], state["z2"]], -1), fired[now])

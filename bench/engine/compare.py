@@ -1,9 +1,10 @@
-"""The engine against what one would otherwise run, one core, from one stream to hundreds.
+"""Compare the engine with what one would otherwise run, on one core, from one stream to hundreds.
 
-All candidates of a table run in turns on one core, fed with the same recorded inputs. Ours is what the service runs,
-its own work and the drawing included, which rivals do not do. Beside it stands the bundle's graph in ONNX Runtime,
-bound to its state as the rivals are, without drawing: what skipping saves is told by graphs alone, with and without.
-Text and ink, at full width with random weights that set recorded boundaries, and the shipped bundles at their own size.
+All candidates of a table take turns on one core and step through the same recorded inputs. Ours is what the service
+runs, with its own work and with sampling, which rivals do not do. Beside it stands the bundle's graph in ONNX Runtime,
+bound to its state as the rivals are, without sampling: comparing the graph with and without masks shows what skipping
+saves. There are networks for text and ink, at full width with random weights and recorded boundaries, and the shipped
+bundles.
 """
 
 from collections.abc import Mapping
@@ -14,17 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from bench import networks, rivals
-from bench.floor import Machine, Work
+from bench.engine import networks, rivals
+from bench.engine.boundaries import Bits, Boundaries, arrange, record
+from bench.engine.floor import CoreSpeed, Work
+from bench.engine.processes import engines
+from bench.engine.replay import Array, Replay, Serving, steps_in, without_drawing
 from bench.machine import cores
 from bench.options import Options
-from bench.replay import Array, Replay, Serving, steps_in, without_drawing
 from bench.rounds import Speeds, Turn, interleave
-from bench.sidebyside import engines
-from bench.traces import Bits, Boundaries, arrange, record
 from export.bundle.folder import Bundle
-from export.graphs import step as onnx_graph
-from export.graphs.weights import Precision, StepWeights, round_weights
+from export.graphs.quantisation import Precision, round_weights
+from export.graphs.step import build_step
+from export.graphs.weights import StepWeights
 from model.config import Kind, ModelConfig
 from model.network.stack import Network
 from service.engine.runners.choose import open_runner
@@ -42,13 +44,13 @@ TORCHSCRIPT = "TorchScript"
 
 @dataclass(frozen=True)
 class Case:
-    """What is stepped through.
+    """A bundle and the inputs that it is stepped through.
 
     Attributes:
-        bundle: whose graph is ours.
-        network: it was made from, None for one that was loaded.
+        bundle: that the engine runs.
+        network: that the bundle was made from; None if it was loaded.
         fired: the recorded boundaries (T, R, L-1).
-        inputs: that go with them (T, R, ...).
+        inputs: that lead to them (T, R, ...).
     """
 
     bundle: Bundle
@@ -75,19 +77,19 @@ class Case:
 
 
 def shipped_case(bundle: Bundle, recorded: Boundaries) -> Case:
-    """Return a shipped bundle on what it read while it was recorded."""
+    """Return a shipped bundle with the inputs of its recording."""
     return Case(bundle, None, recorded.fired, recorded.inputs)
 
 
 def wide_case(recorded: Boundaries, kind: Kind, hidden: int, precision: Precision, folder: Path) -> Case:
-    """Return a network of another width and random weights that sets the recorded boundaries, exported."""
-    network = networks.obedient(kind, hidden, recorded.rates)
+    """Return a bundle of another width and random weights whose inputs force the recorded boundaries."""
+    network = networks.forced_network(kind, hidden, recorded.rates)
     bundle = networks.export(network, folder, f"{kind}-{hidden}", recorded.rates, precision)
-    return Case(bundle, network, recorded.fired, networks.commanded(bundle, recorded.fired))
+    return Case(bundle, network, recorded.fired, networks.inputs_for(bundle, recorded.fired))
 
 
 def check(case: Case) -> None:
-    """Raise AssertionError unless a network that obeys sets the very boundaries that were recorded."""
+    """Raise AssertionError unless a forced network sets exactly the boundaries that were recorded."""
     rows, steps = min(4, case.inputs.shape[1]), min(48, len(case.inputs))
     runner = open_runner(case.bundle, rows)
     places = np.arange(case.fired.shape[-1])
@@ -99,7 +101,7 @@ def check(case: Case) -> None:
 
 
 def candidates(case: Case, batch: int, options: Options) -> dict[str, Turn]:
-    """Return who takes turns at a batch size, ours first."""
+    """Return the candidates that take turns at a batch size, ours first."""
     inputs = arrange(case.inputs, batch, options.items)
     turns: dict[str, Turn] = {
         OURS: Serving(case.bundle, inputs),
@@ -109,7 +111,7 @@ def candidates(case: Case, batch: int, options: Options) -> dict[str, Turn]:
     if case.network is not None:
         weights = case.weights(case.precision)
         if case.precision == "int8":
-            turns[OURS_FLOAT32] = Replay(onnx_graph.build(case.weights("float32")), inputs, most_rows=MAX_ROWS)
+            turns[OURS_FLOAT32] = Replay(build_step(case.weights("float32")), inputs, most_rows=MAX_ROWS)
         others[MASKS] = Replay(rivals.dense_masks(weights), inputs, most_rows=MAX_ROWS)
         others[PYTORCH] = rivals.TorchEager(case.network, inputs)
     others[TORCHSCRIPT] = rivals.TorchScript(case.bundle.files["step.pt"], inputs)
@@ -117,11 +119,11 @@ def candidates(case: Case, batch: int, options: Options) -> dict[str, Turn]:
 
 
 def compare(case: Case, batch: int, options: Options) -> Speeds:
-    """Measure a case at a batch size."""
+    """Measure all candidates of a case at a batch size."""
     return interleave(candidates(case, batch, options), options.rounds)
 
 
-def report(case: Case, batch: int, speeds: Speeds, floor: Machine | None) -> dict[str, Any]:
+def report(case: Case, batch: int, speeds: Speeds, core: CoreSpeed | None) -> dict[str, Any]:
     """Return the figures of one table under short names."""
     float32, int8 = speeds.fastest(*LSTM_FLOAT32), speeds.fastest(*LSTM_INT8)
     figures: dict[str, Any] = {
@@ -132,16 +134,16 @@ def report(case: Case, batch: int, speeds: Speeds, floor: Machine | None) -> dic
     }
     if MASKS in speeds.seconds:
         figures["vs_masks"] = round(speeds.ratio(OURS_GRAPHS, MASKS), 2)
-    if floor is not None and case.network is not None:
+    if core is not None and case.network is not None:
         work = Work.of(case.weights(case.precision), case.fired)
-        floor_us = work.floor_us(batch, floor, 1 if case.precision == "int8" else 4)
+        floor_us = work.floor_us(batch, core, 1 if case.precision == "int8" else 4)
         figures["floor_us"] = round(floor_us, 2)
         figures["share_of_floor"] = round(floor_us / speeds.per_item_us(OURS), 3)
     return figures
 
 
 def two_engines(case: Case, batch: int, options: Options) -> dict[str, float] | None:
-    """Return what two engines on two cores do against one, or None where there is only one core."""
+    """Return the speed of two engines on two cores beside that of one; None where there is only one core."""
     if len(cores()) < 2:
         return None
     inputs = arrange(case.inputs, batch, options.items)
@@ -151,7 +153,7 @@ def two_engines(case: Case, batch: int, options: Options) -> dict[str, float] | 
 
 
 def stepping(bundle: Bundle, batch: int) -> bytes:
-    """Return the graph for so many rows, without drawing."""
+    """Return the graph for this many rows, without sampling."""
     return without_drawing(bundle.single if batch == 1 else bundle.graph, bundle.output.name)
 
 
@@ -162,7 +164,7 @@ def recording(bundle: Bundle, options: Options, text: Path) -> Boundaries:
 
 @cache
 def _lstms(config: ModelConfig) -> Mapping[str, bytes]:
-    """The dense LSTM of the same width, in its forms."""
+    """Return dense LSTMs of the same width, by name."""
     graphs: dict[str, bytes] = {}
     for form, build in (("operator", rivals.lstm_operator), ("products", rivals.lstm_products)):
         graph = build(config.kind, config.hidden[0], config.num_layers, config.num_outputs)
@@ -171,6 +173,6 @@ def _lstms(config: ModelConfig) -> Mapping[str, bytes]:
 
 
 def _brief(rival: Any, turn_s: float, most: int) -> Turn:
-    """A rival that takes no more steps than fit its time."""
+    """Return a turn of a rival that takes no more steps than fit into its time."""
     steps = steps_in(turn_s, rival, most)
     return lambda: int(rival(steps))

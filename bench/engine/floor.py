@@ -1,21 +1,21 @@
-"""How fast a step could be if nothing but its unavoidable products and the reading of its weights took time."""
+"""The least time a step can take: that of its unavoidable products, or of reading its weights."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from bench import machine
-from bench.traces import Bits
+from bench.engine.boundaries import Bits
 from export.graphs.weights import StepWeights
 
 
 @dataclass(frozen=True)
-class Machine:
-    """What one core does at best.
+class CoreSpeed:
+    """What one core can do at best.
 
     Attributes:
         float32_gmacs, int8_gmacs: multiply-adds per second of large products, in 1e9.
-        bandwidth_gb: gigabytes per second read again and again from as many bytes as the weights take.
+        bandwidth_gb: gigabytes per second, when as many bytes as the weights have are read again and again.
     """
 
     float32_gmacs: float
@@ -23,24 +23,25 @@ class Machine:
     bandwidth_gb: float
 
     @classmethod
-    def measure(cls, weight_bytes: int) -> "Machine":
-        """Measure this machine."""
+    def measure(cls, weight_bytes: int) -> "CoreSpeed":
+        """Measure a core of this machine for weights of this size."""
         return cls(machine.float32_rate() / 1e9, machine.int8_rate() / 1e9, machine.read_bandwidth(weight_bytes) / 1e9)
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a gated step must do for one item.
+    """The work that a step of an HM-LSTM must do for one item.
 
     Attributes:
-        parts: for each matrix its number of weights and the share of items that are multiplied with it.
+        parts: for each matrix its number of weights, and the share of items that are multiplied by it.
     """
 
     parts: tuple[tuple[int, float], ...]
 
     @classmethod
     def of(cls, weights: StepWeights, fired: Bits) -> "Work":
-        """Read it off a recording (T, B, L-1) of boundaries."""
+        """Return the work that follows from recorded boundaries (T, B, L-1)."""
+        # A layer is multiplied where it does not COPY, its top-down part where it FLUSHes; the head always.
         parts = [(weights.head.size, 1.0)]
         due = np.ones(fired[1:, :, 0].shape, np.bool_)
         for index, layer in enumerate(weights.layers):
@@ -57,12 +58,12 @@ class Work:
         """Multiply-adds per item."""
         return sum(size * share for size, share in self.parts)
 
-    def floor_us(self, batch: int, machine_: Machine, bytes_per_weight: int) -> float:
+    def floor_us(self, batch: int, core: CoreSpeed, bytes_per_weight: int) -> float:
         """Return microseconds per item below which one core cannot go.
 
-        The larger of two: the products at the rate of large ones, and reading each weight that any row of the batch
-        needs once per step (rows taken as independent).
+        It is the larger of two times: that of the products, at the rate of large ones, and that of reading each weight
+        which any row of the batch needs once per step, with rows taken as independent.
         """
-        rate = machine_.int8_gmacs if bytes_per_weight == 1 else machine_.float32_gmacs
+        rate = core.int8_gmacs if bytes_per_weight == 1 else core.float32_gmacs
         read = sum(size * (1 - (1 - share) ** batch) for size, share in self.parts) * bytes_per_weight
-        return max(self.macs / rate, read / machine_.bandwidth_gb / batch) / 1e3
+        return max(self.macs / rate, read / core.bandwidth_gb / batch) / 1e3

@@ -1,8 +1,8 @@
-"""Tesseract as a meter of legibility: a reader of printed and written lines that has never seen how a pen moves.
+"""Tesseract as a measure of legibility: it reads pictures of lines and knows nothing about how a pen moves.
 
-Its two ways of taking a picture for a line (page segmentation modes 7 and 13) fail on different lines, so the reading
-counts in which it trusts itself more; the truth is not looked at. Size and width of the pen move its errors by some
-percent, so they are fixed: a line 72 pixels high, drawn 3 pixels broad.
+Its two modes for a picture of one line (page segmentation modes 7 and 13) fail on different lines, so the reading with
+the higher confidence counts; the true text is not used. Height and width of the strokes change its errors by some
+percent, so they are fixed: a line is 72 pixels high and its strokes are 3 pixels wide.
 """
 
 import importlib.util
@@ -15,29 +15,29 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 HEIGHT, PEN, MARGIN, FINER = 72, 3, 20, 3
-WIDEST = 20_000  # pixels, finer ones included
+WIDEST = 20_000  # pixels of the picture before it is reduced by FINER
 MODES = ("SINGLE_LINE", "RAW_LINE")
 DATA = (Path("/usr/share/tesseract-ocr/5/tessdata"), Path("/usr/share/tessdata"))
 
 
 def is_here() -> bool:
-    """Whether tesserocr (PyPI) and its English data (Debian: tesseract-ocr-eng) are installed."""
+    """Return whether tesserocr (PyPI) and its English data (Debian: tesseract-ocr-eng) are installed."""
     return importlib.util.find_spec("tesserocr") is not None and _data() is not None
 
 
 def read(lines: Iterable[NDArray[np.float64]]) -> list[str]:
-    """Read lines of raw offsets, each (n, 3)."""
+    """Return what Tesseract reads in lines of raw offsets, each (n, 3)."""
     import tesserocr
 
     readers = [tesserocr.PyTessBaseAPI(path=str(_data()), psm=getattr(tesserocr.PSM, mode)) for mode in MODES]
-    found = [max((_reading(reader, picture) for reader in readers), key=_trust) for picture in map(draw, lines)]
+    found = [max((_reading(reader, picture) for reader in readers), key=_confidence) for picture in map(draw, lines)]
     for reader in readers:
         reader.End()
     return [text for _, text in found]
 
 
 def draw(offsets: NDArray[np.float64]) -> Image.Image:
-    """Return a line of ink, its slope taken out, black on white."""
+    """Return a picture of a line of ink, black on white, with its slope removed."""
     path = offsets[:, :2].cumsum(axis=0)
     x, y = path.T
     if np.ptp(x) > 0:
@@ -69,7 +69,7 @@ def _reading(reader: Any, picture: Image.Image) -> tuple[int, str]:
     return (reader.MeanTextConf() if text else -1), text
 
 
-def _trust(reading: tuple[int, str]) -> int:
+def _confidence(reading: tuple[int, str]) -> int:
     return reading[0]
 
 

@@ -1,8 +1,8 @@
-"""Boundaries a trained network really sets, recorded so that networks of any width can be made to set the same.
+"""Record the boundaries of a trained network, so that networks of any width can be made to set the same ones.
 
-How much a gated network costs depends on where its boundaries fall: how often, how bunched, and which rows of a batch
-fire together. Rates drawn at random would flatter or wrong it, so they are recorded from a bundle that ships, while it
-reads text that it never saw or, for ink, while it writes.
+The cost of an HM-LSTM depends on where its boundaries fall: how often, how close together, and in which rows of a batch
+at the same time. Boundaries drawn at random would make it look faster or slower than it is. So they are recorded from a
+shipped bundle, over text that it was not trained on or, for ink, over what it writes itself.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.bundle.folder import Bundle
-from export.checks import traces as trace
+from export.checks import traces
 from export.runtime import OnnxStep
 from model.codec import TextCodec, codec_from_json
 
@@ -28,12 +28,12 @@ SEED = 1
 
 @dataclass(frozen=True)
 class Boundaries:
-    """What fired when.
+    """Recorded boundaries.
 
     Attributes:
         fired: (T, B, L-1) bool, from layer 1 up.
-        inputs: (T, B) int64 or (T, B, 3) float32: what was read meanwhile.
-        source: one line that says where they come from.
+        inputs: of the same steps, (T, B) int64 or (T, B, 3) float32.
+        source: where they come from, in one line.
     """
 
     fired: Bits
@@ -47,13 +47,13 @@ class Boundaries:
 
 
 def record(bundle: Bundle, rows: int, steps: int, text: Path) -> Boundaries:
-    """Let a bundle read `rows` pieces of a text, or write `rows` drawings, and note its boundaries.
+    """Step a bundle over `rows` pieces of a text, or let it write `rows` drawings, and record its boundaries.
 
     Args:
-        bundle: that ships.
+        bundle: to record.
         rows: B.
-        steps: T, counted from where the first WARM_STEPS have passed, so that no row is at its beginning.
-        text: a file that the bundle was not trained on; ink does not need it.
+        steps: T, counted after the first WARM_STEPS, so that no row is at its beginning.
+        text: a file that the bundle was not trained on; not used for ink.
 
     Raises:
         TraceError: the text is too short.
@@ -62,29 +62,29 @@ def record(bundle: Bundle, rows: int, steps: int, text: Path) -> Boundaries:
     total = WARM_STEPS + steps
     codec = codec_from_json(dict(bundle.codec))
     if isinstance(codec, TextCodec):
-        read = trace.text_rows(codec.encode(text.read_text(encoding="utf-8")), rows, total, text.name)
+        trace = traces.text_rows(codec.encode(text.read_text(encoding="utf-8")), rows, total, text.name)
     else:
-        read = trace.sampled(step, rows, total, SEED)
+        trace = traces.sampled(step, rows, total, SEED)
     names = [state.name for state in bundle.states if state.name.startswith("z")]
     fired = np.zeros((total, rows, len(names)), np.bool_)
     state = step.zeros(rows)
-    for now, x in enumerate(read.inputs):
+    for now, x in enumerate(trace.inputs):
         _, state = step.step(x, state)
         for layer, name in enumerate(names):
             fired[now, :, layer] = state[name] > 0
-    return Boundaries(fired[WARM_STEPS:], read.inputs[WARM_STEPS:], f"{bundle.name} over {read.source}")
+    return Boundaries(fired[WARM_STEPS:], trace.inputs[WARM_STEPS:], f"{bundle.name} over {trace.source}")
 
 
 def arrange(values: Array, batch: int, items: int) -> Array:
-    """Lay the rows of a recording out for another batch size, group after group.
+    """Arrange the rows of a recording for another batch size, one group of rows after the other.
 
     Args:
         values: (T, R, ...).
         batch: B, at most R.
-        items: how many characters or points are wanted in all.
+        items: characters or points wanted in all.
 
     Returns:
-        (S, B, ...) with S = items / B, fewer where the recording holds no more, and MOST_STEPS at most.
+        (S, B, ...) with S = items / B, or as many as the recording has, and at most MOST_STEPS.
     """
     groups: Sequence[Array] = [
         values[:, start : start + batch] for start in range(0, values.shape[1] - batch + 1, batch)

@@ -1,9 +1,9 @@
-"""Networks of random weights and any width whose boundaries are told to them by what they read.
+"""Networks of random weights and any width whose boundaries are forced by their inputs.
 
-A recording of a trained network's boundaries (`bench.traces`) is turned into inputs, and the network into one that
-obeys them: the input adds so much to the detector of layer 1 that nothing else decides it, and sets one unit of layer
-1 that decides layer 2's. The detectors are columns and rows of the ordinary matrices, so all arithmetic is done that
-any network of this width does, and nothing in the exporter, the graphs or the service knows about it.
+Recorded boundaries of a trained network (`boundaries.py`) are turned into inputs that force them. An input adds so much
+to the detector of layer 1 that nothing else decides it, and it sets one unit of layer 1 that decides the detector of
+layer 2. The detectors are columns and rows of the ordinary matrices, so the network does all the arithmetic of any
+network of its width, and neither the exporter nor the graphs nor the service treats it in a special way.
 """
 
 from pathlib import Path
@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.traces import Array, Bits
+from bench.engine.boundaries import Array, Bits
 from export.build import Facts, build
 from export.bundle.folder import Bundle
-from export.graphs.weights import Precision
+from export.graphs.quantisation import Precision
 from model.codec import REPLACEMENT, InkCodec, TextCodec
 from model.config import Kind, ModelConfig
 from model.network.stack import Network
@@ -24,63 +24,64 @@ NUM_LAYERS = 3
 ALPHABET = "\n abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,;:!?'\"-0123456789()[]*&%$#@/+=_<>{}~^|`"
 TEXT = TextCodec((*ALPHABET, REPLACEMENT), "replace")
 INK = InkCodec((8.2, 0.1), (42.0, 37.0))
-# An input commands by its class: no boundary, one of layer 1, or one of both. Boundaries nest, so there is no fourth.
+# An input is of one of three classes: no boundary, one of layer 1, or one of both. Boundaries nest, so there is no
+# fourth.
 CLASSES = NUM_LAYERS
 
-# Large enough to outweigh what a detector hears besides, which is of the order of 1.
+# Large enough to outweigh everything else that a detector adds up, which is of the order of 1.
 SURE = 100.0
-# Opens a gate for good and hardly moves the statistics of LayerNorm, which the gate is part of.
+# Opens a gate fully, but hardly moves the statistics of LayerNorm, which the gate is part of.
 OPEN = 30.0
 
 
-def obedient(kind: Kind, hidden: int, rates: list[float]) -> Network:
-    """Return a network of three layers of `hidden` units that sets the boundaries its input commands.
+def forced_network(kind: Kind, hidden: int, rates: list[float]) -> Network:
+    """Return a network of three layers of `hidden` units that sets the boundaries which its inputs force.
 
     Args:
-        kind: text commands by symbols (`symbols`), ink by offsets (`offsets`).
+        kind: of its inputs, see `symbols_for` and `offsets_for`.
         hidden: H of every layer, and the width of the output embedding.
-        rates: of the boundaries of layers 1 and 2 when the network writes for itself.
+        rates: of the boundaries of layers 1 and 2 when the network writes freely.
     """
     torch.manual_seed(1)
     vocabulary = TEXT.size if kind == "text" else 0
     network = Network(ModelConfig(kind, vocabulary=vocabulary, hidden=(hidden,) * NUM_LAYERS, output=hidden))
     with torch.no_grad():
-        _command(network)
-        _obey(network, hidden)
-        _write_at(network, rates)
+        _mark_inputs(network)
+        _force_detectors(network, hidden)
+        _set_rates(network, rates)
     return network.eval()
 
 
-def symbols(fired: Bits) -> NDArray[np.int64]:
-    """Return the symbols (T, B) that command these boundaries (T, B, 2)."""
+def symbols_for(fired: Bits) -> NDArray[np.int64]:
+    """Return symbols (T, B) that force these boundaries (T, B, 2)."""
     classes = fired.astype(np.int64).sum(-1)
     spread = np.random.default_rng(1).integers(0, TEXT.size // CLASSES, classes.shape)
     chosen: NDArray[np.int64] = CLASSES * spread + classes
     return chosen
 
 
-def offsets(fired: Bits) -> NDArray[np.float32]:
-    """Return the offsets (T, B, 3) that command these boundaries (T, B, 2): the pen for layer 1, dx for layer 2."""
+def offsets_for(fired: Bits) -> NDArray[np.float32]:
+    """Return offsets (T, B, 3) that force these boundaries (T, B, 2): the pen for layer 1, dx for layer 2."""
     drawn = np.random.default_rng(1).normal(size=(*fired.shape[:2], 3)).astype(np.float32)
     drawn[..., 0] = np.where(fired[..., 1], 1, -1)
     drawn[..., 2] = fired[..., 0]
     return drawn
 
 
-def commanded(bundle: Bundle, fired: Bits) -> Array:
-    """Return the inputs that command boundaries, of either kind."""
-    return symbols(fired) if bundle.kind == "text" else offsets(fired)
+def inputs_for(bundle: Bundle, fired: Bits) -> Array:
+    """Return inputs of a bundle's kind that force these boundaries."""
+    return symbols_for(fired) if bundle.kind == "text" else offsets_for(fired)
 
 
 def export(network: Network, folder: Path, name: str, rates: list[float], precision: Precision = "float32") -> Bundle:
-    """Put a network through the real exporter, with a short proof, and return its bundle."""
+    """Export a network, with a parity check on a short trace, and return its bundle."""
     codec = TEXT if network.config.kind == "text" else INK
     facts = Facts("A network of random weights for measuring speed.", metrics={"z_rates": rates})
     return build(network, codec, folder / name, name, facts, precision, steps=96, rows=2)
 
 
-def _command(network: Network) -> None:
-    """Let the first three dimensions of the embedding be: a boundary of layer 1, one of layer 2, and always 1."""
+def _mark_inputs(network: Network) -> None:
+    """Set the first three dimensions of the embedding: +-1 for a boundary of layer 1, of layer 2, and always 1."""
     weight = network.embedding.weight
     if network.config.kind == "text":
         classes = torch.arange(len(weight)) % CLASSES
@@ -94,8 +95,8 @@ def _command(network: Network) -> None:
         bias[:3] = torch.tensor([-1.0, 0.0, 1.0])
 
 
-def _obey(network: Network, hidden: int) -> None:
-    """Let layer 1's detector hear its command alone, and layer 2's the unit 0 of layer 1, which holds its own."""
+def _force_detectors(network: Network, hidden: int) -> None:
+    """Let the mark decide layer 1's detector, and unit 0 of layer 1, which carries the other mark, decide layer 2's."""
     first, second = network.layer(0), network.layer(1)
     assert first.input is not None
     forget, put, out, new, detector = (gate * hidden for gate in range(5))
@@ -110,8 +111,8 @@ def _obey(network: Network, hidden: int) -> None:
         layer.gain[-1] = 1.0
 
 
-def _write_at(network: Network, rates: list[float]) -> None:
-    """Let what the network writes for itself command boundaries at these rates."""
+def _set_rates(network: Network, rates: list[float]) -> None:
+    """Bias the output so that what the network writes freely forces boundaries at these rates."""
     network.output.weight.mul_(0.1)
     first, second = rates
     bias = network.output.bias

@@ -1,10 +1,10 @@
-"""What the measure of written ink counts, and that Tesseract can read what is drawn for it."""
+"""The figures of written ink count what they should, and Tesseract can read the pictures drawn for it."""
 
 import numpy as np
 import pytest
 
-from bench import tesseract
-from bench.writing import Errors, Line, endings, shares
+from bench.writing import tesseract
+from bench.writing.quality import Errors, Line, endings, shares
 from service.handwriting.copybook.writer import STYLES, Copybook
 
 DOT = np.array([[0.0, 0.0, 1.0]])

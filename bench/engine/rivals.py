@@ -1,7 +1,7 @@
 """What one would otherwise run: a dense LSTM in ONNX Runtime, and the same HM-LSTM with masks, or in PyTorch.
 
-Every ONNX rival is built for speed, as its own advocate would: one step per run, the state bound in place of copied,
-the recurrent and the input product in one where that is quicker.
+Every ONNX rival is built for speed, as somebody who prefers it would build it: one step per run, the state bound
+instead of copied, and the recurrent and the input product in one where that is faster.
 """
 
 import tempfile
@@ -16,17 +16,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import quantize_dynamic
 
+from export.graphs.quantisation import HIDDEN_ZERO, Precision, hidden_step, product_scale, quantise
 from export.graphs.torchscript import load_script
-from export.graphs.weights import (
-    HIDDEN_ZERO,
-    NORM_EPSILON,
-    LayerWeights,
-    Precision,
-    StepWeights,
-    hidden_step,
-    product_scale,
-    quantise,
-)
+from export.graphs.weights import LayerWeights, StepWeights
+from model.network.cell import NORM_EPSILON
 from model.network.stack import Network
 from model.network.state import NetworkState
 
@@ -58,7 +51,7 @@ class Nodes:
         return name
 
     def product(self, result: str, hidden: str, weight: str, matrix: Array, precision: Precision) -> str:
-        """Multiply an h with a matrix, in bytes with the scales of the bundle where that is how it ships."""
+        """Multiply an h by a matrix; in int8 with the bytes and scales that the bundle has."""
         if precision != "int8":
             return self("MatMul", result, hidden, self.weight(weight, matrix))
         codes, scale = quantise(matrix)
@@ -128,7 +121,7 @@ def lstm_products(kind: str, hidden: int, layers: int, outputs: int) -> bytes:
 
 
 def stock_int8(graph: bytes) -> bytes:
-    """Return a graph as `quantize_dynamic` makes it out of the box."""
+    """Return a graph as `quantize_dynamic` turns it into int8 with its defaults."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "int8.onnx"
         quantize_dynamic(onnx.load_from_string(graph), target)
@@ -136,9 +129,10 @@ def stock_int8(graph: bytes) -> bytes:
 
 
 def dense_masks(weights: StepWeights) -> bytes:
-    """Return the same HM-LSTM without any skipping: every layer computed, and what copies put back by a mask.
+    """Return the same HM-LSTM without any skipping: every layer is computed, and a mask restores what COPYs.
 
-    A layer is one product over all it reads side by side. In int8 a column then has one scale for all of its parts.
+    A layer is one product over all of its inputs side by side. In int8 a column then has one scale for all of its
+    parts.
     """
     config, nodes = weights.config, Nodes()
     table = nodes("MatMul", "table", nodes.weight("embedding", weights.embedding), nodes.weight("input", weights.input))
@@ -162,7 +156,7 @@ def dense_masks(weights: StepWeights) -> bytes:
 
 
 class TorchEager:
-    """`Network.step`, as one writes it in PyTorch: every layer computed, masks.
+    """`Network.step` in PyTorch: every layer is computed, with masks.
 
     Args:
         network: ours.
@@ -170,12 +164,13 @@ class TorchEager:
     """
 
     def __init__(self, network: Network, inputs: Array) -> None:
-        self._network, self._inputs = network, torch.from_numpy(inputs)
+        self._network = network
+        self._inputs = torch.from_numpy(inputs)
         self.state: NetworkState = network.zeros(inputs.shape[1])
 
     @torch.inference_mode()
     def __call__(self, steps: int | None = None) -> int:
-        """Take so many steps and return how many items that were."""
+        """Take this many steps and return the number of items."""
         chosen = self._inputs[:steps]
         for x in chosen:
             _, self.state = self._network.step(x, self.state)
@@ -183,7 +178,7 @@ class TorchEager:
 
 
 class TorchScript:
-    """The bundle's `step.pt`, which gathers the rows that do not copy.
+    """The bundle's `step.pt`, which gathers the rows that do not COPY.
 
     Args:
         script: the file.
@@ -191,12 +186,13 @@ class TorchScript:
     """
 
     def __init__(self, script: bytes, inputs: Array) -> None:
-        self._module, self._inputs = load_script(script), torch.from_numpy(inputs)
+        self._module = load_script(script)
+        self._inputs = torch.from_numpy(inputs)
         self.state: Any = self._module.zeros(inputs.shape[1])
 
     @torch.inference_mode()
     def __call__(self, steps: int | None = None) -> int:
-        """Take so many steps and return how many items that were."""
+        """Take this many steps and return the number of items."""
         chosen = self._inputs[:steps]
         for x in chosen:
             _, self.state = self._module(x, self.state)
@@ -206,9 +202,10 @@ class TorchScript:
 def _masked_layer(
     nodes: Nodes, number: int, layer: LayerWeights, source: str, below: str, z_below: str, precision: Precision
 ) -> tuple[str, str, str]:
-    """Return h, z (n, 1) and what the layer sends to the output module."""
+    """Return h, z (n, 1) and what the layer sends to the output module (Eqs. 2-9 of arXiv 1609.01704v7)."""
     name, size = f"layer{number}", layer.size
     h, c, z = f"h{number}", f"c{number}", f"z{number}"
+    # s = U h + z_below * W h_below + z * U_above h_above (Eqs. 5-7), as one product.
     parts, rows = [h], [layer.own[:size]]
     if below:
         parts.append(nodes("Mul", f"{name}.below", below, z_below))
@@ -220,6 +217,7 @@ def _masked_layer(
     s = nodes.product(f"{name}.product", both, f"{name}.weight", np.concatenate(rows), precision)
     if not below:
         s = nodes("Add", f"{name}.sourced", s, source)
+    # The new cell, in which FLUSH drops the old one (Eqs. 2-4).
     s, logit = _normalised(nodes, name, layer, s)
     fresh, kept, out = _gates(nodes, str(number), s, c)
     one = nodes.weight(f"{name}.one", np.array(1, np.float32))
@@ -228,11 +226,13 @@ def _masked_layer(
     last = not below
     new_c = nodes("Add", f"{c}_next" if last else f"{name}.c", fresh, kept)
     new_h = nodes("Mul", f"{h}_next" if last else f"{name}.h", out, nodes("Tanh", f"{name}.squashed", new_c))
+    # Rows that COPY get their old values back.
     if below:
         due = nodes("Max", f"{name}.due", z, z_below) if layer.detects else z_below
         works = nodes("Greater", f"{name}.works", due, nodes.weight(f"{name}.zero", np.array(0, np.float32)))
         nodes("Where", f"{c}_next", works, new_c, c)
         new_h = nodes("Where", f"{h}_next", works, new_h, h)
+    # The boundary (Eq. 9); it needs one of the layer below.
     new_z = ""
     if logit:
         fires = nodes("Greater", f"{name}.fires", logit, nodes.weight(f"{name}.threshold", np.array(0, np.float32)))
@@ -274,7 +274,7 @@ def _gates(nodes: Nodes, name: str, s: str, c: str) -> tuple[str, str, str]:
 
 
 def _gated_output(nodes: Nodes, weights: StepWeights, sent: list[str]) -> None:
-    """Eqs. 11-12 and the head."""
+    """Add the output module (Eqs. 11-12) and the head."""
     config = weights.config
     sizes = nodes.weight("output.sizes", np.array([config.num_layers, config.output]))
     shares, parts = [], []
@@ -292,7 +292,7 @@ def _gated_output(nodes: Nodes, weights: StepWeights, sent: list[str]) -> None:
 
 
 def _embedded(nodes: Nodes, kind: str, outputs: int, generator: np.random.Generator) -> str:
-    """A symbol's embedding, or an offset as it is brought to the same width."""
+    """Add the embedding of a symbol, or the product that brings an offset to the same width."""
     if kind == "text":
         table = nodes.weight("embedding", generator.normal(size=(outputs, EMBEDDING)).astype(np.float32))
         return nodes("Gather", "embedded", table, "token")

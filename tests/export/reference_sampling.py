@@ -1,4 +1,4 @@
-"""Drawing from an output, in NumPy and float64: the judge of the nodes that do it inside the step graph."""
+"""Sampling from an output in NumPy and float64: the reference for the nodes that do it inside the step graph."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""Stepping through a recording, bound in place and in parts, is stepping."""
+"""Replay, bound in place and in parts, gives the bits of plain steps."""
 
 from typing import Any, Literal
 
@@ -6,25 +6,25 @@ import numpy as np
 import onnx
 import pytest
 
-from bench import networks, rivals
-from bench.replay import Replay, without_drawing
+from bench.engine import networks, rivals
+from bench.engine.replay import Replay, without_drawing
 from export.build import Compiled, compile_network
 
 STEPS, ROWS, HIDDEN = 40, 6, 12
 
 
 def recorded(kind: Literal["text", "ink"]) -> Any:
-    """Inputs that command every operation."""
+    """Inputs that force every operation."""
     generator = np.random.default_rng(5)
     fired = generator.random((STEPS, ROWS, 2)) < 0.5
     fired[..., 1] &= fired[..., 0]
-    return networks.symbols(fired) if kind == "text" else networks.offsets(fired)
+    return networks.symbols_for(fired) if kind == "text" else networks.offsets_for(fired)
 
 
 @pytest.fixture(scope="module", params=["text", "ink"])
 def compiled(request: pytest.FixtureRequest) -> Compiled:
     """A small network of each kind in the precision that ships."""
-    return compile_network(networks.obedient(request.param, HIDDEN, [0.3, 0.1]), "int8")
+    return compile_network(networks.forced_network(request.param, HIDDEN, [0.3, 0.1]), "int8")
 
 
 def stepped(compiled: Compiled, inputs: Any) -> tuple[Any, dict[str, Any]]:
@@ -52,7 +52,7 @@ def test_it_is_bit_for_bit_what_the_exporter_runs(compiled: Compiled, most_rows:
 
 
 def test_the_graph_for_one_row_is_replayed_alone(compiled: Compiled) -> None:
-    """Its axes have no names; its bits are those of the row in company."""
+    """Its axes have no names; its bits are those of the row in a batch."""
     inputs = recorded(compiled.network.config.kind)
     name = compiled.step().output.name
     _, state = stepped(compiled, inputs)

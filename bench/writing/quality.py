@@ -1,7 +1,8 @@
-"""A network that writes given texts, as its users meet it: can it be read, does it end, and how soon and fast is it.
+"""Measure handwriting of given texts over HTTP: legibility, endings of lines, latency and speed.
 
-Real lines that no network here was trained on are the measure: the bundle's recogniser reads their own ink, and then
-what the service wrote of the same texts. Tesseract, where it is installed, is the reader that knows nothing of pens.
+The texts are those of real lines that no network here was trained on. The bundle's recogniser reads the real ink, and
+then what the service wrote of the same texts. Tesseract, where it is installed, reads both too; it has never seen pen
+strokes.
 """
 
 from collections import defaultdict
@@ -14,10 +15,10 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.load import Plan, run
+from bench.http.load import Plan, run
+from bench.http.server import Served, serving
 from bench.machine import cores
 from bench.options import Options
-from bench.served import Served, serving
 from export.bundle.folder import Bundle, BundleError
 from model.codec import REPLACEMENT, HandwritingCodec, codec_from_json
 from model.data.ink import Protocol, load_ink
@@ -28,23 +29,24 @@ from service.registry.recogniser import Recogniser
 Offsets = NDArray[np.float64]
 
 X_HEIGHT_MM = 2.5
-WIDE_MM = 1000.0  # so that no sentence wraps
+WIDE_MM = 1000.0  # wide enough that no sentence wraps
 SHORTEST = 12
 SEED = 5
-EARLY = 0.6  # a line with less than so many points a character of what its hand's lines have is called early
+EARLY = 0.6  # a line ended early if it has fewer points per character than this share of its hand's median
 LONG_TEXT = "Many of them had never seen the sea, and those who had could not say what it was like. "
 WRITERS = 64
-PATIENCE_S = 300.0
+TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True)
 class Line:
-    """A text and the ink that is to say it.
+    """A text and its ink.
 
     Attributes:
-        text: of it. offsets: raw (n, 3).
-        is_complete: whether whoever wrote it says that it came to its end.
-        style: whose hand.
+        text: of the line.
+        offsets: raw (n, 3).
+        is_complete: whether the service says that the line came to its end.
+        style: name of the hand, "" for real ink.
     """
 
     text: str
@@ -55,24 +57,29 @@ class Line:
 
 @dataclass(frozen=True)
 class Errors:
-    """How well a reader read some lines, in characters."""
+    """The errors of a reader over some lines.
+
+    Attributes:
+        edits: of each line, in characters.
+        lengths: of each line, in characters.
+    """
 
     edits: Sequence[int]
     lengths: Sequence[int]
 
     @classmethod
     def of(cls, found: Sequence[str], lines: Sequence[Line]) -> "Errors":
-        """Count what was read against what was to be read."""
+        """Return the errors in what was read."""
         edits = [edit_distance(mine, line.text) for mine, line in zip(found, lines, strict=True)]
         return cls(edits, [len(line.text) for line in lines])
 
     @property
     def rate(self) -> float:
-        """Edits as a share of the characters."""
+        """The character error rate: edits as a share of the characters."""
         return sum(self.edits) / max(sum(self.lengths), 1)
 
     def by(self, names: Sequence[str]) -> dict[str, float]:
-        """The rate of the lines of each name."""
+        """Return the rate over the lines of each name."""
         rates = {}
         for name in sorted(set(names)):
             part = [index for index, other in enumerate(names) if other == name]
@@ -83,12 +90,14 @@ class Errors:
 def held_out(data: Path, codec: HandwritingCodec, protocol: Protocol, count: int) -> list[Line]:
     """Return lines that neither writer nor recogniser was trained on, up to half of them with digits.
 
-    The recogniser was trained on the official split, so they are of its test part; the writer may have been trained by
-    another protocol, and then they are of the test part of both.
+    The recogniser was trained on the official split, so the lines are of its test part. The writer may have been
+    trained by another protocol; then they are of the test part of both.
 
     Args:
-        data: strokes with texts. codec: of the writer, whose characters they must be made of.
-        protocol: by which the writer was trained. count: of lines.
+        data: strokes with texts.
+        codec: of the writer; the lines consist of its characters.
+        protocol: by which the writer was trained.
+        count: number of lines.
     """
     corpus = load_ink(data, codec, "official", texts=True)
     unseen = set(load_ink(data, codec, protocol, texts=True).ids["test"])
@@ -105,15 +114,18 @@ def held_out(data: Path, codec: HandwritingCodec, protocol: Protocol, count: int
 
 
 def measure(shipped: Path, bundle: Bundle, data: Path, count: int, options: Options) -> dict[str, Any]:
-    """Return what a bundle's writing is worth.
+    """Return the figures of a bundle that writes texts.
 
     Args:
-        shipped: folder it is in. bundle: of a network that writes texts, with a recogniser.
-        data: strokes with texts that it was not trained on. count: of lines to write.
+        shipped: the folder it is in.
+        bundle: of a network that writes texts, with a recogniser.
+        data: strokes with texts, some of which it was not trained on.
+        count: lines to write.
         options: of the loads.
     """
-    codec, (hands, reads) = codec_of(bundle.codec), _writing(bundle)
-    reader = Recogniser(bundle.files[reads["file"]], codec_of(reads["codec"]))
+    codec = codec_of(bundle.codec)
+    hands, recogniser = _writing(bundle)
+    reader = Recogniser(bundle.files[recogniser["file"]], codec_of(recogniser["codec"]))
     real = held_out(data, codec, "official" if bundle.data.get("protocol") == "official" else "paper", count)
     here = cores()
     with serving(shipped, here[:2], processes=len(here[:2])) as server:
@@ -125,28 +137,28 @@ def measure(shipped: Path, bundle: Bundle, data: Path, count: int, options: Opti
     return figures
 
 
-def codec_of(told: Mapping[str, Any]) -> HandwritingCodec:
+def codec_of(facts: Mapping[str, Any]) -> HandwritingCodec:
     """Return the codec of a network that writes or reads texts."""
-    codec = codec_from_json(dict(told))
+    codec = codec_from_json(dict(facts))
     if not isinstance(codec, HandwritingCodec):
         raise BundleError("a bundle that writes given texts is needed")
     return codec
 
 
 def _writing(bundle: Bundle) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The hands and the recogniser of a bundle."""
-    told: Any = bundle.manifest.get("writing") or {}
-    if not told.get("hands") or not told.get("recogniser"):
+    """Return the named hands and the recogniser of a bundle, as the manifest has them."""
+    writing: Any = bundle.manifest.get("writing") or {}
+    if not writing.get("hands") or not writing.get("recogniser"):
         raise BundleError(f"{bundle.name}: a bundle with named hands and a recogniser is needed")
-    return told["hands"], told["recogniser"]
+    return writing["hands"], writing["recogniser"]
 
 
 def write(
     server: Served, name: str, codec: HandwritingCodec, hands: Sequence[Mapping[str, Any]], texts: Sequence[str]
 ) -> list[Line]:
-    """Ask for each text in one hand after the other, at the service's defaults; the ink comes in the data's units."""
+    """Have each text written, by one hand after the other, and return the ink in the units of the data."""
     lines = []
-    with httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client:
+    with httpx.Client(base_url=server.url, timeout=TIMEOUT_S) as client:
         for number, text in enumerate(texts):
             hand = hands[number % len(hands)]
             body: dict[str, Any] = {"model": name, "text": text, "style": hand["name"], "seed": number}
@@ -161,7 +173,7 @@ def write(
 
 
 def shares(texts: Sequence[str]) -> dict[str, float]:
-    """How many of the texts have what is hard to write."""
+    """Return the share of the texts that have digits, capitals and punctuation, which are hard to write."""
     has: dict[str, Callable[[str], bool]] = {
         "with_digits": str.isdigit,
         "with_capitals": str.isupper,
@@ -171,8 +183,8 @@ def shares(texts: Sequence[str]) -> dict[str, float]:
 
 
 def legibility(reader: Recogniser, real: Sequence[Line], written: Sequence[Line]) -> dict[str, Any]:
-    """Character errors of both readers on real and on written ink."""
-    from bench import tesseract  # what it needs is not part of the development install
+    """Return the character error rates of both readers on real and on written ink."""
+    from bench.writing import tesseract  # what it needs is not part of the development install
 
     styles = [line.style for line in written]
     figures: dict[str, Any] = {}
@@ -195,7 +207,7 @@ def legibility(reader: Recogniser, real: Sequence[Line], written: Sequence[Line]
 
 
 def endings(written: Sequence[Line]) -> dict[str, Any]:
-    """Lines that did not end by themselves, and lines far shorter than their hand writes others."""
+    """Return the share of lines that did not end by themselves, and of lines much shorter than their hand's others."""
     pace: dict[str, list[float]] = defaultdict(list)
     for line in written:
         pace[line.style].append(len(line.offsets) / len(line.text))
@@ -208,7 +220,7 @@ def endings(written: Sequence[Line]) -> dict[str, Any]:
 
 
 def speed(server: Served, name: str, options: Options, core: int) -> dict[str, Any]:
-    """First points on an idle server, one writer, and 64 of them."""
+    """Return the time to the first point on an idle server, and the speed of one writer and of 64."""
     body = {"model": name, "text": LONG_TEXT * 20, "stream": True}
     probe = {"model": name, "text": "Dear reader,", "stream": True}
     idle = run(Plan(server.url, "/v1/handwriting", {}, 0, probe=probe, probes=options.probes // 10, core=core))

@@ -1,13 +1,13 @@
-"""The load client counts what a server really told, and says so when it was no stream."""
+"""The load client counts what a server sent, and raises an error if that was not a stream."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from bench import networks
-from bench.load import LoadError, Plan, run
-from bench.served import Served, ServerError, serving
+from bench.engine import networks
+from bench.http.load import LoadError, Plan, run
+from bench.http.server import Served, ServerError, serving
 
 BODY = {"model": "counted", "prompt": "It ", "stream": True}
 
@@ -16,14 +16,14 @@ BODY = {"model": "counted", "prompt": "It ", "stream": True}
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server of one small network."""
     folder = tmp_path_factory.mktemp("bundles")
-    networks.export(networks.obedient("text", 8, [0.3, 0.1]), folder, "counted", [0.3, 0.1])
+    networks.export(networks.forced_network("text", 8, [0.3, 0.1]), folder, "counted", [0.3, 0.1])
     with serving(folder, [], rows=16) as started:
         yield started
 
 
 @pytest.mark.parametrize("boundaries", [True, False])
 def test_every_character_is_counted_once(server: Served, boundaries: bool) -> None:
-    """Streams that end by themselves tell exactly what was asked for."""
+    """Streams that end by themselves have exactly as many characters as were asked for."""
     streams, length = 5, 90
     plan = Plan(server.url, "/v1/completions", BODY | {"max_tokens": length, "boundaries": boundaries}, streams)
     found = run(plan)

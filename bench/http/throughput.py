@@ -1,13 +1,13 @@
-"""The whole service over HTTP, a real server and a client beside it: throughput, first characters, gaps, memory."""
+"""The whole service over HTTP, a real server and a client beside it: throughput, time to first item, gaps, memory."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.load import Findings, Plan, run
+from bench.http.load import Findings, Plan, run
+from bench.http.server import Served, serving
 from bench.machine import cores
 from bench.options import Options
-from bench.served import Served, serving
 
 ENDLESS = 1_000_000
 PROMPT = "It was "
@@ -17,10 +17,10 @@ MEMORY_STREAMS, MEMORY_SHORT, MEMORY_LONG = 16, 500, 4_000
 
 @dataclass(frozen=True)
 class Model:
-    """Whom to ask.
+    """The bundle that requests are for.
 
     Attributes:
-        bundles: folder it is in.
+        bundles: the folder it is in.
         name: of the bundle.
         kind: text or ink.
     """
@@ -35,7 +35,7 @@ class Model:
         return "/v1/completions" if self.kind == "text" else "/v1/handwriting"
 
     def body(self, items: int) -> dict[str, Any]:
-        """A streamed request for so many characters with boundaries, or points."""
+        """Return a streamed request for this many characters with boundaries, or points."""
         body: dict[str, Any] = {"model": self.name, "stream": True}
         if self.kind == "text":
             return body | {"prompt": PROMPT, "max_tokens": items, "boundaries": True}
@@ -43,15 +43,15 @@ class Model:
 
 
 def settings(options: Options) -> dict[str, int]:
-    """What a server that is measured is told: room for all streams and a probe beside them, and no end to them."""
+    """Return the settings of a measured server: room for all streams and probes, and no limit to their length."""
     rows = max(*options.streams, options.http_streams, MEMORY_STREAMS) + SPARE_ROWS
     return {"rows": rows, "max_tokens": ENDLESS, "max_points": ENDLESS}
 
 
 def measure(model: Model, options: Options) -> dict[str, Any]:
-    """Return what a server does for each number of streams, alone and with a request beside them, and its memory.
+    """Return the figures of a server for each number of streams, with and without probes beside them, and its memory.
 
-    The server has a process for each of two cores, as it has by default; the client takes a little of the second.
+    The server has a process for each of two cores, as it has by default; the client takes a little of the second one.
     """
     here = cores()
     with serving(model.bundles, here[:2], processes=len(here[:2]), **settings(options)) as server:
@@ -70,7 +70,7 @@ def measure(model: Model, options: Options) -> dict[str, Any]:
 
 
 def _load(model: Model, server: Served, streams: int, options: Options, core: int) -> Findings:
-    """Hold streams open for a while."""
+    """Hold streams open for a while and return what came."""
     return run(
         Plan(
             server.url,
@@ -86,7 +86,7 @@ def _load(model: Model, server: Served, streams: int, options: Options, core: in
 
 
 def _probe(model: Model, server: Served, streams: int, options: Options, core: int) -> Findings:
-    """Time first characters, beside streams or on an idle server."""
+    """Time the first items of short requests, beside streams or on an idle server."""
     return run(
         Plan(
             server.url,
@@ -104,7 +104,7 @@ def _probe(model: Model, server: Served, streams: int, options: Options, core: i
 
 
 def _memory_by_length(model: Model, server: Served, core: int) -> dict[str, float]:
-    """How much more memory streams take when they are eight times as long."""
+    """Return the memory per item: how much more streams take when they are eight times as long."""
     run(Plan(server.url, model.path, model.body(MEMORY_SHORT), MEMORY_STREAMS, core=core))
     before = server.peak_mb()
     run(Plan(server.url, model.path, model.body(MEMORY_LONG), MEMORY_STREAMS, core=core))
@@ -113,7 +113,7 @@ def _memory_by_length(model: Model, server: Served, core: int) -> dict[str, floa
 
 
 def _shown(findings: Findings) -> dict[str, float | None]:
-    """Findings, rounded for people and for JSON."""
+    """Return findings, rounded, as JSON has them."""
     return {
         name: None if value is None else round(value, 0 if name == "items_per_s" else 2)
         for name, value in vars(findings).items()

@@ -1,4 +1,4 @@
-"""Engines in processes of their own, each on a core of its own, to see what they do to each other."""
+"""Run several engines, each in a process and on a core of its own, to see how much they slow each other down."""
 
 import multiprocessing
 import statistics
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from bench.engine.replay import Array, Serving
 from bench.machine import pinned
-from bench.replay import Array, Serving
 from export.bundle import folder as bundles
 
 REPEATS = 3
@@ -18,24 +18,24 @@ REPEATS = 3
 
 @dataclass(frozen=True)
 class Engines:
-    """Some processes that wait for the word.
+    """Some processes that wait to be started.
 
     Attributes:
-        pipes: to them, one per core.
+        pipes: to the processes, one per core.
     """
 
     pipes: list[Connection]
 
     def rate(self, chosen: Collection[int]) -> float:
-        """Return items per second of the chosen ones, run at the same time."""
+        """Return the items per second of the chosen engines, run at the same time and added up."""
         for number in chosen:
             self.pipes[number].send(True)
         return float(sum(self.pipes[number].recv() for number in chosen))
 
     def gain(self, rounds: int) -> tuple[float, float, float]:
-        """Return items per second of one and of all, and the median over rounds of the ratio in a round.
+        """Return the items per second of one engine, those of all, and the median over rounds of their ratio.
 
-        What one does is the mean over all of them alone, as cores of one machine need not be alike.
+        The figure for one is the mean over all of them run alone, since cores of one machine need not be alike.
         """
         everyone = range(len(self.pipes))
         alone, together = [], []
@@ -68,7 +68,7 @@ def engines(bundle: Path, inputs: Array, cores: list[int]) -> Iterator[Engines]:
 
 
 def _work(bundle: Path, inputs: Array, core: int, pipe: Connection) -> None:
-    """Step through the recording each time the word comes, and tell how fast it went."""
+    """Step through the recording each time a message comes, and send back the items per second."""
     with pinned(core):
         replay = Serving(bundles.load(bundle), inputs)
         replay(2)

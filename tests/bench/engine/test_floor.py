@@ -1,12 +1,12 @@
-"""The floor counts exactly the products a gated step cannot do without."""
+"""The floor counts exactly the products that a step of an HM-LSTM needs."""
 
 import numpy as np
 import pytest
 
-from bench import networks
-from bench.floor import Machine, Work
+from bench.engine import networks
+from bench.engine.floor import CoreSpeed, Work
 from export.build import compile_network
-from export.checks.skipping import rows_multiplied
+from export.checks.skipping import check_skipping
 from export.checks.traces import Trace
 from export.graphs.weights import StepWeights
 
@@ -17,11 +17,11 @@ def test_work_equals_what_the_gated_graph_multiplies() -> None:
     fired = generator.random((65, 6, 2)) < 0.4
     fired[..., 1] &= fired[..., 0]
     fired[0] = False  # the graph begins with no boundary before its first step
-    compiled = compile_network(networks.obedient("text", 8, [0.3, 0.1]))
+    compiled = compile_network(networks.forced_network("text", 8, [0.3, 0.1]))
     weights = StepWeights.of(compiled.network)
     config = compiled.network.config
-    counted = rows_multiplied(compiled.graph, config, Trace(networks.symbols(fired), "commanded")).multiplied
-    skipped = rows_multiplied(compiled.graph, config, Trace(networks.symbols(fired[:1]), "commanded")).multiplied
+    counted = check_skipping(compiled.graph, config, Trace(networks.symbols_for(fired), "forced")).multiplied
+    skipped = check_skipping(compiled.graph, config, Trace(networks.symbols_for(fired[:1]), "forced")).multiplied
     expected = float(weights.head.size)
     for number, layer in enumerate(weights.layers, start=1):
         for name, matrix in ((f"layer{number}.own", layer.own), (f"layer{number}.e.rows", layer.out)):
@@ -34,8 +34,8 @@ def test_work_equals_what_the_gated_graph_multiplies() -> None:
 def test_one_stream_waits_for_memory_and_many_for_arithmetic() -> None:
     """The floor is the larger of the two, per item."""
     work = Work(((1_000_000, 1.0),))
-    machine = Machine(float32_gmacs=100, int8_gmacs=400, bandwidth_gb=40)
-    assert work.floor_us(1, machine, 4) == pytest.approx(100)
-    assert work.floor_us(64, machine, 4) == pytest.approx(10)
-    assert work.floor_us(1, machine, 1) == pytest.approx(25)
-    assert work.floor_us(64, machine, 1) == pytest.approx(2.5)
+    core = CoreSpeed(float32_gmacs=100, int8_gmacs=400, bandwidth_gb=40)
+    assert work.floor_us(1, core, 4) == pytest.approx(100)
+    assert work.floor_us(64, core, 4) == pytest.approx(10)
+    assert work.floor_us(1, core, 1) == pytest.approx(25)
+    assert work.floor_us(64, core, 1) == pytest.approx(2.5)

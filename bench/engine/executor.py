@@ -1,4 +1,4 @@
-"""One executor of the engine without HTTP: streams that write for themselves, drawing and bookkeeping included."""
+"""One executor of the engine without HTTP: streams that write freely, with sampling and bookkeeping."""
 
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ class WritingExecutor:
     """Steps streams of one bundle together, as the engine's thread does.
 
     Args:
-        bundles: a folder.
-        name: of a bundle in it.
-        batch: B, streams.
-        steps: of a turn.
+        bundles: folder of bundles.
+        name: of the bundle.
+        batch: B, the number of streams.
+        steps: of one turn.
     """
 
     def __init__(self, bundles: Path, name: str, batch: int, steps: int) -> None:
@@ -30,7 +30,7 @@ class WritingExecutor:
         self._executor.admit(0.0)
 
     def __call__(self) -> int:
-        """Take a turn and return how many characters or points were written."""
+        """Take a turn and return the number of characters or points written."""
         for _ in range(self._steps):
             self._executor.step()
         for sequence in self._executor.scheduler.rows:

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-PATIENCE_S = 120.0
+ROOT = Path(__file__).parents[2]
+TIMEOUT_S = 120.0
 
 
 class ServerError(Exception):
-    """The server did not start; the message holds its last words."""
+    """The server did not start; the message has the last lines of its log."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Served:
 
     @property
     def pids(self) -> list[int]:
-        """Its process and those it started, as far as the system tells."""
+        """Its process and those it started, where the system lists them."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
         return [self.pid, *(map(int, children.read_text("ascii").split()) if children.exists() else ())]
 
     def peak_mb(self) -> float:
-        """The most memory that its processes ever held, added up; 0 where the system does not tell."""
+        """Return the peak memory of its processes, added up, in MB; 0 where the system does not count it."""
         return sum(map(_peak_mb, self.pids))
 
 
@@ -50,11 +50,11 @@ def serving(bundles: Path, cores: list[int], **settings: Any) -> Iterator[Served
 
     Args:
         bundles: folder to serve.
-        cores: it may run on; none leaves it to the system.
-        settings: environment variables without COPYIST_, in lower case; without `processes` it is one.
+        cores: that it may run on; an empty list leaves that to the system.
+        settings: environment variables without COPYIST_, in lower case; `processes` is 1 unless it is among them.
 
     Raises:
-        ServerError: it did not come up.
+        ServerError: the server did not start.
     """
     given = {"bundles": bundles, "port": 0, "log_format": "json", "log_level": "info", "processes": 1, **settings}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COPYIST_")}
@@ -71,8 +71,8 @@ def serving(bundles: Path, cores: list[int], **settings: Any) -> Iterator[Served
         yield Served(_address(lines, given["processes"]), process.pid)
     finally:
         process.send_signal(signal.SIGKILL)
-        process.wait(PATIENCE_S)
-        reader.join(PATIENCE_S)
+        process.wait(TIMEOUT_S)
+        reader.join(TIMEOUT_S)
 
 
 def _drain(process: subprocess.Popen[str], lines: "queue.SimpleQueue[str]") -> None:
@@ -94,9 +94,9 @@ def _peak_mb(pid: int) -> float:
 
 
 def _address(lines: "queue.SimpleQueue[str]", processes: int) -> str:
-    """Where a server listens, once all of its processes do."""
+    """Return where a server listens, once all of its processes do."""
     seen = []
-    while line := lines.get(timeout=PATIENCE_S):
+    while line := lines.get(timeout=TIMEOUT_S):
         seen.append(line.strip())
         try:
             entry = json.loads(line)
