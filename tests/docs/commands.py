@@ -58,7 +58,7 @@ def _command(name: str, command: Any) -> list[str]:
     rows = []
     for parameter in command.params:
         if parameter.param_type_name == "argument":
-            rows.append(_row(f"`{parameter.human_readable_name}`", _default(parameter), getattr(parameter, "help", "")))
+            rows.append(_row(f"`{parameter.metavar or parameter.name}`", _default(parameter), getattr(parameter, "help", "")))
         elif "--help" not in parameter.opts:
             flags = [*parameter.opts, *parameter.secondary_opts]
             rows.append(_row(", ".join(f"`{flag}`" for flag in flags), _default(parameter), parameter.help))
@@ -69,7 +69,7 @@ def _default(parameter: Any) -> str:
     if parameter.required:
         return "required"
     default = parameter.default
-    if default is None or callable(default) or default in (False, True, "", []):
+    if isinstance(default, bool) or callable(default) or default in (None, "", [], ()):
         return ""
     return f"`{getattr(default, 'value', default)}`"
 
