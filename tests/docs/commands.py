@@ -15,12 +15,12 @@ ABOUT = {
     ),
     "python -m service": "The server. Everything else is set by [environment variables](operating.md#settings).",
     "python -m model": "Training and analysis; needs the extra `train` (`make train` installs it).",
-    "python -m export": "From a checkpoint to a bundle. Without the name of a command, the arguments are those of `build`.",
+    "python -m export": "From a checkpoint to a bundle. Without a command's name, the arguments are those of `build`.",
 }
 HEAD = """# Commands
 
-This page is generated from the commands' own `--help`: `pytest tests/docs --renew-golden`. [How do I](how-do-i.md) has examples that run, and
-`make help` lists the targets of the Makefile.
+This page is generated from the commands' own `--help`, by `pytest tests/docs --renew-golden`.
+[How do I](how-do-i.md) has examples that run, and `make help` lists the targets of the Makefile.
 """
 
 
@@ -58,7 +58,9 @@ def _command(name: str, command: Any) -> list[str]:
     rows = []
     for parameter in command.params:
         if parameter.param_type_name == "argument":
-            rows.append(_row(f"`{parameter.metavar or parameter.name}`", _default(parameter), getattr(parameter, "help", "")))
+            rows.append(
+                _row(f"`{parameter.metavar or parameter.name}`", _default(parameter), getattr(parameter, "help", ""))
+            )
         elif "--help" not in parameter.opts:
             flags = [*parameter.opts, *parameter.secondary_opts]
             rows.append(_row(", ".join(f"`{flag}`" for flag in flags), _default(parameter), parameter.help))

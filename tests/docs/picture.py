@@ -1,7 +1,7 @@
 """Draw the first picture of the README: `python -m tests.docs.picture` from the repository's root.
 
-A line of handwriting and two lines of prose, both written by the shipped bundles with a fixed seed, and both marked where
-the network places a boundary.
+A line of handwriting and two lines of prose, written by the shipped bundles with a fixed seed and marked where the
+network places a boundary.
 """
 
 from pathlib import Path
