@@ -82,7 +82,7 @@ $(DEV)/.docs: $(DEV)/.installed
 
 .PHONY: docs
 docs: $(DEV)/.docs ## the documentation as a static site in build/docs; a broken link fails
-	$(DEV)/bin/python -m sphinx --fail-on-warning --keep-going --quiet -c docs -b html . build/docs
+	$(DEV)/bin/python -m sphinx -W --keep-going --quiet -c docs -b html . build/docs
 	@echo "open build/docs/index.html"
 
 .PHONY: train

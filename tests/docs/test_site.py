@@ -26,7 +26,7 @@ pytestmark = [
 
 def build(sources: Path, site: Path) -> subprocess.CompletedProcess[str]:
     """Build the site as `make docs` does."""
-    command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet", "-c", "docs"]
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "--quiet", "-c", "docs"]
     return subprocess.run(
         [*command, "-b", "html", ".", str(site)], cwd=sources, capture_output=True, text=True, timeout=LIMIT_S,
         check=False,
