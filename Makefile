@@ -60,7 +60,7 @@ check: $(DEV)/.installed ## lint, types, arrows and container files, without the
 # lm-evaluation-harness. What cannot be had here is left out: its tests skip and say so.
 PROGRAMS := chromium:chromium redis-server:redis-server promtool:prometheus
 .PHONY: peers
-peers: $(DEV)/.peers
+peers: $(DEV)/.peers $(DEV)/.docs
 	@missing=$$(for one in $(PROGRAMS); do command -v $${one%:*} >/dev/null || printf '%s ' $${one#*:}; done); \
 	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    echo "installing for the tests: $$missing"; \
@@ -75,6 +75,15 @@ $(DEV)/.peers: $(DEV)/.installed tests/service/contract/clients/package.json
 	@npm install --silent --no-package-lock --prefix tests/service/contract/clients || \
 	    echo "no JavaScript client of OpenAI's here: its test will skip"
 	@touch $@
+
+$(DEV)/.docs: $(DEV)/.installed
+	@$(DEV)/bin/python $(PIP) --editable '.[docs]' || echo "no Sphinx here: the test of the documentation's site will skip"
+	@touch $@
+
+.PHONY: docs
+docs: $(DEV)/.docs ## the documentation as a static site in build/docs; a broken link fails
+	$(DEV)/bin/python -m sphinx -W --keep-going --quiet -c docs -b html . build/docs
+	@echo "open build/docs/index.html"
 
 .PHONY: train
 train: $(DEV)/.installed ## train a model (PRESET=, DATA=, OUT=, MINUTES=, ARGS=)

@@ -1,7 +1,7 @@
-"""Run records and the page made of them: a claim in docs/results.md is a row of a file in docs/runs/.
+"""Run records: one JSON file for each training whose figures the documentation quotes, sorted into folders by corpus.
 
-A record says what was run, on what, for how long, and what came out: enough to do it again. `results_page` is a pure
-function of the records, so the page can be regenerated, and a test holds it to them.
+A record says what was run, on which data, for how long, and with what result: enough to repeat the run. The pages
+docs/results.md and docs/boundaries.md are generated from the records alone (results_page.py).
 """
 
 import json
@@ -14,20 +14,21 @@ from typing import Any
 from model.checkpoints.checkpoint import Checkpoint
 
 FORMAT = "copyist-run/1"
+CURVE_POINTS = 12  # of the validation curve that a record keeps
 
 
 def make_record(
     name: str, command: str, note: str, checkpoint: Checkpoint, log: list[dict[str, Any]], test: dict[str, Any]
 ) -> dict[str, Any]:
-    """A run as JSON values.
+    """Return the record of a run as JSON values.
 
     Args:
-        name: of the row.
-        command: that trained it.
-        note: what a reader must know beyond the command, in a sentence or two; may be empty.
-        checkpoint: the one that was measured.
-        log: records of the training's log.
-        test: what `model.training.evaluate.summarise` said of the test split.
+        name: of the row in the tables.
+        command: the command that trained the network.
+        note: what a reader must know besides the command, in a sentence or two; may be empty.
+        checkpoint: the checkpoint that was measured.
+        log: the lines of the training's log.jsonl, one per evaluation.
+        test: the result of `model.training.evaluate.summarise` on the test split.
     """
     facts = checkpoint.facts
     weights = sum(parameter.numel() for parameter in checkpoint.network().parameters())
@@ -49,12 +50,36 @@ def make_record(
         "steps": facts["steps"],
         "passes": round(facts["passes"], 3),
         **({"started_from": facts["started_from"]} if "started_from" in facts else {}),
-        "curve": [
-            {"minutes": round(point["elapsed_s"] / 60, 1), "update": point["update"], "valid": round(point["valid"], 4)}
-            for point in log
-        ],
+        "curve": thinned(
+            [
+                {
+                    "minutes": round(point["elapsed_s"] / 60, 1),
+                    "update": point["update"],
+                    "valid": round(point["valid"], 4),
+                }
+                for point in log
+            ],
+            facts["updates"],
+        ),
         "test": test,
     }
+
+
+def thinned(curve: list[dict[str, Any]], measured: int) -> list[dict[str, Any]]:
+    """Return at most CURVE_POINTS points of a validation curve.
+
+    The first and the last point stay, so does the point of the measured checkpoint; the others are evenly spaced.
+
+    Args:
+        curve: points in the order of their updates.
+        measured: the update at which the measured checkpoint was saved.
+    """
+    if len(curve) <= CURVE_POINTS:
+        return curve
+    spaced = CURVE_POINTS - 1
+    kept = {round(i * (len(curve) - 1) / (spaced - 1)) for i in range(spaced)}
+    kept |= {i for i, point in enumerate(curve) if point["update"] == measured}
+    return [curve[i] for i in sorted(kept)]
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
@@ -64,19 +89,19 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """All records of a folder, by name of their files.
+    """Read all records of a folder and of its subfolders, in the order of their paths.
 
     Raises:
-        ValueError: a file that is no record, named.
+        ValueError: a file is not a run record; the message names it.
     """
-    return [read_record(path) for path in sorted(folder.glob("*.json"))]
+    return [read_record(path) for path in sorted(folder.rglob("*.json"))]
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """One record.
+    """Read one record.
 
     Raises:
-        ValueError: the file is no record.
+        ValueError: the file is not a run record.
     """
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if record.get("format") != FORMAT:

@@ -181,7 +181,7 @@ def bench(
 def record(
     run: Annotated[Path, typer.Argument(help="A training folder.")],
     data: Annotated[Path, typer.Option(help="The corpus it was trained on.")],
-    out: Annotated[Path, typer.Option(help="The record, docs/runs/NAME.json.")],
+    out: Annotated[Path, typer.Option(help="The record, docs/runs/CORPUS/NAME.json.")],
     command: Annotated[str, typer.Option(help="The command that trained it.")],
     note: Annotated[str, typer.Option(help="What a reader must know beyond the command.")] = "",
 ) -> None:
@@ -254,14 +254,19 @@ def boundaries(
 @app.command()
 def results(
     runs: Annotated[Path, typer.Option(help="Folder of run records.")] = Path("docs/runs"),
-    out: Annotated[Path, typer.Option(help="The page.")] = Path("docs/results.md"),
+    out: Annotated[Path, typer.Option(help="The page of results.")] = Path("docs/results.md"),
+    boundaries_out: Annotated[Path, typer.Option("--boundaries", help="The page of boundary scores.")] = Path(
+        "docs/boundaries.md"
+    ),
 ) -> None:
-    """Make the page of results from the run records."""
+    """Generate the pages of results and of boundary scores from the run records."""
     from model.analysis.records import read_records
-    from model.analysis.results_page import results_page
+    from model.analysis.results_page import boundaries_page, results_page
 
     try:
-        out.write_text(results_page(read_records(runs)), encoding="utf-8")
+        records = read_records(runs)
+        out.write_text(results_page(records), encoding="utf-8")
+        boundaries_out.write_text(boundaries_page(records), encoding="utf-8")
     except (OSError, ValueError) as error:
         raise fail(error) from error
 

@@ -9,12 +9,6 @@ from tests.docs.blocks import Block, Shell, blocks
 from tests.service.live_server import ROOT, Server
 
 PAGE = ROOT / "docs" / "how-do-i.md"
-# What needs a network, a container engine or a plotter; the commands of make are walked by test_walk.py.
-ELSEWHERE = {
-    "Get it": "downloads the dependencies; the install is tested by the Makefile's own",
-    "Serve it": "walked by test_walk.py",
-    "Run it in a container": "tests/test_docker.py does it",
-}
 
 pytestmark = pytest.mark.xdist_group("service")
 
@@ -36,12 +30,6 @@ def test_programs_run(block: Block, shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(block.text.replace("http://127.0.0.1:8000", "$URL"), encoding="utf-8")
     out = shell.run('sed -i "s|[$]URL|$COPYIST_URL|" program.py && python program.py')
     assert out
-
-
-def test_nothing_is_left_out() -> None:
-    """Every block is run here, walked, or excused with a reason."""
-    for block in blocks(PAGE):
-        assert block.language in ("bash", "python", "make") or block.heading in ELSEWHERE, str(block)
 
 
 def test_what_is_resumed_is_the_rest(shell: Shell, shipped_server: Server) -> None:

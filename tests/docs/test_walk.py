@@ -1,4 +1,4 @@
-"""A newcomer's way: from a text file of their own to a reply in it, by the README's commands and no others."""
+"""A newcomer's way: from a text file of their own to a reply in it, with the commands of a page and no others."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from tests.service.live_server import PATIENCE_S, ROOT
 
 PAGES = {
     "README.md": ("Train on your own",),
-    "docs/how-do-i.md": ("Train on my own corpus", "Export it", "Serve it"),
+    "docs/training.md": ("Train on your own corpus", "Export it", "Serve it"),
 }
 TEXT = ROOT / "tests" / "fixtures" / "text.txt"
 LEFT_OUT = shutil.ignore_patterns(".*", "runs", "shared", "bundles", "__pycache__", "*.egg-info", "build")
@@ -75,7 +75,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def environment() -> dict[str, str]:
-    """Ours, as a newcomer's: nothing set."""
+    """Our environment without any setting of Copyist, as a newcomer has it."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("COPYIST_", "PYTHONPATH"))}
     return kept | {"OMP_NUM_THREADS": "1"}
 
@@ -116,7 +116,7 @@ def test_from_a_bundle_to_one_that_knows_another_text(checkout: Path) -> None:
         if not (shipped.parent / name).is_dir():
             pytest.skip(f"no bundle {name} ships in service/bundles")
         shutil.copytree(shipped.parent / name, checkout / "service" / "bundles" / name)
-    for step in commands("docs/how-do-i.md", ("Go on from a bundle", "See what its boundaries mean")):
+    for step in commands("docs/training.md", ("Go on from a bundle", "See what its boundaries mean")):
         carry_out(step, checkout)
     fitted = checkpoints.load(checkout / "runs" / "fitted")
     assert fitted.facts["started_from"]["bundle"] == bundle.load(shipped).fingerprint

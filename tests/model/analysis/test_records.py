@@ -1,15 +1,17 @@
-"""Run records and the page made of them."""
+"""Run records and the pages generated from them."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from model.analysis.records import FORMAT, read_records, write_record
-from model.analysis.results_page import results_page
+from model.analysis.records import CURVE_POINTS, FORMAT, read_records, thinned, write_record
+from model.analysis.results_page import boundaries_page, results_page
 
 ROOT = Path(__file__).parents[3]
+FOLDERS = {"IAM-OnDB": "ink", "novels": "novels", "Penn Treebank, characters": "ptb", "enwiki27": "wiki27"}
 
 
 def record(name: str, kind: str, test: dict[str, Any]) -> dict[str, Any]:
@@ -42,11 +44,34 @@ def record(name: str, kind: str, test: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def test_page_of_results_is_made_of_its_records() -> None:
-    """docs/results.md is, to the byte, what the records in docs/runs give."""
+@pytest.mark.parametrize(("name", "page"), [("results.md", results_page), ("boundaries.md", boundaries_page)])
+def test_pages_are_generated_from_the_records(name: str, page: Callable[[list[dict[str, Any]]], str]) -> None:
+    """The page in docs/ is, to the byte, what the records in docs/runs give."""
     records = read_records(ROOT / "docs" / "runs")
     assert records
-    assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == results_page(records)
+    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == page(records)
+
+
+def test_records_are_sorted_by_corpus_and_their_curves_are_short() -> None:
+    """A record lies in the folder of its corpus under its own name, and keeps a dozen points of its curve at most."""
+    folder = ROOT / "docs" / "runs"
+    for path in folder.rglob("*.json"):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        assert path == folder / FOLDERS[found["data"]["name"]] / f"{found['name']}.json"
+        assert len(found["curve"]) <= CURVE_POINTS
+
+
+def test_a_thinned_curve_keeps_its_ends_and_the_measured_point() -> None:
+    """The first and the last point stay, and the point of the checkpoint that the test figures are of."""
+    curve = [{"update": 10 * number} for number in range(40)]
+    for measured in (0, 130, 137, 390):
+        kept = thinned(curve, measured)
+        assert len(kept) <= CURVE_POINTS
+        assert kept[0] == curve[0]
+        assert kept[-1] == curve[-1]
+        assert kept == [point for point in curve if point in kept]
+        assert (measured == 137) or {"update": measured} in kept
+    assert thinned(curve[:CURVE_POINTS], 10) == curve[:CURVE_POINTS]
 
 
 def test_page_shows_figures_with_their_constants() -> None:
@@ -132,7 +157,7 @@ def test_page_tells_of_what_a_training_started_from() -> None:
     first = {"minutes": 89.0, "steps": 23_724_800}
     page = results_page([record("a", "text", {"bpc": 1.7}) | {"minutes": 75.2, "started_from": first}])
     assert "| 89 + 75 |" in page
-    assert "begun with the weights of an earlier training (23,724,800 steps), seed" in page
+    assert "started from the weights of an earlier training (23,724,800 steps), seed" in page
 
 
 @pytest.mark.parametrize(("kind", "unit"), [("text", "bpc"), ("ink", "nats_per_line")])
@@ -164,23 +189,23 @@ def test_page_sets_boundaries_beside_their_rivals() -> None:
     found = {"split": "test", "steps": 374003, "events": {"pen-up": "the pen is lifted"}, "scores": [score]}
     free = record("free", "text", {"bpc": 1.0}) | {"boundaries": found}
     free["model"]["detector_prior"] = "none"
-    page = results_page([free])
+    page = boundaries_page([free])
     assert "0.581" in page
     assert "slow point" not in page
     letters = {"lines": 582, "events": {"letter end": "told"}, "delays": {"letter": 9, "blank": 2}}
     letters |= {"word_ends_at_lifts": 0.8997, "rules": [rule | {"event": "letter end", "f1": 0.3217}]}
     letters["scores"] = [score | {"event": "letter end", "f1": 0.4123}]
     found |= {"rules": [rule], "letters": letters, "words": words}
-    page = results_page([free])
+    page = boundaries_page([free])
     for shown in ("0.378", "the pen is lifted", "slow point", "0.250", "943 lines", "by hand", "0.163", "0.844"):
         assert shown in page
-    for shown in ("582 lines", "9 points after", "90 % within two points", "told", "0.412", "0.322"):
+    for shown in ("582 lines", "9 points after", "90 % lie within two points", "told", "0.412", "0.322"):
         assert shown in page
 
 
 def test_records_survive_the_disk_and_foreign_files_are_refused(tmp_path: Path) -> None:
     """What is written is read back; a file of another format is named."""
-    write_record(tmp_path / "one.json", record("one", "text", {"bpc": 1.0}))
+    write_record(tmp_path / "corpus" / "one.json", record("one", "text", {"bpc": 1.0}))
     assert read_records(tmp_path) == [record("one", "text", {"bpc": 1.0})]
     (tmp_path / "two.json").write_text(json.dumps({"format": "other"}))
     with pytest.raises(ValueError, match=r"two\.json"):
