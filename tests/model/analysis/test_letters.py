@@ -23,7 +23,7 @@ from model.recogniser.network import BLANK, Recogniser, save_recogniser, spoken
 from tests.model.cli.test_main import SMALL, command
 from tests.model.corpora import PATHS
 
-SHIPPED = Path(__file__).parents[2] / "service" / "bundles" / "ink"
+SHIPPED = Path(__file__).parents[3] / "service" / "bundles" / "ink"
 NAMES = {"letter end", "joined letter end"}
 
 

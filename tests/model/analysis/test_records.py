@@ -9,7 +9,7 @@ import pytest
 from model.analysis.records import FORMAT, read_records, write_record
 from model.analysis.results_page import results_page
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def record(name: str, kind: str, test: dict[str, Any]) -> dict[str, Any]:

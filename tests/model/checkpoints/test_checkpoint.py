@@ -21,7 +21,7 @@ from model.codec import InkCodec, TextCodec
 from model.config import TrainConfig
 from tests.model.networks import config_for, make_inputs, make_network, walk
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def make_checkpoint(kind: str = "text", seed: int = 0, **facts: Any) -> Checkpoint:
@@ -189,7 +189,7 @@ def test_a_crash_while_writing_leaves_the_old_one(moment: str, tmp_path: Path, m
 WRITER = """
 import sys
 from pathlib import Path
-from model import checkpoint as checkpoints
+from model.checkpoints import checkpoint as checkpoints
 from tests.model.checkpoints.test_checkpoint import make_checkpoint
 saved = make_checkpoint(filler="x" * 2_000_000)
 number = 0

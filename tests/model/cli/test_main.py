@@ -25,7 +25,7 @@ from model.training.loop import build
 from tests.model.corpora import FIXTURES, write, write_text
 from tests.model.training.test_loop import assert_same_training, read_log
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SMALL = ["--no-compile", "--device", "cpu"]
 for setting in ("model.hidden=8,7,6", "model.embedding=6", "model.output=8", "train.batch=4", "train.window=8"):
     SMALL += ["--set", setting]

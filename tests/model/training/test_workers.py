@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "text.txt"
+FIXTURE = Path(__file__).parents[2] / "fixtures" / "text.txt"
 # float64: in float32 the noise of sums in another order is as large as Adam's epsilon, so that gradients which ought to
 # be zero move weights a whole step one way or the other, on some machines and not on others.
 CHANGES = [

@@ -16,7 +16,7 @@ from service.handwriting.copybook.pacing import RATE_HZ, pace, smooth
 from service.handwriting.copybook.writer import STYLES, Copybook, Style
 from service.handwriting.drawing.document import NONE, Ink
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 ASCII = "".join(map(chr, range(32, 127)))
 PLAIN = STYLES["plain"]
 ANY_STYLE = st.sampled_from(list(STYLES.values()))

@@ -25,7 +25,7 @@ from service.handwriting.drawing.outline import widths
 
 TEXT = "Dear Ada,\nit works: 3 < 5 & i!"
 PAPER = Layout(paper=(70.0, 40.0), margin=8.0, x_height=2.5)
-GOLDEN = Path(__file__).parents[2] / "golden" / "ink"
+GOLDEN = Path(__file__).parents[3] / "golden" / "ink"
 INKML = "{http://www.w3.org/2003/InkML}"
 POINTS_PER_MM = 72 / 25.4
 
