@@ -439,7 +439,7 @@ def test_a_prompt_that_is_read_ahead_is_read(
         return delta, prefilled
 
     quick, prefilled = told()
-    monkeypatch.setattr(type(model.sequence(1, StreamPart())), "ahead", lambda *_: [])
+    monkeypatch.setattr(type(model.sequence(1, StreamPart())), "prefillable", lambda *_: [])
     slow, none = told()
     assert none == 0
     if "logprobs" in given and not isinstance(model.executor, InkExecutor):

@@ -156,7 +156,7 @@ def test_a_server_with_keys_is_given_one(browser: Any, bundles: Path) -> None:
 
 def test_files_are_cached_by_their_content(server: Server) -> None:
     """Every file is served; one already had is not sent again, and the browser is told to load from here only."""
-    names = [file.name for file in (ROOT / "service" / "web").iterdir()]
+    names = [file.name for file in (ROOT / "service" / "web" / "static").iterdir()]
     for path in ["/" if name == "index.html" else f"/{name}" for name in names]:
         first = server.client.get(path)
         assert first.status_code == 200
@@ -170,6 +170,6 @@ def test_files_are_cached_by_their_content(server: Server) -> None:
 
 def test_nothing_on_the_page_points_elsewhere() -> None:
     """The files name no other host; the SVG namespace is a name and no address."""
-    for file in (ROOT / "service" / "web").iterdir():
+    for file in (ROOT / "service" / "web" / "static").iterdir():
         text = file.read_text().replace("http://www.w3.org/2000/svg", "")
         assert "://" not in text, file.name
