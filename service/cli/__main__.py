@@ -13,16 +13,17 @@ from service.server import stop_signals
 
 def main() -> None:
     """Load the commands, run the one that the process's arguments name, and exit with its code."""
+    ctrl_c = signal.getsignal(signal.SIGINT)
     is_service = sys.argv[1:2] == ["serve"]
     if is_service:
         stop_signals.exit_at_once()
-    else:
+    elif ctrl_c is not signal.SIG_IGN:  # a shell has it ignored in what it runs in the background
         stop_signals.exit_at_once(INTERRUPTED, (signal.SIGINT,))
     from service.cli.main import main as run
 
     try:
         if not is_service:  # a command cleans up after itself, so from here on Ctrl-C is an exception
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, ctrl_c)
         run()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
