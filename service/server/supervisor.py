@@ -102,7 +102,9 @@ class Supervisor:
     def _watch(self, woken: socket.socket) -> None:
         """React to signals and to workers, until no worker is left and none is to be started."""
         while self._workers or self._restart_at:
-            starting = {worker.pipe: worker for worker in self._workers.values() if worker.number not in self._listening}
+            starting = {
+                worker.pipe: worker for worker in self._workers.values() if worker.number not in self._listening
+            }
             sentinels = {worker.process.sentinel: worker for worker in self._workers.values()}
             timeout_s = max(0.0, min(self._restart_at.values()) - time.monotonic()) if self._restart_at else None
             ready = wait([woken, *starting, *sentinels], timeout_s)

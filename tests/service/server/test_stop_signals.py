@@ -113,7 +113,7 @@ runpy.run_module("service", run_name="__main__")
 @pytest.mark.parametrize("processes", ["1", pytest.param("2", marks=pytest.mark.skipif(not CAN_SHARE, reason="one"))])
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_a_service_that_is_not_up_yet_stops_too(processes: str, sent: signal.Signals) -> None:
-    """A signal while bundles are opened ends it, although what opens them swallows every exception and never returns."""
+    """A signal while bundles are opened ends it, although the loader swallows every exception and never returns."""
     with started(
         [sys.executable, "-c", HELD], cwd=ROOT, env=os.environ | {"COPYIST_PROCESSES": processes},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
