@@ -2,23 +2,32 @@
 
 Everything else is set by environment variables named COPYIST_..., see settings.py. On SIGTERM or SIGINT the service
 becomes unready at once, takes nothing new, lets running requests finish for COPYIST_DRAIN_S seconds, ends what is left
-with an error event and exits with code 0. A second signal does not wait for the time to pass.
+with an error event and exits with code 0. A second signal ends the running requests at once. A signal that comes before
+the service listens ends it on the spot, with code 0 as well.
 """
 
-import argparse
 import sys
 from typing import Any
 
-from pydantic import ValidationError
-
-from service.server.sockets import reserve
-from service.server.supervisor import CAN_SHARE, Supervisor, num_processes
-from service.settings import Settings
-from service.telemetry import log
+from service.server import stop_signals
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the service and return its exit code."""
+    """Run the service and return its exit code.
+
+    Args:
+        arguments: without the program's name; those of the process if not given.
+    """
+    # Imported here and not above, so that the handlers of stop signals are in place while these are loaded.
+    import argparse
+
+    from pydantic import ValidationError
+
+    from service.server.sockets import reserve
+    from service.server.supervisor import CAN_SHARE, Supervisor, num_processes
+    from service.settings import Settings
+    from service.telemetry import log
+
     parser = argparse.ArgumentParser(prog="python -m service", description="Serve the bundles of Copyist over HTTP.")
     parser.add_argument("--host", help="address to listen on (COPYIST_HOST, else 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on, 0 for a free one (COPYIST_PORT, else 8000)")
@@ -33,17 +42,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     count = num_processes(settings)
     if count > 1 and not CAN_SHARE:
-        print("COPYIST_PROCESSES: this system lets one process serve, not several", file=sys.stderr)
+        print("COPYIST_PROCESSES: this system can run one process of the service, not several", file=sys.stderr)
         return 2
     log.configure(settings)
     if count == 1:
-        # What the service is made of is imported by who serves, which the parent of several does not.
+        # The application is imported by the process that serves it, and the supervisor of several does not.
         from service.server.uvicorn_server import serve
 
-        try:
-            return serve(settings)
-        except KeyboardInterrupt:
-            return 0
+        return serve(settings)
     try:
         port = reserve(settings.host, settings.port)
     except OSError as error:
@@ -54,4 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    stop_signals.exit_at_once()
+    try:
+        sys.exit(main())
+    finally:
+        stop_signals.ignore()

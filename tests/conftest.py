@@ -1,10 +1,12 @@
 """What every test shares: the two markers, and what to ask of a run.
 
 ``pytest`` runs everything this machine can, ``--fast`` leaves out the tests marked slow, and ``--renew-golden``
-rewrites the stored traces and pictures instead of comparing with them.
+rewrites the stored traces and pictures instead of comparing with them, and ``--moments`` says at how many random
+moments the service is stopped.
 """
 
 import importlib.util
+import signal
 
 import pytest
 
@@ -20,6 +22,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options named in this file's docstring."""
     parser.addoption("--fast", action="store_true", help="leave out tests marked slow")
     parser.addoption("--renew-golden", action="store_true", help="rewrite golden files instead of comparing")
+    parser.addoption("--moments", type=int, default=12, help="random moments at which the service is stopped")
+
+
+def pytest_configure() -> None:
+    """Undo that a shell ignores Ctrl-C for what it runs in the background.
+
+    A process that is started with SIGINT ignored hands that on to all it starts, and tests send SIGINT to programs.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

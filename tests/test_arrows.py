@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.programs import PATIENCE_S
+
 ROOT = Path(__file__).parents[1]
 
 FORBIDDEN = [
@@ -81,7 +83,9 @@ def tree(tmp_path: Path) -> Path:
 def lint(root: Path) -> subprocess.CompletedProcess[str]:
     """Check the contracts of the tree at root, in a process that imports from there."""
     command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"]
-    return subprocess.run([*command, "--no-cache"], cwd=root, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [*command, "--no-cache"], cwd=root, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
 
 
 def plant(tree: Path, file: str, line: str) -> None:

@@ -9,7 +9,6 @@ import os
 import shutil
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +17,11 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.programs import PATIENCE_S, started
+
 ROOT = Path(__file__).parents[1]
 CLIENT = os.environ.get("DOCKER") or "docker"
-PATIENCE_S = 120
+BUILD_S = 1800
 PIP_SETTINGS = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST")
 
 INSPECT_INSIDE = """
@@ -41,12 +42,14 @@ print(json.dumps({
 """
 
 # One worker runs all of them: they share a container, and the last one stops it.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("docker")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("docker"), pytest.mark.timeout(BUILD_S)]
 
 
 def engine(*arguments: str, check: bool = True) -> str:
     """Give the client a command and return what it prints."""
-    result = subprocess.run([CLIENT, *arguments], capture_output=True, text=True, check=False, cwd=ROOT)
+    result = subprocess.run(
+        [CLIENT, *arguments], capture_output=True, text=True, timeout=BUILD_S, check=False, cwd=ROOT
+    )
     assert result.returncode == 0 or not check, (
         f"{CLIENT} {arguments[0]}: {result.stdout[-2000:]}{result.stderr[-4000:]}"
     )
@@ -63,19 +66,14 @@ def free_port() -> int:
 def wait_until_healthy(container: str, since: str) -> None:
     """Return when the engine's own health check has passed; fail with the container's log when it does not."""
     command = [CLIENT, "events", "--since", since, "--filter", f"container={container}", "--format", "{{.Status}}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as events:
+    with started(command, stdout=subprocess.PIPE, text=True) as events:
         assert events.stdout is not None
-        give_up = threading.Timer(PATIENCE_S, events.kill)
-        give_up.start()
-        try:
-            for event in events.stdout:
-                if event.startswith(("health_status", "die")):
-                    assert event.strip() == "health_status: healthy", engine("logs", container)
-                    return
-        finally:
-            give_up.cancel()
-            events.kill()
-    pytest.fail(f"no health within {PATIENCE_S} s: {engine('logs', container)}")
+        for event in events.stdout:
+            if event.startswith(("health_status", "die")):
+                events.kill()
+                assert event.strip() == "health_status: healthy", engine("logs", container)
+                return
+    pytest.fail(f"no events of the container: {engine('logs', container)}")
 
 
 @pytest.fixture(scope="module")

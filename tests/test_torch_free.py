@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.programs import PATIENCE_S
+
 ROOT = Path(__file__).parents[1]
 TRAINING_STACK = ("torch", "onnx", "onnxscript", "safetensors", "matplotlib", "jaxtyping", "tqdm")
 
@@ -22,6 +24,7 @@ print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
 """
 OUT_OF_REACH = f"""
 import sys
+from tests.programs import PATIENCE_S
 class Wall:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in {TRAINING_STACK!r}:
@@ -32,7 +35,9 @@ sys.meta_path.insert(0, Wall())
 
 def python(interpreter: str, program: str) -> subprocess.CompletedProcess[str]:
     """Run a program from the repository's root in a fresh interpreter."""
-    return subprocess.run([interpreter, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [interpreter, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
 
 
 def loaded_by(interpreter: str, program: str) -> set[str]:

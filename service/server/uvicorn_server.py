@@ -2,9 +2,10 @@
 
 import asyncio
 import math
-import signal
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from types import FrameType
 
@@ -13,6 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.registry.loading import LoadingError
+from service.server import stop_signals
 from service.server.app import create_app
 from service.server.connections import bounded
 from service.settings import Settings
@@ -29,11 +31,12 @@ class Server(uvicorn.Server):
 
     Args:
         app: to serve.
-        settings: of the operator.
-        parent: of this process, if it has one: is told when we listen, and when it is gone, we end.
+        settings: service settings.
+        supervisor: pipe to the supervisor of this process, if it has one. It is sent a message when this process
+            listens, and when its other end is closed, because the supervisor has died, this process ends.
     """
 
-    def __init__(self, app: FastAPI, settings: Settings, parent: Connection | None = None) -> None:
+    def __init__(self, app: FastAPI, settings: Settings, supervisor: Connection | None = None) -> None:
         config = uvicorn.Config(
             app,
             host=settings.host,
@@ -48,68 +51,86 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=math.ceil(settings.drain_s) + GRACE_S,
         )
         super().__init__(config)
-        self._engine, self._drain_s, self._parent = app.state.service.engine, settings.drain_s, parent
+        self._engine = app.state.service.engine
+        self._drain_s = settings.drain_s
+        self._supervisor = supervisor
         self._is_hurried = False
 
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signal handlers as `serve` has set them.
+
+        uvicorn would set its own here, put the former ones back at the end and raise the signal once more for them.
+        """
+        yield
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Open bundles, then listen, and say where."""
+        """Start the engine, listen, and log the address; do neither if a signal has come already."""
+        if self.should_exit:
+            return
         await super().startup(sockets)
         for server in getattr(self, "servers", ()):
             for listener in server.sockets:
                 host, port = listener.getsockname()[:2]
                 _log.info("listening", host=host, port=port)
-        if self._parent and self.started:
-            asyncio.get_running_loop().add_reader(self._parent.fileno(), self._end)
-            self._parent.send(None)
+        if self._supervisor and self.started:
+            asyncio.get_running_loop().add_reader(self._supervisor.fileno(), self._on_supervisor_gone)
+            with suppress(BrokenPipeError):  # it has just died, which the reader above notices
+                self._supervisor.send(None)
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler takes both
         """Stop on the first signal, end what still runs on the second, and drop everything on the third."""
-        if self.should_exit and not self._is_hurried:
+        if not self.should_exit:
+            self.should_exit = True
+        elif not self._is_hurried:
             self._is_hurried = True
             self._engine.end_all()
         else:
-            super().handle_exit(sig, frame)
+            self.force_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drain: nothing new, and an end to everything after a while."""
+        """Take nothing new, let what runs finish, and end what is left when the time for draining is over."""
         self._engine.drain()
         _log.info("draining", open=self._engine.num_open)
         asyncio.get_running_loop().call_later(self._drain_s, self._engine.end_all)
         await super().shutdown(sockets)
 
-    def _end(self) -> None:
-        """Stop at once: the parent says nothing, so it can only be gone."""
-        asyncio.get_running_loop().remove_reader(self._parent.fileno())  # type: ignore[union-attr]
-        self.should_exit = self._is_hurried = True
+    def _on_supervisor_gone(self) -> None:
+        """Stop at once. The supervisor sends nothing, so its pipe is readable only when it has died."""
+        asyncio.get_running_loop().remove_reader(self._supervisor.fileno())  # type: ignore[union-attr]
+        self.should_exit = True
+        self._is_hurried = True
         self._engine.end_all()
 
 
 def serve(
     settings: Settings,
-    siblings: Peers | None = None,
+    peers: Peers | None = None,
     port: socket.socket | None = None,
-    parent: Connection | None = None,
+    supervisor: Connection | None = None,
 ) -> int:
-    """Serve until a signal ends it, and return the process's exit code; SIGINT comes out as KeyboardInterrupt.
+    """Serve until a signal stops it, and return the process's exit code.
+
+    Until the bundles are opened, stop signals are left to the handlers that the caller has set. From then on they stop
+    the server.
 
     Args:
-        settings: of the operator.
-        siblings: the other processes of the service, if there are any.
-        port: to listen on, where it is shared with them.
-        parent: as `Server` has it.
+        settings: service settings.
+        peers: the other processes of the service, if there are any.
+        port: socket to listen on, where several processes share the port.
+        supervisor: as `Server` has it.
     """
     # The engine's thread shares the interpreter with asyncio: a shorter turn keeps first characters quick.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
-        app = create_app(settings, siblings)
+        app = create_app(settings, peers)
     except LoadingError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    server = Server(app, settings, parent)
-    # uvicorn raises the signal again once it has stopped; by then it has done its work.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    server = Server(app, settings, supervisor)
+    stop_signals.handle_by(server.handle_exit)
     try:
         server.run([port] if port else None)
     finally:
-        app.state.service.engine.stop()  # after a second signal nobody else has
-    return 0 if server.started else 1
+        app.state.service.engine.stop()  # a third signal makes uvicorn leave it running
+    return 0 if server.started or server.should_exit else 1

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.programs import PATIENCE_S
+
 ROOT = Path(__file__).parents[2]
 
 KEYS = [
@@ -28,7 +30,7 @@ HTTP_KEYS = ["http_us_per_char", "graph_us_per_char", "http_us_per_char_one_char
 def last_line(*arguments: str) -> dict[str, Any]:
     """Run a command at tiny sizes and return its last line."""
     command = [sys.executable, "-m", "bench", *arguments, "--quick"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=4 * PATIENCE_S, check=False)
     assert done.returncode == 0, done.stderr
     results: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return results

@@ -18,6 +18,7 @@ from export.bundle import folder as bundle
 from model.checkpoints import checkpoint as checkpoints
 from model.recogniser.network import load_recogniser
 from tests.docs.blocks import blocks
+from tests.programs import started
 from tests.service.live_server import PATIENCE_S, ROOT
 
 PAGES = {
@@ -83,7 +84,7 @@ def environment() -> dict[str, str]:
 @contextmanager
 def serving(command: str, folder: Path) -> Iterator[str]:
     """Run the command that serves, on a free port, and yield the address it tells."""
-    with subprocess.Popen(
+    with started(
         ["bash", "-c", f"{command} PORT=0"], cwd=folder, env=environment() | {"COPYIST_LOG_FORMAT": "json"},
         stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True,
     ) as process:  # fmt: skip

@@ -17,6 +17,7 @@ from model.config import ModelConfig, TrainConfig
 from model.data.known import UNKNOWN_USE
 from model.network.stack import Network
 from tests.export.conftest import FIXTURES, Made
+from tests.programs import PATIENCE_S
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -104,7 +105,7 @@ def test_data_that_is_not_free_stays_out_of_the_bundle(
 def test_verify_is_a_command(text_made: Made) -> None:
     """As a user types it, in a process of its own."""
     command = [sys.executable, "-m", "export", "verify", str(text_made.bundle.path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("ok: ") == 9
 

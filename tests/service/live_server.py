@@ -6,6 +6,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +15,10 @@ from typing import Any
 import httpx
 from httpx_sse import connect_sse
 
+from tests import programs
+
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 120.0
+PATIENCE_S = programs.PATIENCE_S
 DONE = "[DONE]"
 
 
@@ -105,7 +108,8 @@ class Server:
 
     def gauges_when(self, is_true: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Ask for the gauges until something holds of them."""
-        for _ in range(20_000):
+        give_up_at = time.monotonic() + PATIENCE_S
+        while time.monotonic() < give_up_at:
             gauges = self.gauges()
             if is_true(gauges):
                 return gauges

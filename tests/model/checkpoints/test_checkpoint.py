@@ -20,6 +20,7 @@ from model.checkpoints.checkpoint import BEST, FORMAT, LAST, Checkpoint, Checkpo
 from model.codec import InkCodec, TextCodec
 from model.config import TrainConfig
 from tests.model.networks import config_for, make_inputs, make_network, walk
+from tests.programs import PATIENCE_S, started
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -204,11 +205,9 @@ while True:
 def test_a_kill_while_writing_leaves_a_whole_one(tmp_path: Path) -> None:
     """A process killed in the midst of writing one checkpoint after another always leaves a whole one."""
     path = tmp_path / LAST
-    with subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    ) as process:
+    with started([sys.executable, "-c", WRITER, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         written = [int(process.stdout.readline()) for _ in range(3)][-1]
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.wait(PATIENCE_S)
         assert checkpoints.load(path).facts["number"] >= written

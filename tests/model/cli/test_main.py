@@ -24,6 +24,7 @@ from model.training.evaluate import evaluate
 from model.training.loop import build
 from tests.model.corpora import FIXTURES, write, write_text
 from tests.model.training.test_loop import assert_same_training, read_log
+from tests.programs import PATIENCE_S, started
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = ["--no-compile", "--device", "cpu"]
@@ -304,7 +305,12 @@ def test_a_real_process_says_one_sentence_and_exits_with_one(tmp_path: Path) -> 
     """From a shell: no traceback, exit 1."""
     arguments = ["train", "tiny", "--data", str(tmp_path / "nothing.txt"), "--out", str(tmp_path / "o")]
     done = subprocess.run(
-        [sys.executable, "-m", "model", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "model", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
     )
     assert done.returncode == 1
     assert done.stdout == ""
@@ -321,7 +327,7 @@ def test_ctrl_c_saves_and_exits_130(tmp_path: Path) -> None:
     data = write_text(tmp_path / "small.txt")
     common = ["train", "tiny", "--data", str(data), "--updates", "2000", *SMALL]
     environment = os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
+    with started(
         [sys.executable, "-m", "model", *common, "--out", str(tmp_path / "parts")],
         cwd=ROOT,
         env=environment,

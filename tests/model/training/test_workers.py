@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.programs import PATIENCE_S
+
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "text.txt"
 # float64: in float32 the noise of sums in another order is as large as Adam's epsilon, so that gradients which ought to
 # be zero move weights a whole step one way or the other, on some machines and not on others.
@@ -33,7 +35,9 @@ def train(out: Path, *launcher: str) -> list[dict[str, Any]]:
     """Train preset tiny on the fixture; give the log."""
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *launcher, "-m", "model", "train", "tiny", "--data", str(FIXTURE), "--out", str(out)]
-    done = subprocess.run([*command, *SETTINGS], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, *SETTINGS], env=environment, capture_output=True, text=True, timeout=4 * PATIENCE_S, check=False
+    )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 

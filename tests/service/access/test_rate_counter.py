@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from limits.aio.storage import MemoryStorage
 
 from service.server.supervisor import CAN_SHARE
+from tests.programs import PATIENCE_S
 
 pytestmark = pytest.mark.skipif(not CAN_SHARE, reason="this system has no memory for several processes to count in")
 if CAN_SHARE:
@@ -83,7 +84,8 @@ def test_nothing_is_lost_between_processes() -> None:
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join()
+        worker.join(PATIENCE_S)
+        assert worker.exitcode == 0
     assert asyncio.run(store.get("ann")) == WORKERS * TIMES
 
 
@@ -100,7 +102,7 @@ def test_one_that_dies_while_it_counts_stops_nobody() -> None:
 
     holder = context.Process(target=hold)
     holder.start()
-    assert holds.recv()
+    assert holds.poll(PATIENCE_S)
     os.kill(holder.pid or 0, signal.SIGKILL)
-    holder.join()
+    holder.join(PATIENCE_S)
     assert asyncio.run(store.incr("ann", 60, 1)) == 4

@@ -13,6 +13,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from service.settings import Settings
+from tests.programs import started
 from tests.service.live_server import PATIENCE_S, Server, problem, running
 
 KEYS = {"ann": "key-of-ann", "bob": "key-of-bob"}
@@ -169,7 +170,7 @@ class TestRedis:
             pytest.skip("no redis-server here (Debian package redis-server)")
         path = tmp_path / "redis.sock"
         options = ["--port", "0", "--unixsocket", str(path), "--save", "", "--dir", str(tmp_path)]
-        with subprocess.Popen([program, *options], stdout=subprocess.PIPE) as process:
+        with started([program, *options], 4 * PATIENCE_S, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             assert any(b"eady to accept connections" in line for line in process.stdout)
             yield f"unix://{path}", process

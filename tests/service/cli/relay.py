@@ -7,6 +7,8 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from tests.programs import PATIENCE_S
+
 
 @dataclass
 class Relay:
@@ -33,7 +35,7 @@ def breaking(url: str, max_bytes: int) -> Iterator[Relay]:
             yield relay
         finally:
             listener.shutdown(socket.SHUT_RDWR)
-            thread.join()
+            thread.join(PATIENCE_S)
 
 
 def _accept(listener: socket.socket, place: tuple[str, int], max_bytes: int, relay: Relay) -> None:
@@ -42,14 +44,14 @@ def _accept(listener: socket.socket, place: tuple[str, int], max_bytes: int, rel
             client, _ = listener.accept()
         except OSError:
             return
-        with closing(client), socket.create_connection(place) as server:
+        with closing(client), socket.create_connection(place, PATIENCE_S) as server:
             up = threading.Thread(target=_carry, args=(client, server, 2**30))
             up.start()
             if _carry(server, client, max_bytes):
                 relay.cuts.append(max_bytes)
             for end in (client, server):
                 _shut(end)
-            up.join()
+            up.join(PATIENCE_S)
 
 
 def _carry(source: socket.socket, sink: socket.socket, max_bytes: int) -> bool:

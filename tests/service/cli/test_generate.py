@@ -11,6 +11,7 @@ import pytest
 from service.cli.problems import INTERRUPTED
 from service.cli.terminal import LINE_BREAK, printable
 from service.cli.terminal import painted as paint
+from tests.programs import PATIENCE_S, started
 from tests.service.cli.command import COPYIST, copyist, environment, on_a_terminal
 from tests.service.cli.conftest import Run
 from tests.service.live_server import ROOT, Server, running
@@ -89,7 +90,7 @@ def test_characters_come_as_they_are_written(bundles: Path) -> None:
     """The first of a text that takes minutes is there at once: the reader leaves, and the server hears of it."""
     with (
         running(bundles, max_tokens=1_000_000) as server,
-        subprocess.Popen(
+        started(
             [*COPYIST, "generate", "a", "-n", "1000000", "--model", "small-text"],
             cwd=ROOT, env=environment({"url": server.url}),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -101,7 +102,7 @@ def test_characters_come_as_they_are_written(bundles: Path) -> None:
         process.send_signal(signal.SIGINT)
         process.stdout.read()
         assert process.stderr.read() == b""
-        assert process.wait() == INTERRUPTED
+        assert process.wait(PATIENCE_S) == INTERRUPTED
         assert server.gauges_when(lambda gauges: gauges["running"] == 0)["cancelled"] == 1
 
 

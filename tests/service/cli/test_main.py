@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from service.cli.main import main
+from tests.programs import started
 from tests.service.cli.command import COPYIST, copyist, environment
 from tests.service.cli.conftest import Run
 from tests.service.live_server import PATIENCE_S, ROOT, Server
@@ -109,7 +110,7 @@ def listener(keys: list[str | None]) -> Iterator[str]:
             yield f"http://127.0.0.1:{server.server_port}"
         finally:
             server.shutdown()
-            thread.join()
+            thread.join(PATIENCE_S)
 
 
 def test_the_key_is_sent_and_a_refusal_repeated(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +129,7 @@ def test_a_server_that_dies_in_the_middle_is_exit_code_3(bundles: Path) -> None:
     """What had come is there, and the sentence says that the rest is not."""
     server = Server(bundles)
     try:
-        with subprocess.Popen(
+        with started(
             [*COPYIST, "generate", "a", "-n", "4096"], cwd=ROOT, env=environment({"url": server.url}),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         ) as process:  # fmt: skip
@@ -147,7 +148,7 @@ def test_a_server_that_dies_in_the_middle_is_exit_code_3(bundles: Path) -> None:
 
 def test_a_reader_that_leaves_is_no_fault(server: Server) -> None:
     """`copyist generate | head -c 1` ends without a word."""
-    with subprocess.Popen(
+    with started(
         [*COPYIST, "generate", "a", "-n", "4096"], cwd=ROOT, env=environment({"url": server.url}),
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ) as process:  # fmt: skip
@@ -161,7 +162,7 @@ def test_a_reader_that_leaves_is_no_fault(server: Server) -> None:
 
 def test_serve_serves_until_it_is_told_to_stop(bundles: Path) -> None:
     """`copyist serve` is the service: it says where it listens, answers there, and ends with 0."""
-    with subprocess.Popen(
+    with started(
         [*COPYIST, "serve", "--port", "0", "--host", "127.0.0.1"], cwd=ROOT,
         env=environment({"bundles": bundles, "log_format": "json"}), stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip

@@ -89,7 +89,7 @@ def test_schemathesis_finds_nothing(brief: Server, tmp_path: Path) -> None:
         *("--phases", "examples,coverage,fuzzing", "--max-examples", "20", "--seed", "1", "--generation-deterministic"),
         *("--no-color", "--request-timeout", str(PATIENCE_S)),
     ]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=4 * PATIENCE_S, check=False)
     assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
     assert f"Tested: {sum(map(len, description_of(brief)['paths'].values()))}" in run.stdout
     assert brief.gauges()["failures"] == 0

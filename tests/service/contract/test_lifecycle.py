@@ -12,6 +12,7 @@ import pytest
 from httpx_sse import connect_sse
 
 from service.__main__ import main
+from tests.programs import started
 from tests.service.live_server import PATIENCE_S, ROOT, Server, problem, running
 
 SECRET = "Unmistakable words of a prompt"  # noqa: S105 - it is what must not be logged
@@ -91,7 +92,7 @@ class TestStarting:
 
     def test_the_command_line_wins_over_the_environment(self, bundles: Path) -> None:
         """--port is obeyed where COPYIST_PORT says something else."""
-        with subprocess.Popen(
+        with started(
             [sys.executable, "-m", "service", "--port", "0", "--host", "127.0.0.1"],
             cwd=ROOT,
             env={**os.environ, "COPYIST_PORT": "1", "COPYIST_BUNDLES": str(bundles), "COPYIST_LOG_FORMAT": "json"},
@@ -106,25 +107,6 @@ class TestStarting:
 
 
 class TestStopping:
-    @pytest.mark.parametrize("processes", ["1", "2"])
-    @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-    def test_a_service_that_is_not_up_yet_stops_too(self, processes: str, sent: signal.Signals, bundles: Path) -> None:
-        """A signal that comes while bundles are opened ends it, without a traceback and before it listens."""
-        with subprocess.Popen(
-            [sys.executable, "-m", "service", "--port", "0"],
-            cwd=ROOT,
-            env={**os.environ, "COPYIST_BUNDLES": str(bundles), "COPYIST_PROCESSES": processes},
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
-            assert process.stderr is not None
-            assert any('"bundle opened"' in line for line in process.stderr)
-            process.send_signal(sent)
-            rest = process.stderr.read()
-        assert process.returncode in (0, -sent)
-        assert "Traceback" not in rest
-        assert '"listening"' not in rest
-
     def test_an_idle_service_stops_at_once(self, bundles: Path) -> None:
         """SIGTERM ends it with exit code 0, and no warning or traceback was logged in its life."""
         with running(bundles) as server:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.programs import PATIENCE_S
 from tests.service.conftest import TEXT
 from tests.service.live_server import ROOT, Server
 
@@ -85,7 +86,9 @@ def evaluated(server: Server, folder: Path, documents: dict[str, list[dict[str, 
         *("--include_path", folder, "--output_path", folder / "out", "--batch_size", "2"),
     ]
     environment = {**os.environ, "HF_HOME": str(folder / "hf"), "HF_DATASETS_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
-    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=900)
+    run = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=4 * PATIENCE_S, check=False
+    )
     assert run.returncode == 0, run.stderr[-3000:]
     (report,) = (folder / "out").rglob("results_*.json")
     results: dict[str, Any] = json.loads(report.read_text())["results"]

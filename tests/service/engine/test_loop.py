@@ -15,6 +15,7 @@ from service.engine.sequences.base import Delta
 from service.engine.sequences.text import TextParams, TextSequence
 from service.engine.streams import Stream
 from service.errors import QueueFullError, ShuttingDownError
+from tests.programs import PATIENCE_S
 from tests.service.fakes import NUM_SYMBOLS, CountingRunner
 
 CODEC = TextCodec(tuple("abcdefghijk"), "error")
@@ -355,7 +356,7 @@ async def test_several_streams_are_read_as_one(build: Build) -> None:
         for whole, delta in found:
             whole.extend(delta)
         if not found:
-            await ready.wait()
+            await asyncio.wait_for(ready.wait(), PATIENCE_S)
             ready.clear()
     for number, whole in enumerate(told):
         assert "".join(whole.items) == text_of([number], 30 + number)

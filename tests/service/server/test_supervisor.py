@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.engine.loop import NICENESS
 from service.server import supervisor as processes
-from service.server.supervisor import CAN_SHARE, MOST_UNASKED, num_cores, num_processes
+from service.server.supervisor import CAN_SHARE, MAX_DEFAULT_PROCESSES, num_cores, num_processes
 from service.settings import Settings
 from tests.service.live_server import PATIENCE_S, ROOT, Server, problem, running
 
@@ -266,7 +266,7 @@ class TestPort:
 class TestHowMany:
     def test_one_for_each_core_within_reason(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """By default there are as many as cores, four at most; any number may be asked for."""
-        for cores, expected in ((1, 1), (3, 3), (64, MOST_UNASKED)):
+        for cores, expected in ((1, 1), (3, 3), (64, MAX_DEFAULT_PROCESSES)):
             monkeypatch.setattr(processes, "num_cores", lambda cores=cores: cores)
             assert num_processes(Settings()) == expected
             assert num_processes(Settings(processes=7)) == 7

@@ -18,6 +18,7 @@ from starlette.testclient import TestClient
 from service.server.app import create_app
 from service.settings import Settings
 from service.telemetry.tracing import Spans
+from tests.programs import PATIENCE_S
 from tests.service.live_server import ROOT, running
 
 sdk = pytest.importorskip("opentelemetry.sdk.trace", reason="needs the extra otel")
@@ -132,7 +133,7 @@ def test_they_reach_a_collector(bundles: Path) -> None:
             assert server.stop() == 0
     finally:
         collector.shutdown()
-        thread.join()
+        thread.join(PATIENCE_S)
         collector.server_close()
     (request,) = (ExportTraceServiceRequest.FromString(body) for body in collector.taken)
     (resource,) = request.resource_spans
@@ -151,7 +152,9 @@ def test_nothing_of_it_is_loaded_by_default(bundles: Path) -> None:
         "theirs = ('opentelemetry.sdk', 'opentelemetry.exporter')\n"
         "print(json.dumps([name for name in sys.modules if name.startswith(theirs)]))"
     )
-    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=True
+    )
     assert json.loads(run.stdout.splitlines()[-1]) == []
 
 

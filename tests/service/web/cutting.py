@@ -6,6 +6,8 @@ import struct
 import threading
 from typing import Self
 
+from tests.programs import PATIENCE_S
+
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends a reset
 
 
@@ -53,7 +55,7 @@ class CuttingProxy:
         with contextlib.suppress(OSError):
             while True:
                 near, _ = self._listener.accept()
-                far = socket.create_connection(("127.0.0.1", self.port))
+                far = socket.create_connection(("127.0.0.1", self.port), PATIENCE_S)
                 self._open |= {near, far}
                 threading.Thread(target=self._forth, args=(near, far), daemon=True).start()
                 threading.Thread(target=self._back, args=(far, near), daemon=True).start()

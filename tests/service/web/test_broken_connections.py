@@ -136,7 +136,7 @@ def test_a_restart_of_the_server_leaves_no_trace(
         wait_for(page, "document.querySelector('#text-layers .layer') !== null")
         proxy.port = port_of(server)
         first.stop()
-        company.join()
+        company.join(PATIENCE_S)
         assert "4096 characters" in said(page, "text")
         assert paper(page) == expected
         assert asked[-1]["resume_at"] > 0

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.programs import PATIENCE_S
 from tests.service.live_server import Server
 from tests.service.web.browsing import said, send
 
@@ -60,7 +61,8 @@ def test_a_request_can_be_taken_along(page: Any, server: Server, tmp_path: Path)
             page.locator(f"#{desk}-status").evaluate("element => { element.textContent = ''; }")
 
     def run(*command: str) -> str:
-        return subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True, cwd=tmp_path)
+        return done.stdout
 
     expected = server.complete(prompt=prompt, max_tokens=40, seed=5, temperature=0.7)["choices"][0]["text"]
     streamed = run("sh", "-c", words["text", "curl"])

@@ -15,6 +15,7 @@ from svgpathtools import svgstr2paths
 from service.api.schemas.handwriting import HandwritingReply, StyleList
 from service.handwriting.copybook.writer import STYLES
 from service.handwriting.drawing.formats import MEDIA_TYPES, PICTURES
+from tests.programs import PATIENCE_S
 from tests.service.live_server import Server, problem
 
 FREE = ("x", "y", "t", "pen", "line")
@@ -151,7 +152,7 @@ def test_the_same_text_is_the_same_bytes_under_load(server: Server) -> None:
     with ThreadPoolExecutor(8) as pool:
         others = [pool.submit(server.post, "/v1/handwriting", max_points=60, seed=index) for index in range(8)]
         texts = list(pool.map(lambda _: server.post("/v1/handwriting", **body).content, range(16)))
-        assert all(other.result().status_code == 200 for other in others)
+        assert all(other.result(PATIENCE_S).status_code == 200 for other in others)
     assert set(texts) == {alone}
     assert server.post("/v1/handwriting", **body | {"seed": 12}).content != alone
 
