@@ -7,10 +7,10 @@ ranks several ways of writing one line; its reading of the ink is what legibilit
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from model.codec import HandwritingCodec
+from service.engine.runners.onnx import open_session
 
 Floats = NDArray[np.float64]
 BLANK = 0
@@ -65,12 +65,3 @@ def ctc_nats(scores: Floats, labels: NDArray[np.int64]) -> float:
         leapt = np.where(may_leap, np.concatenate([[-np.inf, -np.inf], reached])[: len(states)], -np.inf)
         reached = np.logaddexp(np.logaddexp(reached, stepped), leapt) + frame
     return -float(np.logaddexp.reduce(reached[-2:]))
-
-
-def open_session(graph: bytes) -> Any:
-    """Return an ONNX Runtime session on one core."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
