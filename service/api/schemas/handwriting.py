@@ -10,6 +10,7 @@ from service.api.schemas.fields import WHOLE, ResumeAt, ReturnState, Seed, State
 from service.engine.sequences.base import Offset
 from service.errors import InvalidRequestError
 from service.handwriting import priming
+from service.handwriting.candidates import MAX_CANDIDATES
 from service.handwriting.copybook import writer as copybook
 from service.handwriting.drawing.document import Look
 from service.handwriting.drawing.formats import Format, Making
@@ -20,7 +21,6 @@ from service.settings import Settings
 Paper = Literal["fit", "a4", "a5", "a6", "letter", "legal"]
 assert set(get_args(Paper)) == {"fit", *PAPERS}
 Side = Annotated[float, Field(ge=20, le=5000)]
-MAX_CANDIDATES = 8
 MAX_PRIME_CHARS = 40
 USUAL_CANDIDATES = 4
 _FIT_MARGIN_MM, _PAPER_MARGIN_MM = 4.0, 20.0

@@ -31,7 +31,11 @@ class OnnxRunner(Runner):
 
     def __init__(self, bundle: Bundle, capacity: int) -> None:
         super().__init__(bundle, capacity)
-        self._single, self._batch, self._prompt = open_session(bundle.single), open_session(bundle.graph), open_session(bundle.prompt)
+        self._single, self._batch, self._prompt = (
+            open_session(bundle.single),
+            open_session(bundle.graph),
+            open_session(bundle.prompt),
+        )
         first, *others = (one.name for one in self._prompt.get_inputs())
         self._read_as, self._read_from = first, others
         self._read_into = [one.name for one in self._prompt.get_outputs()]
@@ -95,7 +99,7 @@ class OnnxRunner(Runner):
 
 
 def open_session(graph: bytes) -> Any:
-    """Return an ONNX Runtime session on one core: throughput comes from more rows or processes, not from its threads."""
+    """Return an ONNX Runtime session on one core: more rows or processes give throughput, more threads do not."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
