@@ -107,7 +107,7 @@ def _open_service(settings: Settings, peers: Peers) -> Service:
         settings,
         registry,
         engine,
-        rates=RateLimits(settings, peers.tally),
+        rates=RateLimits(settings.rate_limit, settings.rate_store.get_secret_value(), peers.tally),
         peers=peers,
         primed=primed,
         samples=StyleSamples(registry, engine, primed),
