@@ -84,7 +84,9 @@ class StateKeeper:
     """
 
     def __init__(self, sealer: Sealer, fingerprint: str, codec: TextCodec | InkCodec, rows: Rows) -> None:
-        self._sealer, self._codec, self._rows = sealer, codec, rows
+        self._sealer = sealer
+        self._codec = codec
+        self._rows = rows
         self._fingerprint = bytes.fromhex(fingerprint)
         self._kind = _KINDS["text" if isinstance(codec, TextCodec) else "ink"]
         self._machine = _digest(f"{machine_class()} {rows.stepper}")
@@ -119,7 +121,7 @@ class StateKeeper:
             raise InvalidTokenError("model", "state: made by another model, or by another version of this one.", PARAM)
         if machine != self._machine:
             raise InvalidTokenError(
-                "machine", "state: made on another kind of machine, where it would not go on exactly.", PARAM
+                "machine", "state: made on another kind of machine; this one would not continue it exactly.", PARAM
             )
         try:
             return self._read(content, seed, position, choice)

@@ -304,7 +304,7 @@ class CandidateWriter:
         return LineSequence(params.model.start, line, params.seed, params.bias, choice, whole=whole, after=self._primed)
 
     async def _prime(self) -> None:
-        """Have the network read the prime, unless the cache holds its state; every line goes on from there."""
+        """Have the network read the prime, unless the cache holds its state; every line starts from there."""
         params = self._params
         if not params.prime or self._primed is not None:
             return

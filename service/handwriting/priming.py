@@ -1,8 +1,8 @@
-"""A user's own ink, made into what a network for free writing reads: to go on in that hand, or to find its segments.
+"""A user's own ink, made into what a network reads: to continue in that hand, or to find its segments.
 
-Ink comes in units, sizes and densities of all kinds. What the network has learned is lines of one size, looked at at
-the steady rate of one pen. So ink is brought to that size by how far it scatters about its line, and to that density
-by even steps along each stroke; both figures are those of IAM-OnDB, in units of the codec's standard deviation.
+Ink comes in units, sizes and densities of all kinds, but the network has learned lines of one size, sampled at the
+steady rate of one pen. So ink is scaled by how far it scatters about its line, and resampled in even steps along each
+stroke; both figures are those of IAM-OnDB, in units of the codec's standard deviation.
 """
 
 from collections import OrderedDict

@@ -1,7 +1,6 @@
-"""What a bundle that writes texts reads: the text before it is written, and its own ink afterwards.
+"""The recogniser of a bundle that writes texts: how probable it is that ink says a text (CTC, Graves 2006).
 
-Both are graphs of the bundle. A recogniser says how probable it is that ink says a text (CTC, Graves 2006), which
-ranks several ways of writing one line; its reading of the ink is what legibility is measured by.
+It ranks several candidates of one line, and what it reads in the ink is the measure of legibility.
 """
 
 from typing import Any
@@ -26,7 +25,8 @@ class Recogniser:
     """
 
     def __init__(self, graph: bytes, codec: HandwritingCodec) -> None:
-        self._session, self._codec = open_session(graph), codec
+        self._session = open_session(graph)
+        self._codec = codec
 
     def scores(self, offsets: NDArray[Any]) -> Floats:
         """Return log-probabilities (frames, 1 + V) for raw offsets (n, 3)."""

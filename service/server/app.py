@@ -54,7 +54,7 @@ def create_app(settings: Settings, peers: Peers | None = None) -> FastAPI:
     pages = Pages()
     for path in pages.paths:
         app.add_route(path, pages.serve, include_in_schema=False)
-    app.add_api_route(METRICS, app.metrics.scrape, response_class=PlainTextResponse, summary="What Prometheus is told")
+    app.add_api_route(METRICS, app.metrics.scrape, response_class=PlainTextResponse, summary="Metrics for Prometheus")
     error_handlers.install(app)
     _add_middleware(app, service)
     return app

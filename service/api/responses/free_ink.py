@@ -29,7 +29,7 @@ class FreeInkRenderer:
         resumption: where the stream starts.
 
     Raises:
-        InvalidTokenError: the state it goes on from says nothing of its sheet.
+        InvalidTokenError: the state that it continues holds nothing about its sheet.
     """
 
     def __init__(self, model: InkModel, params: InkParams, request: HandwritingRequest, resumption: Resumption) -> None:
@@ -45,10 +45,10 @@ class FreeInkRenderer:
         self._box: Box | None = None
         self._seal = resumption.seal
         if resumption.note:
-            self._take_up(resumption.note)
+            self._restore(resumption.note)
 
     def event(self, delta: Delta) -> list[bytes]:
-        """Return the JSON of the event that tells a delta."""
+        """Return the JSON of the event that shows a delta."""
         return [self._json(CHUNK, self._draw(delta), delta)]
 
     def whole(self, delta: Delta, _: End) -> bytes:
@@ -83,12 +83,12 @@ class FreeInkRenderer:
             self._box = self._box.with_(box) if self._box else box
 
     def _note(self) -> bytes:
-        """What a reply that goes on needs to know."""
+        """Return what the reply that continues this one needs."""
         corners = self._box.corners.ravel() if self._box else np.full(4, np.nan)
         return self._pen.note() + self._columns.note() + _SHEET.pack(*corners, self._is_down)
 
-    def _take_up(self, note: bytes) -> None:
-        """Go on with the sheet of an earlier reply.
+    def _restore(self, note: bytes) -> None:
+        """Continue the sheet of an earlier reply.
 
         Raises:
             InvalidTokenError: it is of another kind.
@@ -96,8 +96,8 @@ class FreeInkRenderer:
         if len(note) != NOTE_BYTES + COLUMNS.size + _SHEET.size:
             raise InvalidTokenError("broken", "state: what this token holds is not a state of this model.", "state")
         pen, columns, sheet = note[:NOTE_BYTES], note[NOTE_BYTES : -_SHEET.size], note[-_SHEET.size :]
-        self._pen.take_up(pen)
-        self._columns.take_up(columns)
+        self._pen.restore(pen)
+        self._columns.restore(columns)
         *corners, self._is_down = _SHEET.unpack(sheet)
         self._box = None if np.isnan(corners).any() else Box(*corners)
 

@@ -26,7 +26,7 @@ router = APIRouter()
     responses=PROBLEMS,
 )
 async def segment(body: SegmentRequest, request: Request, here: Here) -> Response:
-    """Read what is given and tell what each layer did at each step, and the segments within segments that it found."""
+    """Read a text or ink; return what each layer did at each step, and the segments within segments that it found."""
     if body.text is not None and body.ink is None:
         return await _text(body.text, body.model, request, here)
     if body.ink is not None and body.text is None:
@@ -48,8 +48,8 @@ async def _text(text: str, name: str | None, request: Request, here: Service) ->
 async def _ink(ink: GivenInk, name: str | None, request: Request, here: Service) -> Response:
     """Read ink."""
     model = here.registry.ink(name)
-    reading = await to_thread.run_sync(read_ink, ink, "ink", model.codec, here.settings)
-    sequence = model.sequence(InkParams(seed=0, max_points=0), whole=True, prime=offsets_of(reading))
+    primed = await to_thread.run_sync(read_ink, ink, "ink", model.codec, here.settings)
+    sequence = model.sequence(InkParams(seed=0, max_points=0), whole=True, prime=offsets_of(primed))
     await here.rates.charge(request, sequence.num_prompt)
     choices, headers = submit(here, model, [sequence])
-    return WholeReply(ChoicesReply(choices, SegmentRenderer.of_ink(model, reading)), headers)
+    return WholeReply(ChoicesReply(choices, SegmentRenderer.of_ink(model, primed)), headers)

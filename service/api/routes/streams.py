@@ -66,7 +66,7 @@ async def make_stream(body: StreamRequest, request: Request, here: Here) -> Stre
     response_class=Response,
     responses={
         200: {"description": "Events with ids.", "content": EVENTS},
-        204: {"description": "All was told before."},
+        204: {"description": "All was sent before."},
         **PROBLEMS,
         404: {**PROBLEMS[404], "description": "There is no such stream, or no longer; the code says why."},
     },
