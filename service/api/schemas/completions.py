@@ -72,7 +72,7 @@ Stop = Annotated[
 
 
 SYMBOL_FORMAT = "symbol-id"  # so that a description can say how many symbols the bundles know
-_SYMBOL = {"type": "integer", "minimum": 0, "format": SYMBOL_FORMAT}
+SYMBOL = {"type": "integer", "minimum": 0, "format": SYMBOL_FORMAT}
 
 
 def _prompts(value: Any) -> list[Any]:
@@ -97,7 +97,7 @@ def _ids(value: Any) -> list[int] | None:
 def _prompt_schema(max_chars: int | None = None, max_choices: int | None = None) -> dict[str, Any]:
     """JSON schema of a prompt, with the limits of the settings once they are known."""
     text: dict[str, Any] = {"type": "string"} | _bound("maxLength", max_chars)
-    ids = {"type": "array", "items": {**_SYMBOL}, "minItems": 1} | _bound("maxItems", max_chars)
+    ids = {"type": "array", "items": {**SYMBOL}, "minItems": 1} | _bound("maxItems", max_chars)
     several = {"type": "array", "minItems": 1} | _bound("maxItems", max_choices)
     return {"anyOf": [text, ids, several | {"items": text}, several | {"items": ids}]}
 

@@ -9,16 +9,12 @@ from pydantic import (
 )
 
 MAX_SEED = 2**63 - 1
-
-
 MAX_RESUME = 10_000_000
-
-
 MAX_STATE_CHARS = 2**20
 
 
 def whole_number(value: Any) -> Any:
-    """In JSON 1.0 is the same number as 1; everything else is left to be judged as it is."""
+    """Return 1.0 as 1, which is the same number in JSON; anything else is returned as it is."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
