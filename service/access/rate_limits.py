@@ -14,7 +14,6 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import RateLimitError
-from service.settings import Settings
 
 _log = structlog.get_logger(__name__)
 
@@ -25,21 +24,21 @@ class RateLimits:
     """The steps that each key has left.
 
     Args:
-        settings: `rate_limit` and `rate_store`; without a limit nothing is counted.
+        limit: steps that each key may take in a while, such as 1000000/minute; None counts nothing.
+        store: where they are counted: memory://, or the address of a Redis.
         tally: file descriptor of memory to count in together with other processes, if there are any.
     """
 
-    def __init__(self, settings: Settings, tally: int | None = None) -> None:
+    def __init__(self, limit: str | None, store: str, tally: int | None = None) -> None:
         self._limit: Any = None
         self._pool: Any = None
-        if settings.rate_limit is None:
+        if limit is None:
             return
         import limits
         from limits.aio.strategies import FixedWindowRateLimiter
         from limits.errors import StorageError
         from limits.storage import storage_from_string
 
-        store = settings.rate_store.get_secret_value()
         if store.startswith("memory") and tally is not None:
             from service.access.rate_counter import RateCounter
 
@@ -53,7 +52,7 @@ class RateLimits:
             self._pool = ConnectionPool.from_url(store, **patience)
             options: dict[str, Any] = {"implementation": "redispy", "connection_pool": self._pool}
             storage = storage_from_string("async+redis://", wrap_exceptions=True, key_prefix="copyist", **options)
-        self._limit = limits.parse(settings.rate_limit)
+        self._limit = limits.parse(limit)
         self._window: Any = FixedWindowRateLimiter(storage)
         self._unreachable: type[Exception] = StorageError
 

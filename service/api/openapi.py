@@ -1,4 +1,4 @@
-"""What the OpenAPI description says beyond the types: problems, events by example, limits, and what is served."""
+"""What the OpenAPI description says beyond the types: errors, examples of events, limits, and what is served."""
 
 from collections.abc import Collection
 from typing import Any
@@ -15,12 +15,12 @@ from service.registry.registry import ModelRegistry
 from service.registry.served import TextModel
 from service.settings import Settings
 
-ABOUT = """Copyist writes text and handwriting with a Hierarchical Multiscale LSTM and says, for every step, where the
-network thinks a segment ends.
+ABOUT = """Copyist writes text and handwriting with a Hierarchical Multiscale LSTM and returns, for every step, where
+the network places segment boundaries.
 
 `z` of a layer is 1 where it found a boundary; an operation is `U` (UPDATE), `C` (COPY: not computed) or `F` (FLUSH).
-Columns have one entry per character or point. The same request with the same `seed` gets the same reply, alone or in
-company. Every error is OpenAI's error object with the keys message, type, param and code."""
+Columns have one entry per character or point. The same request with the same `seed` gets the same reply, alone or under
+load. Every error is OpenAI's error object with the keys message, type, param and code."""
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorReply, "description": "A field is missing, odd or beyond its limit; `param` names it."},

@@ -11,7 +11,7 @@ from service.errors import InvalidRequestError
 
 
 class Resumable(Protocol):
-    """The fields of a request that say so."""
+    """The fields of a request that say where its stream starts and ends."""
 
     @property
     def seed(self) -> int | None:
@@ -37,55 +37,55 @@ class Resumable(Protocol):
 class Seal(Protocol):
     """Makes a state token."""
 
-    def __call__(self, snapshot: Snapshot, index: int, told: bytes = b"") -> str:
+    def __call__(self, snapshot: Snapshot, index: int, note: bytes = b"") -> str:
         """Return the token of a snapshot.
 
         Args:
             snapshot: of a sequence that has ended.
             index: of its choice.
-            told: what the reply notes for the one that goes on.
+            note: what the reply leaves for the one that continues it.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Resumption:
-    """Where a request's stream starts and what is handed out at its end.
+    """Where a request's stream starts, and how the state at its end becomes a token.
 
     Attributes:
-        part: for the engine.
-        seed: of the draws: the request's, else the state's, else one made up.
-        told: what the reply before noted for this one.
-        seal: makes the token that is handed out.
+        part: of the stream, for the engine.
+        seed: of the draws: the request's, else the state's, else a fresh one.
+        note: what the earlier reply left for this one.
+        seal: makes the token of the state at the end.
     """
 
     part: StreamPart
     seed: int
-    told: bytes
+    note: bytes
     seal: Seal
 
     @classmethod
-    def of(cls, body: Resumable, keeper: StateKeeper, tenant: str) -> "Resumption":
-        """Return the course of a request.
+    def of(cls, request: Resumable, keeper: StateKeeper, tenant: str) -> "Resumption":
+        """Return where a request's stream starts.
 
         Args:
-            body: the request.
-            keeper: of the model that it asks for.
+            request: what is asked for.
+            keeper: reads and makes the state tokens of its model.
             tenant: name of the client's key; its states are its own.
 
         Raises:
-            InvalidTokenError: its state cannot be gone on with here.
-            InvalidRequestError: it wants to resume what it does not name.
+            InvalidTokenError: the state of the request cannot be continued here.
+            InvalidRequestError: it resumes a stream without saying which.
         """
-        state = None if body.state is None else keeper.open(body.state, tenant)
-        if body.resume_at and body.seed is None and state is None:
+        state = None if request.state is None else keeper.open(request.state, tenant)
+        if request.resume_at and request.seed is None and state is None:
             raise InvalidRequestError(SEED_NEEDED, "resume_at")
-        given = body.seed if body.seed is not None else state.seed if state else None
+        given = request.seed if request.seed is not None else state.seed if state else None
         seed = fresh_seed() if given is None else given
         choice = state.choice if state else 0
-        part = StreamPart(state.snapshot if state else None, choice, body.resume_at, body.return_state)
+        part = StreamPart(state.snapshot if state else None, choice, request.resume_at, request.return_state)
 
-        def seal(snapshot: Snapshot, index: int, told: bytes = b"") -> str:
-            return keeper.seal(State(snapshot, seed, choice + index, told), tenant)
+        def seal(snapshot: Snapshot, index: int, note: bytes = b"") -> str:
+            return keeper.seal(State(snapshot, seed, choice + index, note), tenant)
 
-        return cls(part, seed, state.told if state else b"", seal)
+        return cls(part, seed, state.note if state else b"", seal)

@@ -4,11 +4,11 @@ Inside the seal the layout is fixed, little-endian and without gaps:
 
     fingerprint (32) | machine (16) | tenant (16) | seed (8, signed) | position (8) | choice (4) | kind (1)
     last symbol (4) of text, last offset (3 x 4) of ink
-    held | trace of held | unfinished | counts | told | row        each preceded by its length in bytes (4)
+    held | trace of held | unfinished | counts | note | row        each preceded by its length in bytes (4)
 
 fingerprint: sha256 of the bundle. machine, tenant: the first 16 bytes of the sha256 of `machine_class()` and of the
-name of the client's key. held is UTF-8; a count is a symbol and a number (4 each); told is what the reply that goes on
-needs of the one before, and for that to check; row is as `Runner.save` gives it.
+name of the client's key. held is UTF-8; a count is a symbol and a number (4 each); note is what the reply leaves for
+the one that continues it, which checks it; row is as `Runner.save` gives it.
 Nothing is taken over unless all of it fits: the lengths, the numbers, and whom and what it was made for.
 """
 
@@ -26,7 +26,7 @@ from service.registry.fingerprint import machine_class
 
 PARAM = "state"
 MAX_HELD_CHARS = 64
-MAX_TOLD_BYTES = 256
+MAX_NOTE_BYTES = 256
 MAX_CHOICES = 2**16
 _HEAD = struct.Struct("<32s16s16sqQIB")
 _TEXT = struct.Struct("<I")
@@ -64,13 +64,13 @@ class State:
         snapshot: of the sequence.
         seed: that its draws belonged to.
         choice: index of the choice within its request.
-        told: what a reply that goes on needs of the one before, such as the pen's place.
+        note: what a reply leaves for the one that continues it, such as the pen's place.
     """
 
     snapshot: Snapshot
     seed: int
     choice: int
-    told: bytes = b""
+    note: bytes = b""
 
 
 class StateKeeper:
@@ -84,13 +84,15 @@ class StateKeeper:
     """
 
     def __init__(self, sealer: Sealer, fingerprint: str, codec: TextCodec | InkCodec, rows: Rows) -> None:
-        self._sealer, self._codec, self._rows = sealer, codec, rows
+        self._sealer = sealer
+        self._codec = codec
+        self._rows = rows
         self._fingerprint = bytes.fromhex(fingerprint)
         self._kind = _KINDS["text" if isinstance(codec, TextCodec) else "ink"]
         self._machine = _digest(f"{machine_class()} {rows.stepper}")
         counts = _COUNT.size * codec.size if isinstance(codec, TextCodec) else 0
         fixed = _HEAD.size + (_INK.size if self._kind else _TEXT.size) + _BLOBS * _LENGTH.size
-        self.max_bytes = fixed + 5 * MAX_HELD_CHARS + 4 + MAX_TOLD_BYTES + counts + rows.row_bytes
+        self.max_bytes = fixed + 5 * MAX_HELD_CHARS + 4 + MAX_NOTE_BYTES + counts + rows.row_bytes
 
     def seal(self, state: State, tenant: str) -> str:
         """Return the token of a state for the client that it belongs to."""
@@ -98,7 +100,7 @@ class StateKeeper:
         head = (self._fingerprint, self._machine, _digest(tenant), state.seed, snapshot.position, state.choice)
         last = _INK.pack(*snapshot.last) if self._kind else _TEXT.pack(snapshot.last)
         counts = b"".join(_COUNT.pack(*item) for item in sorted(snapshot.counts.items()))
-        blobs = (snapshot.held.encode(), snapshot.held_trace, snapshot.unfinished, counts, state.told, snapshot.row)
+        blobs = (snapshot.held.encode(), snapshot.held_trace, snapshot.unfinished, counts, state.note, snapshot.row)
         content = b"".join(_LENGTH.pack(len(blob)) + blob for blob in blobs)
         return self._sealer.seal(Purpose.STATE, _HEAD.pack(*head, self._kind) + last + content)
 
@@ -119,7 +121,7 @@ class StateKeeper:
             raise InvalidTokenError("model", "state: made by another model, or by another version of this one.", PARAM)
         if machine != self._machine:
             raise InvalidTokenError(
-                "machine", "state: made on another kind of machine, where it would not go on exactly.", PARAM
+                "machine", "state: made on another kind of machine; this one would not continue it exactly.", PARAM
             )
         try:
             return self._read(content, seed, position, choice)
@@ -135,20 +137,20 @@ class StateKeeper:
         """
         form = _INK if self._kind else _TEXT
         numbers: tuple[Any, ...] = form.unpack_from(content, _HEAD.size)
-        held, trace, unfinished, counts, told, row = _blobs(content, _HEAD.size + form.size)
+        held, trace, unfinished, counts, note, row = _blobs(content, _HEAD.size + form.size)
         last = numbers if self._kind else numbers[0]
         text = held.decode()
         pairs = dict(_COUNT.iter_unpack(counts))
         _require(all(map(math.isfinite, numbers)))
         _require(len(text) <= MAX_HELD_CHARS and len(trace) <= len(text) and len(unfinished) <= 3)
-        _require(len(told) <= MAX_TOLD_BYTES)
+        _require(len(note) <= MAX_NOTE_BYTES)
         _require(position < _LAST_POSITION and choice < MAX_CHOICES)
         if isinstance(self._codec, TextCodec):
             _require(all(symbol < self._codec.size for symbol in (last, *pairs)))
         if row:
             self._rows.check(row)
         snapshot = Snapshot(row, last, position, text, trace, unfinished, pairs)
-        return State(snapshot, seed, choice, told)
+        return State(snapshot, seed, choice, note)
 
 
 def _blobs(content: bytes, start: int) -> list[bytes]:

@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from typing import Any
+from typing import Any, Protocol
 
 from service.engine.executor import Executor
 from service.engine.sequences.base import Delta, End, Sequence
@@ -114,6 +114,27 @@ class Choices:
                 self._told.append(delta)
                 if delta.end:
                     self._open.remove(stream)
+
+
+class Submitter(Protocol):
+    """The engine, as `submit_all` needs it."""
+
+    def submit(self, executor: Executor[Any], sequence: Sequence, followers: int = 0) -> Stream:
+        """Hand a sequence to its executor; `followers` more are submitted right after it."""
+        ...
+
+
+def submit_all(engine: Submitter, executor: Executor[Any], sequences: Seq[Sequence]) -> Choices:
+    """Submit the sequences of a request, all of them or none, and return their streams.
+
+    Nothing else is submitted in between, so it is enough that the first one asks for room for all.
+
+    Raises:
+        QueueFullError: the queue has no room for all of them.
+        ShuttingDownError: the engine drains or is gone.
+    """
+    last = len(sequences) - 1
+    return Choices([engine.submit(executor, each, last - index) for index, each in enumerate(sequences)])
 
 
 def error_of(end: End | None) -> CopyistError | None:

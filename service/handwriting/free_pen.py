@@ -2,8 +2,8 @@
 
 The scale follows the codec alone: the geometric mean of its two standard deviations becomes SPREAD x-heights, which
 makes a lower-case letter an x-height high for IAM-OnDB, where strokes of one letter's length are mostly 110 to 125 raw
-units high and the mean of the deviations is 40; a drawing of one bundle is therefore always of the same
-size. Such networks write no times: their points are told at the pace at which the hands of their data were looked at.
+units high and the mean of the deviations is 40. So all drawings of one bundle have the same size. Such networks write
+no times: points follow each other at the rate at which the pens of the data were sampled.
 """
 
 import struct
@@ -27,11 +27,12 @@ class Pen:
 
     Args:
         codec: of the bundle whose offsets are drawn.
-        layout: with paper or a line width, a pen that lifts beyond the line's end goes on at the next line's start.
+        layout: with paper or a line width, a pen that lifts beyond the end of a line continues on the next line.
     """
 
     def __init__(self, codec: InkCodec, layout: Layout) -> None:
-        self._codec, self._layout = codec, layout
+        self._codec = codec
+        self._layout = layout
         self._scale = SPREAD * layout.x_height / float(np.sqrt(codec.std[0] * codec.std[1]))
         self._is_wrapped = layout.paper is not None or layout.line_width is not None
         self._place = np.zeros(2)
@@ -41,13 +42,14 @@ class Pen:
         self._is_up = False
 
     def note(self) -> bytes:
-        """Return where it stands, for `take_up`."""
+        """Return where the pen stands, for `restore`."""
         return _NOTE.pack(*self._place, self._clock, *self._origin, self._line, self._is_up)
 
-    def take_up(self, note: bytes) -> None:
-        """Go on where another pen of the same layout stood."""
+    def restore(self, note: bytes) -> None:
+        """Continue where another pen of the same layout stood."""
         x, y, self._clock, left, top, self._line, self._is_up = _NOTE.unpack(note)
-        self._place, self._origin = np.array([x, y]), np.array([left, top])
+        self._place = np.array([x, y])
+        self._origin = np.array([left, top])
 
     @property
     def num_lines(self) -> int:
@@ -67,7 +69,9 @@ class Pen:
         follows_lift = np.concatenate([[self._is_up], pen[:-1] != 0])[: len(pen)]
         time = np.concatenate([[self._clock], POINT_S + LIFT_S * follows_lift]).cumsum()[1:]
         if len(path):
-            self._place, self._clock, self._is_up = path[-1], float(time[-1]), bool(pen[-1])
+            self._place = path[-1]
+            self._clock = float(time[-1])
+            self._is_up = bool(pen[-1])
         xy, line = self._wrapped(path, follows_lift) if self._is_wrapped else (path + self._origin, np.zeros_like(pen))
         none = np.full(len(pen), NONE, np.int64)
         rounded = xy.round(DECIMALS) + 0.0  # + 0.0 makes -0 a plain 0

@@ -1,8 +1,8 @@
-"""A network as a writer of lines: what it is given to write, and how what it wrote becomes a line of ink.
+"""A network as a writer of lines: how a text is cut into what the network writes, and how its ink becomes a line.
 
-A line is written in pieces. Most lines are one piece; a character that the network never learned cuts its line, and is
-drawn with the letters of a single-line font between two pieces. An accent is drawn to the letter that the network wrote
-below it. Then the pieces are set side by side on one baseline, which is found from letters that stand on it.
+A line is written in pieces. Most lines are one piece. A character that the network never learned cuts its line: a
+single-line font draws it between two pieces. An accent is drawn above or below the letter that the network wrote. Then
+the pieces are set side by side on one baseline, which is found from the letters that stand on it.
 """
 
 import unicodedata
@@ -19,14 +19,14 @@ from service.handwriting.copybook.pacing import pace
 from service.handwriting.copybook.writer import DEFAULT_STYLE, STYLES
 from service.handwriting.drawing.document import Floats, Ink
 from service.handwriting.free_pen import LIFT_S, POINT_S
-from service.handwriting.writer import Substitution, words_of
+from service.handwriting.writer import Substitution, clusters, words_of
 
 _STANDING = frozenset("abcdehiklmnorstuvwxzABCDEFGHIKLMNOPRSTUVWXZ0123456789")
 _SPACE = 1.0  # between words that are written apart, and between a letter and what a font draws beside it, in x-heights
 _BESIDE = 0.15
 _STEEPEST = 0.3  # a line leans less
 _KEPT = 0.2  # of a line's slope, at a wobble of 1
-_FIRST_TALL, _FIRST_LOW = 1.6, 0.7  # where a pen is set down above the baseline, for tall letters and for others
+_FIRST_TALL, _FIRST_LOW = 1.6, 0.7  # how far above the baseline the pen is set down, for tall letters and for others
 _LOW = frozenset("acegmnopqrsuvwxyz,.-_")
 
 
@@ -35,11 +35,11 @@ class Piece:
     """A part of a line that is written in one go.
 
     Attributes:
-        text: that the network writes; "" where a font draws instead.
-        sources: for each of its characters, which one of the whole text it stands for.
-        marks: (place in text, mark) of accents to be drawn.
-        drawn: of a font.
-        gap: before it, in x-heights.
+        text: what the network writes; "" where a font draws instead.
+        sources: for each of its characters, the index of the character in the whole text that it stands for.
+        marks: (place in text, mark) of the accents to draw.
+        drawn: the glyphs of a font, where one draws.
+        gap: space before it, in x-heights.
     """
 
     text: str
@@ -55,9 +55,9 @@ class Written:
 
     Attributes:
         items: float32 (n, 4): standardised dx, dy, pen_up, and the place in the piece's text, counted from 0.
-        trace: a byte for each.
-        is_whole: whether it ended by itself, at the end of the text.
-        nats: for each character, how improbable the recogniser finds it to be this text; None without one.
+        trace: a byte for each item.
+        is_whole: whether the network ended it by itself, at the end of the text.
+        nats: minus the log-probability that the recogniser gives to the text, for each character; None without one.
     """
 
     items: NDArray[np.float32]
@@ -71,11 +71,11 @@ class NetworkWriter:
 
     Args:
         text: all of it.
-        codec: of the network.
-        scale: of the hand, to the common size.
-        advance: of a character in x-heights.
-        longest: characters of a piece at most.
-        wobble: 0 sets lines straight, more leaves more of their slope.
+        codec: the network's.
+        scale: brings the hand's letters to the common size.
+        advance: mean width of a character, in x-heights.
+        longest: most characters of a piece.
+        wobble: how much of a line's slope is kept; 0 sets lines straight.
         skips_unsupported: whether what the network cannot write is left out.
     """
 
@@ -90,14 +90,16 @@ class NetworkWriter:
         *,
         skips_unsupported: bool = False,
     ) -> None:
-        self._text, self._codec, self._advance, self._longest = text, codec, advance, longest
+        self._text = text
+        self._codec = codec
+        self._advance = advance
+        self._longest = longest
         self._unit = SPREAD * scale / float(np.sqrt(codec.ink.std[0] * codec.ink.std[1]))
         self._kept = min(1.0, _KEPT * wobble)
         self._skips = skips_unsupported
         self._known = frozenset(codec.text.symbols) - {REPLACEMENT}
         self._font = fonts()[STYLES[DEFAULT_STYLE].font]
         self._words = words_of(text)
-        self._done: dict[int, Ink] = {}
 
     def width(self, text: str) -> float:
         """Return about how wide a text will come out, in x-heights."""
@@ -106,7 +108,7 @@ class NetworkWriter:
     def substitutions(self) -> list[Substitution]:
         """Return what is not written as it stands in the text, in the text's order."""
         found = []
-        for index, cluster in _clusters(self._text, 0):
+        for index, cluster in clusters(self._text):
             _, _, drawn, instead = self._resolve(cluster)
             if instead is not None:
                 found.append(Substitution(index, ord(cluster[0]), instead))
@@ -131,7 +133,7 @@ class NetworkWriter:
             gap = _SPACE if text[-1:] == " " else _BESIDE
             text, sources, marks = "", [], []
 
-        for index, cluster in _clusters(self._text[start:stop], start):
+        for index, cluster in clusters(self._text[start:stop], start):
             written, accents, drawn, _ = self._resolve(cluster)
             if drawn is not None:
                 end()
@@ -163,12 +165,21 @@ class NetworkWriter:
         drawn = Drawn((), "") if self._skips else self._font.draw(cluster)
         return "", "", drawn, drawn.instead
 
-    def put(self, line: int, pieces: Sequence[Piece], written: Sequence[Written | None]) -> None:
-        """Take in what was written of a line's pieces, None for those that a font draws."""
+    def line(self, number: int, pieces: Sequence[Piece], written: Sequence[Written | None]) -> Ink:
+        """Return the ink of a line.
+
+        Args:
+            number: index of the line.
+            pieces: its parts.
+            written: what the network wrote of each, None for those that a font draws.
+
+        Returns:
+            Ink in x-heights, the baseline at y = 0, the first letter at x = 0, times from 0 on.
+        """
         inks: list[Ink] = []
         x, clock = 0.0, 0.0
         for piece, found in zip(pieces, written, strict=True):
-            ink = self._drawn(piece, line) if found is None else self._levelled(piece, found, line)
+            ink = self._drawn(piece, number) if found is None else self._levelled(piece, found, number)
             if not len(ink):
                 continue
             left = float(ink.xy[:, 0].min())
@@ -176,18 +187,28 @@ class NetworkWriter:
             clock += LIFT_S if inks else 0.0
             inks.append(_moved(ink, x - left, clock))
             x, clock = float(inks[-1].xy[:, 0].max()), float(inks[-1].time[-1])
-        self._done[line] = Ink.join(inks)
+        return Ink.join(inks)
 
-    def write(self, start: int, stop: int, line: int) -> Ink:  # noqa: ARG002 - a writer's signature
-        """Return the ink of a line that was put."""
-        return self._done.pop(line)
+    def live(self, piece: Piece, line: int, x: float, clock: float) -> "LivePiece":
+        """Return what turns a piece's offsets into ink as they come.
 
-    def live(self, piece: Piece, line: int, x: float, clock: float) -> "Live":
-        """Return what turns offsets of a piece into ink as they come, from a place in the line on."""
-        return Live(self, piece, line, x + piece.gap, clock)
+        Args:
+            piece: to be written.
+            line: index of its line.
+            x, clock: where in the line, in x-heights, and when, in seconds, the piece before it ended.
+        """
+        return LivePiece(self, piece, line, x + piece.gap, clock)
 
-    def _ink(self, piece: Piece, items: NDArray[np.float32], trace: bytes, line: int, start: Floats) -> Ink:
-        """Points of some items in x-heights, from where the pen was; not yet on a baseline."""
+    def points(self, piece: Piece, items: NDArray[np.float32], trace: bytes, line: int, start: Floats) -> Ink:
+        """Return items of a piece as ink in x-heights, not yet on a baseline.
+
+        Args:
+            piece: that they belong to.
+            items: as in `Written`.
+            trace: a byte for each item.
+            line: index of the line.
+            start: x and y of the point before the first one.
+        """
         raw = self._codec.decode(items[:, :3]).astype(np.float64)
         pen = raw[:, 2].astype(np.int64)
         xy = np.vstack([start[None], raw[:, :2] * self._unit]).cumsum(axis=0)[1:]
@@ -198,15 +219,21 @@ class NetworkWriter:
 
     def _levelled(self, piece: Piece, written: Written, line: int) -> Ink:
         """A piece on its baseline, its slope taken out, with its accents."""
-        ink = self._ink(piece, written.items, written.trace, line, np.zeros(2))
+        ink = self.points(piece, written.items, written.trace, line, np.zeros(2))
         ink.pen[-1] = 1
         places = np.clip(written.items[:, 3].astype(np.int64), 0, len(piece.text) - 1)
         height, slope = _baseline(ink.xy, places, piece.text)
         ink.xy[:, 1] -= height + slope * (1 - self._kept) * ink.xy[:, 0]
-        return Ink.join([ink, *self._accents(piece, ink, places)])
+        return Ink.join([ink, *self.accents(piece, ink, places)])
 
-    def _accents(self, piece: Piece, ink: Ink, places: NDArray[np.int64]) -> Iterator[Ink]:
-        """Marks over and under letters, drawn when the piece is done, as a hand would."""
+    def accents(self, piece: Piece, ink: Ink, places: NDArray[np.int64]) -> Iterator[Ink]:
+        """Yield the marks over and under a piece's letters; a hand draws them when the piece is done.
+
+        Args:
+            piece: that was written.
+            ink: all of it.
+            places: for each point, the place of its character in the piece's text.
+        """
         clock = float(ink.time[-1])
         for place, mark in piece.marks:
             letter = ink.xy[places == place]
@@ -237,37 +264,43 @@ class NetworkWriter:
         return Ink(points, times, pen, of_letter, self._words[of_letter], of_line, bytes(len(pen)))
 
 
-class Live:
+class LivePiece:
     """Turns offsets of one piece into ink as they come; the baseline is guessed from the first letter.
 
     Args:
-        scribe: that writes. piece: that is written. line: its number.
-        x, clock: where in the line and when it begins, in x-heights and seconds.
+        writer: of the text.
+        piece: that is written.
+        line: index of its line.
+        x, clock: where in the line, in x-heights, and when, in seconds, it begins.
     """
 
-    def __init__(self, scribe: NetworkWriter, piece: Piece, line: int, x: float, clock: float) -> None:
-        self._scribe, self._piece, self._line = scribe, piece, line
+    def __init__(self, writer: NetworkWriter, piece: Piece, line: int, x: float, clock: float) -> None:
+        self._writer = writer
+        self._piece = piece
+        self._line = line
         height = _FIRST_LOW if piece.text[:1] in _LOW else _FIRST_TALL
-        self._start, self._clock = np.array([x, -height]), clock
+        self._start = np.array([x, -height])
+        self._clock = clock
         self._inks: list[Ink] = []
         self._places: list[NDArray[np.int64]] = []
         self._is_up = False
 
     def draw(self, items: NDArray[np.float32], trace: bytes, *, is_last: bool) -> Ink:
         """Return the ink of the next items, with the accents after the last."""
-        scribe, piece = self._scribe, self._piece
         if not len(items):
             return Ink.empty()
-        ink = _moved(scribe._ink(piece, items, trace, self._line, self._start), 0.0, 0.0)  # noqa: SLF001
+        ink = self._writer.points(self._piece, items, trace, self._line, self._start)
         ink = _moved(ink, 0.0, self._clock + LIFT_S * self._is_up)
-        self._start, self._clock, self._is_up = ink.xy[-1], float(ink.time[-1]), bool(ink.pen[-1])
+        self._start = ink.xy[-1]
+        self._clock = float(ink.time[-1])
+        self._is_up = bool(ink.pen[-1])
         self._inks.append(ink)
-        self._places.append(np.clip(items[:, 3].astype(np.int64), 0, len(piece.text) - 1))
+        self._places.append(np.clip(items[:, 3].astype(np.int64), 0, len(self._piece.text) - 1))
         if not is_last:
             return ink
         ink.pen[-1] = 1
         whole = Ink.join(self._inks)
-        accents = list(scribe._accents(piece, whole, np.concatenate(self._places)))  # noqa: SLF001
+        accents = list(self._writer.accents(self._piece, whole, np.concatenate(self._places)))
         self._inks += accents
         return Ink.join([ink, *accents])
 
@@ -298,17 +331,6 @@ def _baseline(xy: Floats, places: NDArray[np.int64], text: str) -> tuple[float, 
             break
         feet = feet[kept]
     return (float(height), float(slope)) if abs(slope) <= _STEEPEST else (float(np.median(feet[:, 1])), 0.0)
-
-
-def _clusters(text: str, start: int) -> Iterator[tuple[int, str]]:
-    """Yield (index, character with the marks that combine with it)."""
-    at = 0
-    while at < len(text):
-        stop = at + 1
-        while stop < len(text) and unicodedata.combining(text[stop]) and not text[at].isspace():
-            stop += 1
-        yield start + at, text[at:stop]
-        at = stop
 
 
 def _moved(ink: Ink, right: float, later_s: float) -> Ink:

@@ -1,11 +1,12 @@
-"""A user's own ink, made into what a network for free writing reads: to go on in that hand, or to find its segments.
+"""A user's own ink, made into what a network reads: to continue in that hand, or to find its segments.
 
-Ink comes in units, sizes and densities of all kinds. What the network has learned is lines of one size, looked at at
-the steady rate of one pen. So ink is brought to that size by how far it scatters about its line, and to that density
-by even steps along each stroke; both figures are those of IAM-OnDB, in units of the codec's standard deviation.
+Ink comes in units, sizes and densities of all kinds, but the network has learned lines of one size, sampled at the
+steady rate of one pen. So ink is scaled by how far it scatters about its line, and resampled in even steps along each
+stroke; both figures are those of IAM-OnDB, in units of the codec's standard deviation.
 """
 
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element, ParseError
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from model.codec import InkCodec
 from model.ink import SCATTER
+from service.engine.sequences.snapshot import Snapshot
 from service.handwriting.drawing.document import Floats
 
 MIN_POINTS = 10
@@ -23,6 +25,7 @@ MAX_COORDINATE = 1e6
 _STEP = 0.5  # from point to point within a stroke, in the same
 _FARTHEST = 60.0  # standardised; the data has no jump as far
 _DIFFERENCE_MARKS = "!'\""
+_MAX_STATES = 64
 
 Stroke = NDArray[np.float64]  # (n, 2), y downwards
 
@@ -171,3 +174,23 @@ def _evenly(stroke: Stroke, step: float) -> tuple[Stroke, NDArray[np.int64]]:
     along = np.linspace(0.0, way[-1], count)
     even = np.column_stack([np.interp(along, way, stroke[:, axis]) for axis in (0, 1)])
     return even, np.searchsorted(way, along, side="right")
+
+
+class PrimedStates:
+    """A cache of the states of networks that have read a prime; the least recently used goes first."""
+
+    def __init__(self) -> None:
+        self._states: OrderedDict[Hashable, Snapshot] = OrderedDict()
+
+    def get(self, key: Hashable) -> Snapshot | None:
+        """Return the state that was kept for a model, a hand and a prime, or None."""
+        if key in self._states:
+            self._states.move_to_end(key)
+        return self._states.get(key)
+
+    def put(self, key: Hashable, state: Snapshot) -> None:
+        """Keep a state."""
+        self._states[key] = state
+        self._states.move_to_end(key)
+        if len(self._states) > _MAX_STATES:
+            self._states.popitem(last=False)

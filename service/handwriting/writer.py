@@ -1,3 +1,5 @@
+import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -5,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.handwriting.drawing.document import NONE
-from service.handwriting.drawing.layout import Writer
+from service.handwriting.drawing.layout import Measure
 
 
 @dataclass(frozen=True)
 class Substitution:
-    """A character that could not be drawn, and what was.
+    """A character that could not be drawn, and what was drawn instead.
 
     Attributes:
         index: of the character in the text, in code points.
@@ -24,7 +26,7 @@ class Substitution:
 
 
 def words_of(text: str) -> NDArray[np.int64]:
-    """Return for each character of a text which word it belongs to, NONE for what lies between words."""
+    """Return for each character of a text the index of its word, NONE for what lies between words."""
     words = np.full(len(text), NONE, np.int64)
     word, was_space = -1, True
     for index, character in enumerate(text):
@@ -35,8 +37,24 @@ def words_of(text: str) -> NDArray[np.int64]:
     return words
 
 
-class TextWriter(Writer, Protocol):
-    """A writer that says what it does not write as it stands."""
+def clusters(text: str, start: int = 0) -> Iterator[tuple[int, str]]:
+    """Yield (index, character with the marks that combine with it) for each character of a text.
+
+    Args:
+        text: a part of the whole text.
+        start: index of its first character in the whole text; indices count from there.
+    """
+    at = 0
+    while at < len(text):
+        stop = at + 1
+        while stop < len(text) and unicodedata.combining(text[stop]) and not text[at].isspace():
+            stop += 1
+        yield start + at, text[at:stop]
+        at = stop
+
+
+class TextWriter(Measure, Protocol):
+    """A writer of one text: it says how wide its words come out, and what it does not write as it stands."""
 
     def substitutions(self) -> list[Substitution]:
         """Return what is not drawn as it stands in the text, in the text's order."""

@@ -1,16 +1,15 @@
-"""What a bundle that writes texts reads: the text before it is written, and its own ink afterwards.
+"""The recogniser of a bundle that writes texts: how probable it is that ink says a text (CTC, Graves 2006).
 
-Both are graphs of the bundle. A recogniser says how probable it is that ink says a text (CTC, Graves 2006), which
-ranks several ways of writing one line; its reading of the ink is what legibility is measured by.
+It ranks several candidates of one line, and what it reads in the ink is the measure of legibility.
 """
 
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from model.codec import HandwritingCodec
+from service.engine.runners.onnx import open_session
 
 Floats = NDArray[np.float64]
 BLANK = 0
@@ -26,7 +25,8 @@ class Recogniser:
     """
 
     def __init__(self, graph: bytes, codec: HandwritingCodec) -> None:
-        self._session, self._codec = open_session(graph), codec
+        self._session = open_session(graph)
+        self._codec = codec
 
     def scores(self, offsets: NDArray[Any]) -> Floats:
         """Return log-probabilities (frames, 1 + V) for raw offsets (n, 3)."""
@@ -65,12 +65,3 @@ def ctc_nats(scores: Floats, labels: NDArray[np.int64]) -> float:
         leapt = np.where(may_leap, np.concatenate([[-np.inf, -np.inf], reached])[: len(states)], -np.inf)
         reached = np.logaddexp(np.logaddexp(reached, stepped), leapt) + frame
     return -float(np.logaddexp.reduce(reached[-2:]))
-
-
-def open_session(graph: bytes) -> Any:
-    """Return an ONNX Runtime session on one core."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

@@ -28,12 +28,12 @@ _PRIMERS = ("\n", " ")
 
 @dataclass(frozen=True, eq=False)
 class ServedModel:
-    """A bundle and what is needed to run it; `TextModel` and `InkModel` make sequences of requests.
+    """A bundle and what runs it; its subclasses make sequences of requests.
 
     Attributes:
         bundle: its checked facts.
-        hierarchy: reads its trace bytes.
-        executor: steps it.
+        hierarchy: decodes its trace bytes.
+        executor: steps its sequences.
     """
 
     bundle: Bundle
@@ -47,7 +47,10 @@ class ServedModel:
 
     @property
     def fingerprint(self) -> str:
-        """Which code, which weights and what sort of machine answer: where all are equal, so are the bytes."""
+        """Version of the code, weights and kind of machine; the same seed gives the same bytes where it is equal.
+
+        That holds as long as VERSION is raised whenever the same seed gives other bytes.
+        """
         machine = hashlib.sha256(f"{machine_class()} {self.executor.runner.stepper}".encode()).hexdigest()
         return f"copyist-{VERSION}-{self.bundle.fingerprint[:12]}-{machine[:8]}"
 
@@ -75,8 +78,8 @@ class TextModel(ServedModel):
             prompts: texts, or ids of symbols.
             params: how to draw.
             n: choices of each prompt.
-            boundaries: whether to tell z and operations of each character.
-            whole: whether to tell everything at the end only.
+            boundaries: whether to send z and operations of each character.
+            whole: whether to send everything at the end only.
             part: of the stream that is asked for.
             param: the field that the prompts came in.
 
@@ -86,7 +89,7 @@ class TextModel(ServedModel):
         self._check_ids([token for token, _ in params.logit_bias], "logit_bias")
         names = [f"{param}[{index}]" for index in range(len(prompts))] if len(prompts) > 1 else [param]
         inputs = [self.encode(prompt, name) for prompt, name in zip(prompts, names, strict=True)]
-        # Each choice of an echo reads its prompt, which it has to tell; of others the first reads it for all.
+        # With echo each choice reads its prompt, because it has to return it; else the first reads it for all.
         shares = n > 1 and not params.echo
         made: list[TextSequence] = []
         for choice in range(n * len(inputs)):
@@ -160,7 +163,7 @@ class InkModel(ServedModel):
 
         Args:
             params: how to draw.
-            whole: whether to tell everything at the end only.
+            whole: whether to send everything at the end only.
             prime: standardised offsets that are read before.
             part: of the stream that is asked for.
         """

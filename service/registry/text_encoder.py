@@ -3,7 +3,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from service.registry.recogniser import open_session
+from service.engine.runners.onnx import open_session
 
 
 class TextEncoder:

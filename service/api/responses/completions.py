@@ -1,6 +1,6 @@
-"""The bodies of replies and events, made from what the engine tells.
+"""The JSON of completions and of their events.
 
-What does not change within a stream is rendered once; an event is that, the new text or points, and a tail.
+What does not change within a stream is rendered once; an event is that, the new text, and a tail.
 """
 
 import time
@@ -22,9 +22,9 @@ class CompletionRenderer:
     """Renders the choices of one completion.
 
     Args:
-        model: that writes it.
+        model: writes it.
         request_id: unique part of its id.
-        params: how it is drawn.
+        params: of the draws.
         n: choices of each prompt.
         num_choices: choices of all prompts.
         boundaries: whether to add z and op.
@@ -46,10 +46,15 @@ class CompletionRenderer:
         include_usage: bool = False,
         seal: Callable[[Snapshot, int], str] | None = None,
     ) -> None:
-        self._model, self._boundaries, self._include_usage = model, boundaries, include_usage
-        self._seed, self._logprobs, self._n, self._num_choices = params.seed, params.logprobs, n, num_choices
+        self._model = model
+        self._boundaries = boundaries
+        self._include_usage = include_usage
+        self._seed = params.seed
+        self._logprobs = params.logprobs
+        self._n = n
+        self._num_choices = num_choices
         self._seal = seal
-        self._told: dict[int, bytes] = {}
+        self._rendered: dict[int, bytes] = {}
         self._ends: dict[int, End] = {}
         self._lengths = [0] * num_choices
         self._about = {
@@ -62,7 +67,7 @@ class CompletionRenderer:
         self._head = orjson.dumps(self._about)[:-1] + b',"choices":['
 
     def event(self, delta: Delta) -> list[bytes]:
-        """Return the JSON of the events that tell a delta."""
+        """Return the JSON of the events that show a delta."""
         usage = b',"usage":null' if self._include_usage else b""
         if delta.end:
             self._ends[delta.choice] = delta.end
@@ -73,11 +78,11 @@ class CompletionRenderer:
         return events
 
     def whole(self, delta: Delta, end: End) -> bytes | None:
-        """Return the JSON of a completion told at once, or None as long as there are choices to come."""
-        self._told[delta.choice], self._ends[delta.choice] = self._choice(delta), end
-        if len(self._told) < self._num_choices:
+        """Return the JSON of a completion, or None as long as a choice is missing."""
+        self._rendered[delta.choice], self._ends[delta.choice] = self._choice(delta), end
+        if len(self._rendered) < self._num_choices:
             return None
-        choices = b",".join(self._told[index] for index in range(self._num_choices))
+        choices = b",".join(self._rendered[index] for index in range(self._num_choices))
         return self._head + choices + b'],"seed":%d,"usage":%s}' % (self._seed, orjson.dumps(self._usage()))
 
     def _choice(self, delta: Delta) -> bytes:
@@ -98,7 +103,7 @@ class CompletionRenderer:
         return b',"state":"%s"' % self._seal(snapshot, delta.choice).encode() if snapshot and self._seal else b""
 
     def _likelihoods(self, delta: Delta) -> dict[str, list[Any]]:
-        """OpenAI's columns of likelihoods, an entry per symbol; offsets go on from event to event."""
+        """OpenAI's columns of likelihoods, an entry per symbol; offsets count on from event to event."""
         spelt, start = self._model.spellings, self._lengths[delta.choice]
         scores = [score for item in delta.scores for score in item]
         return {
@@ -114,7 +119,7 @@ class CompletionRenderer:
         }
 
     def _usage(self) -> dict[str, Any]:
-        """The sum over all choices; a prompt counts once, however many choices go on from it."""
+        """The sum over all choices; a prompt counts once, however many choices continue it."""
         ends = [self._ends[index] for index in range(self._num_choices)]
         num_prompt, num_drawn = sum(end.num_prompt for end in ends[:: self._n]), sum(end.num_drawn for end in ends)
         trace = b"".join(end.trace for end in ends)

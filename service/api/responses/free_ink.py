@@ -19,54 +19,56 @@ from service.registry.served import InkModel
 _SHEET = struct.Struct("<4d?")
 
 
-class FreeReply:
+class FreeInkRenderer:
     """Renders one drawing of an ink bundle, written freely.
 
     Args:
         model: that draws it.
         params: it is drawn with.
-        wish: the request.
-        course: of the stream.
+        request: what is asked for.
+        resumption: where the stream starts.
 
     Raises:
-        InvalidTokenError: the state it goes on from says nothing of its sheet.
+        InvalidTokenError: the state that it continues holds nothing about its sheet.
     """
 
-    def __init__(self, model: InkModel, params: InkParams, wish: HandwritingRequest, course: Resumption) -> None:
-        self.media_type = MEDIA_TYPES[wish.format]
-        self._model, self._params, self._set_sampling = model, params, wish
-        self._layout = wish.layout()
+    def __init__(self, model: InkModel, params: InkParams, request: HandwritingRequest, resumption: Resumption) -> None:
+        self.media_type = MEDIA_TYPES[request.format]
+        self._model = model
+        self._params = params
+        self._request = request
+        self._layout = request.layout()
         self._pen = Pen(model.codec, self._layout)
         self._is_down = False
         about = {"model": model.name, "system_fingerprint": model.fingerprint}
         self._columns = Columns(about, model.hierarchy, has_text=False)
         self._box: Box | None = None
-        self._seal = course.seal
-        if course.told:
-            self._take_up(course.told)
+        self._seal = resumption.seal
+        if resumption.note:
+            self._restore(resumption.note)
 
     def event(self, delta: Delta) -> list[bytes]:
-        """Return the JSON of the event that tells a delta."""
+        """Return the JSON of the event that shows a delta."""
         return [self._json(CHUNK, self._draw(delta), delta)]
 
     def whole(self, delta: Delta, _: End) -> bytes:
-        """Return a drawing told at once.
+        """Return a drawing as one body.
 
         Raises:
             InvalidRequestError: the sheet is too large for the format.
         """
         ink = self._draw(delta)
-        if self._set_sampling.format == "strokes":
+        if self._request.format == "strokes":
             return self._json(WHOLE, ink, delta)
         title = f"{len(ink)} points written freely by {self._model.name}, seed {self._params.seed}"
-        document = Document(ink, self._pages(ink), title, look=self._set_sampling.look())
+        document = Document(ink, self._pages(ink), title, look=self._request.look())
         try:
-            return render(document, self._set_sampling.format, self._set_sampling.making())
+            return render(document, self._request.format, self._request.making())
         except LayoutError as error:
             raise refusal(error) from None
 
     def _draw(self, delta: Delta) -> Ink:
-        """The ink that is to be told; what was told before is drawn too, for what comes after it."""
+        """Return the ink to send; points that were sent before are drawn too, because the others follow from them."""
         ink = self._pen.draw(np.array(delta.items, np.float32).reshape(-1, 3), delta.trace)
         if delta.skipped:
             before, ink = ink[: delta.skipped], ink[delta.skipped :]
@@ -81,21 +83,21 @@ class FreeReply:
             self._box = self._box.with_(box) if self._box else box
 
     def _note(self) -> bytes:
-        """What a reply that goes on needs to know."""
+        """Return what the reply that continues this one needs."""
         corners = self._box.corners.ravel() if self._box else np.full(4, np.nan)
         return self._pen.note() + self._columns.note() + _SHEET.pack(*corners, self._is_down)
 
-    def _take_up(self, told: bytes) -> None:
-        """Go on with the sheet of an earlier reply.
+    def _restore(self, note: bytes) -> None:
+        """Continue the sheet of an earlier reply.
 
         Raises:
             InvalidTokenError: it is of another kind.
         """
-        if len(told) != NOTE_BYTES + COLUMNS.size + _SHEET.size:
+        if len(note) != NOTE_BYTES + COLUMNS.size + _SHEET.size:
             raise InvalidTokenError("broken", "state: what this token holds is not a state of this model.", "state")
-        pen, columns, sheet = told[:NOTE_BYTES], told[NOTE_BYTES : -_SHEET.size], told[-_SHEET.size :]
-        self._pen.take_up(pen)
-        self._columns.take_up(columns)
+        pen, columns, sheet = note[:NOTE_BYTES], note[NOTE_BYTES : -_SHEET.size], note[-_SHEET.size :]
+        self._pen.restore(pen)
+        self._columns.restore(columns)
         *corners, self._is_down = _SHEET.unpack(sheet)
         self._box = None if np.isnan(corners).any() else Box(*corners)
 

@@ -23,17 +23,19 @@ class Columns:
     """
 
     def __init__(self, about: dict[str, Any], hierarchy: Hierarchy | None, *, has_text: bool) -> None:
-        self._about, self._hierarchy, self._has_text = about, hierarchy, has_text
+        self._about = about
+        self._hierarchy = hierarchy
+        self._has_text = has_text
         self.num_points = self.num_strokes = 0
         self._segments = [0] * (hierarchy.num_detectors if hierarchy else 0)
 
     def note(self) -> bytes:
-        """Return how far it has come, for `take_up`."""
+        """Return how far it has come, for `restore`."""
         segments = (*self._segments, *[0] * (MAX_LAYERS - len(self._segments)))
         return COLUMNS.pack(self.num_points, self.num_strokes, *segments)
 
-    def take_up(self, note: bytes) -> None:
-        """Go on where others had come."""
+    def restore(self, note: bytes) -> None:
+        """Continue where the columns of an earlier reply ended."""
         self.num_points, self.num_strokes, *segments = COLUMNS.unpack(note)
         self._segments = segments[: len(self._segments)]
 
@@ -46,8 +48,8 @@ class Columns:
 
         Args:
             kind: of object.
-            ink: that follows what was told before.
-            reason: why it ended, or None while it goes on.
+            ink: that follows what was sent before.
+            reason: why it ended, or None while there is more to come.
         """
         body = {
             "object": kind,
@@ -67,7 +69,7 @@ class Columns:
         return body
 
     def pass_over(self, ink: Ink) -> None:
-        """Count what was told before."""
+        """Count ink that was sent before."""
         self.num_points += len(ink)
         self.num_strokes += int(ink.pen.sum())
         self._layers(ink.trace)

@@ -27,7 +27,9 @@ class SegmentRenderer:
     media_type = JSON
 
     def __init__(self, model: ServedModel, columns: Mapping[str, Seq[Any]], places: Mapping[str, Seq[int]]) -> None:
-        self._model, self._columns, self._places = model, columns, places
+        self._model = model
+        self._columns = columns
+        self._places = places
 
     @classmethod
     def of_text(cls, model: TextModel, text: str) -> Self:
@@ -96,8 +98,8 @@ def tree(boundaries: Seq[str], places: Mapping[str, Seq[int]]) -> dict[str, Any]
 
     Args:
         boundaries: for each layer with a detector, from layer 1 up, a digit 0 or 1 per step.
-        places: where one is after each number of steps, from 0 on, in each way in which that is to be told: a segment
-            says from where to where as `start` and `end` after the name of the way.
+        places: where one is after each number of steps, from 0 on, in each unit in which places are given: a segment
+            has its first place as `start` and the one after its last as `end`, after the name of the unit.
     """
     cuts: list[list[int]] = []
     above: set[int] = set()

@@ -1,20 +1,22 @@
-"""Responses that follow a stream of the engine: as server-sent events framed by hand, or as one body at the end.
+"""Responses that take a while: as server-sent events while the reply is made, or as one body when it is done.
 
-Both watch for the client's leaving while they wait, and hand it to the engine at once. Comments that keep a silent
-stream alive are one line without a blank one: OpenAI's client takes a blank line for an event and stops.
+Both watch for the client to leave, and then end the work. Comments that keep a silent stream alive are one line
+without a blank one: OpenAI's client takes a blank line for an event and stops.
 """
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, Protocol
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import NamedTuple, Protocol
 
+import structlog
+from anyio import CancelScope
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from service.engine.sequences.base import Delta, End
-from service.engine.streams import Choices, error_of
-from service.telemetry.log import log_ends
+from service.errors import CopyistError, EngineFailureError
+
+_log = structlog.get_logger(__name__)
 
 EVENT_STREAM = "text/event-stream"
 PING = b": ping\n"
@@ -23,172 +25,169 @@ END = "end"  # id of a stream's last event
 RETRY_MS = 1000
 
 
-class Events(Protocol):
-    """What renders the engine's deltas one by one."""
+class Event(NamedTuple):
+    """One event of a stream.
 
-    def event(self, delta: Delta) -> list[bytes]:
-        """Return the JSON of the events that tell a delta."""
-        ...
-
-
-class Whole(Protocol):
-    """What renders them at once."""
-
-    media_type: str
-
-    def whole(self, delta: Delta, end: End) -> bytes | None:
-        """Return the body of a reply told at once, or None as long as there are choices to come."""
-        ...
-
-
-class EventIds:
-    """Labels events with the position that they reach, and the last one as that.
-
-    Args:
-        position: characters or points told before.
+    Attributes:
+        data: its JSON.
+        position: characters or points sent up to its end, from which a browser can resume; None where it cannot.
+        is_last: whether it ends the reply.
     """
 
-    def __init__(self, position: int) -> None:
-        self._position = position
-        self._hint = b"retry: %d\n" % RETRY_MS
+    data: bytes
+    position: int | None = None
+    is_last: bool = False
 
-    def __call__(self, delta: Delta) -> bytes:
-        """Return the lines that go before the data of a delta's last event."""
-        return self.at(self._position + len(delta.unseen.items), has_ended=delta.end is not None)
 
-    def at(self, position: int, *, has_ended: bool) -> bytes:
-        """Return the lines that go before the data of an event that reaches a position."""
-        self._position = position
-        hint, self._hint = self._hint, b""
-        return hint + b"id: %s\n" % (END if has_ended else str(position)).encode()
+class Work(Protocol):
+    """Work that is done for a reply."""
+
+    async def close(self) -> None:
+        """End the work that has not ended by itself, and add how it went to the request's log line."""
+        ...
+
+
+class InPieces(Work, Protocol):
+    """A reply that comes in pieces."""
+
+    def events(self) -> AsyncGenerator[Event, None]:
+        """Yield the reply in pieces; called once.
+
+        Raises:
+            CopyistError: the reply could not be finished.
+        """
+        ...
+
+
+class AtOnce(Work, Protocol):
+    """A reply that comes at once."""
+
+    @property
+    def media_type(self) -> str:
+        """Of the body."""
+        ...
+
+    async def whole(self) -> bytes:
+        """Return the body; called once.
+
+        Raises:
+            CopyistError: the reply could not be finished.
+        """
+        ...
 
 
 class EventStream(Response):
-    """Server-sent events, one for each delta; an error is the last event, and [DONE] ends them all.
+    """Server-sent events: those of a reply, an error as the last one if it fails, and [DONE].
 
     Args:
-        choices: to follow.
-        reply: renders its deltas.
-        heartbeat_s: a silent stream gets a comment after so long.
+        reply: yields the events; is closed afterwards.
+        heartbeat_s: a stream that is silent for so long gets a comment.
         headers: further headers.
-        label: returns lines that go before the data of a delta's last event, such as its id.
+        has_ids: whether events say their position, so that a browser can resume after any of them.
     """
 
     media_type = EVENT_STREAM
 
-    def __init__(
-        self,
-        choices: Choices,
-        reply: Events,
-        heartbeat_s: float,
-        headers: dict[str, str],
-        label: Callable[[Delta], bytes] | None = None,
-    ) -> None:
+    def __init__(self, reply: InPieces, heartbeat_s: float, headers: dict[str, str], *, has_ids: bool = False) -> None:
         # Proxies must neither store nor collect events.
         super().__init__(headers={**headers, "cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
-        self._choices, self._reply, self._heartbeat_s, self._label = choices, reply, heartbeat_s, label
+        self._reply = reply
+        self._heartbeat_s = heartbeat_s
+        self._has_ids = has_ids
+        self._sent_at = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
-        """Send events until all choices end, one fails, or the client leaves."""
-        watch = asyncio.create_task(_cancel_on_disconnect(self._choices, receive))
-        beat = asyncio.create_task(self._beat())
-        try:
+        """Send events until the reply ends or fails, or the client leaves."""
+        async with _while_connected(self._reply, receive):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            log_ends(await self._tell(send))
-        finally:
-            watch.cancel()
-            beat.cancel()
-            self._choices.cancel()
+            self._sent_at = _now()
+            heart = asyncio.create_task(self._beat(send))
+            try:
+                async with aclosing(self._frames()) as frames:
+                    async for frame in frames:
+                        self._sent_at = _now()
+                        await send(_part(frame))
+            finally:
+                heart.cancel()
+            await send(_part(DONE, is_last=True))
 
-    async def _tell(self, send: Send) -> list[End]:
-        ends: list[End] = []
-        while not self._choices.is_over:
-            delta = await self._choices.take()
-            await send(_body(PING if delta is None else self._frames(delta), more=True))
-            if delta and delta.end:
-                ends.append(delta.end)
-                if error_of(delta.end):
-                    break
-        await send(_body(DONE, more=False))
-        return ends
+    async def _frames(self) -> AsyncGenerator[bytes, None]:
+        """Frame the events; an error is the last one."""
+        retry = b"retry: %d\n" % RETRY_MS  # once, before the first id
+        try:
+            async with aclosing(self._reply.events()) as events:
+                async for event in events:
+                    label = b""
+                    if self._has_ids and event.position is not None:
+                        label = retry + b"id: %s\n" % (END if event.is_last else str(event.position)).encode()
+                        retry = b""
+                    yield label + b"data: " + event.data + b"\n\n"
+        except CopyistError as error:
+            yield b"data: " + error.body + b"\n\n"
+        except Exception as error:  # noqa: BLE001 - the status has been sent, so the stream itself says that it failed
+            _log.error("unforeseen", exc_info=error)
+            yield b"data: " + EngineFailureError("The service failed to write on.").body + b"\n\n"
 
-    def _frames(self, delta: Delta) -> bytes:
-        """The events of a delta; what came before an error is told before it."""
-        error = error_of(delta.end)
-        told = replace(delta, end=None) if error else delta
-        bodies = self._reply.event(told) if told.unseen.items or told.end else []
-        events = [b"data: " + body + b"\n\n" for body in bodies]
-        if events and self._label:
-            events[-1] = self._label(told) + events[-1]
-        if error:
-            events.append(b"data: " + error.body + b"\n\n")
-        return b"".join(events)
-
-    async def _beat(self) -> None:
+    async def _beat(self, send: Send) -> None:
+        """Send a comment whenever nothing was sent for `heartbeat_s`."""
         while True:
-            await asyncio.sleep(self._heartbeat_s)
-            self._choices.nudge()
+            await asyncio.sleep(self._sent_at + self._heartbeat_s - _now())
+            if _now() - self._sent_at >= self._heartbeat_s:
+                self._sent_at = _now()
+                await send(_part(PING))
 
 
 class WholeReply(Response):
-    """The reply as one body, sent when all choices have ended.
+    """A reply as one body, sent when it is done.
 
     Args:
-        choices: to follow, each to be told at its end only.
-        reply: renders them.
+        reply: makes the body; is closed afterwards.
         headers: further headers.
     """
 
-    def __init__(self, choices: Choices, reply: Whole, headers: dict[str, str]) -> None:
+    def __init__(self, reply: AtOnce, headers: dict[str, str]) -> None:
         super().__init__(headers=headers, media_type=reply.media_type)
-        self._choices, self._reply = choices, reply
+        self._reply = reply
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the body, or nothing if the client leaves first.
 
         Raises:
-            CopyistError: the engine could not finish it.
+            CopyistError: the reply could not be finished.
         """
-        watch = asyncio.create_task(_cancel_on_disconnect(self._choices, receive))
-        try:
-            body = await self._told()
-        finally:
-            watch.cancel()
-            self._choices.cancel()
+        body: bytes | None = None
+        async with _while_connected(self._reply, receive):
+            body = await self._reply.whole()
         if body is not None:
             self.body = body
-            self.headers["content-length"] = str(len(self.body))
+            self.headers["content-length"] = str(len(body))
             await super().__call__(scope, receive, send)
 
-    async def _told(self) -> bytes | None:
-        """Return the body once every choice is told, or None if the client has left."""
-        body, ends = None, []
-        while not self._choices.is_over:
-            delta = await self._choices.take()
-            assert delta, "nothing nudges a whole reply"
-            assert delta.end, "a whole reply is told once, with its end"
-            ends.append(delta.end)
-            error = error_of(delta.end)
-            if error:
-                log_ends(ends)
-                raise error
-            body = await self._render(delta, delta.end)
-        log_ends(ends)
-        return None if any(end.reason == "cancelled" for end in ends) else body
 
-    async def _render(self, delta: Delta, end: End) -> bytes | None:
-        """Return the body; one that takes long to make is made elsewhere."""
-        return self._reply.whole(delta, end)
+@asynccontextmanager
+async def _while_connected(work: Work, receive: Receive) -> AsyncIterator[None]:
+    """Run a block until it is done or the client leaves, which cancels it; then close the work."""
+    with CancelScope() as block:
+        watch = asyncio.create_task(_cancel_on_disconnect(block, receive))
+        try:
+            yield
+        finally:
+            watch.cancel()
+            with CancelScope(shield=True):  # the client may be gone, but the work has to end
+                await work.close()
 
 
-async def _cancel_on_disconnect(choices: Choices, receive: Receive) -> None:
-    """Wait for the client to leave; its rows are worth more than a tidy end."""
+async def _cancel_on_disconnect(block: CancelScope, receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-    choices.cancel()
+    block.cancel()
 
 
-def _body(body: bytes, *, more: bool) -> Message:
-    message: dict[str, Any] = {"type": "http.response.body", "body": body, "more_body": more}
-    return message
+def _part(body: bytes, *, is_last: bool = False) -> Message:
+    return {"type": "http.response.body", "body": body, "more_body": not is_last}
+
+
+def _now() -> float:
+    """Return the event loop's time, in seconds."""
+    return asyncio.get_running_loop().time()

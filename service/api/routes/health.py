@@ -11,6 +11,8 @@ from service.engine.loop import Engine
 from service.errors import NotReadyError
 from service.telemetry.peers import Peers, Silence
 
+UNREADY_REASON = "unready_reason"  # question to the other processes
+
 router = APIRouter()
 
 
@@ -25,18 +27,18 @@ async def healthz(here: Here) -> Health:
 @router.get("/readyz", summary="Whether to send requests", responses={503: PROBLEMS[503]})
 async def readyz(here: Here) -> Health:
     """Answer 200 as long as the engine of each process moves: work without a step, or a shutdown begun, is 503."""
-    if trouble := here.engine.trouble or await _trouble_elsewhere(here.siblings):
-        raise NotReadyError(trouble)
+    if reason := here.engine.trouble or await _unready_peer(here.peers):
+        raise NotReadyError(reason)
     return _health(here.engine, "ready")
 
 
-async def _trouble_elsewhere(siblings: Peers) -> str | None:
-    """What is the matter with another process that connections are dealt out to."""
-    for told in (await siblings.ask("trouble")).values():
-        if isinstance(told, Silence):
+async def _unready_peer(peers: Peers) -> str | None:
+    """Return why another process that gets connections is not ready, or None."""
+    for answer in (await peers.ask(UNREADY_REASON)).values():
+        if isinstance(answer, Silence):
             return "A process of the service does not answer."
-        if told:
-            return str(told)
+        if answer:
+            return str(answer)
     return None
 
 

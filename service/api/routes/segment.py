@@ -1,4 +1,4 @@
-"""The endpoint that reads what is there already, a text or ink, and tells its segments."""
+"""`POST /v1/segment`: reads a text or ink and returns its segments."""
 
 from anyio import to_thread
 from fastapi import APIRouter, Request
@@ -6,6 +6,7 @@ from starlette.responses import Response
 
 from service.api.deps import Here, Service, submit
 from service.api.openapi import PROBLEMS
+from service.api.responses.choices import ChoicesReply
 from service.api.responses.segments import SegmentRenderer
 from service.api.responses.sse import WholeReply
 from service.api.schemas.completions import at_most
@@ -25,7 +26,7 @@ router = APIRouter()
     responses=PROBLEMS,
 )
 async def segment(body: SegmentRequest, request: Request, here: Here) -> Response:
-    """Read what is given and tell what each layer did at each step, and the segments within segments that it found."""
+    """Read a text or ink; return what each layer did at each step, and the segments within segments that it found."""
     if body.text is not None and body.ink is None:
         return await _text(body.text, body.model, request, here)
     if body.ink is not None and body.text is None:
@@ -41,14 +42,14 @@ async def _text(text: str, name: str | None, request: Request, here: Service) ->
     sequences = model.sequences([text], params, 1, boundaries=False, whole=True, param="text")
     await here.rates.charge(request, sequences[0].num_prompt)
     choices, headers = submit(here, model, sequences)
-    return WholeReply(choices, SegmentRenderer.of_text(model, text), headers)
+    return WholeReply(ChoicesReply(choices, SegmentRenderer.of_text(model, text)), headers)
 
 
 async def _ink(ink: GivenInk, name: str | None, request: Request, here: Service) -> Response:
     """Read ink."""
     model = here.registry.ink(name)
-    reading = await to_thread.run_sync(read_ink, ink, "ink", model.codec, here.settings)
-    sequence = model.sequence(InkParams(seed=0, max_points=0), whole=True, prime=offsets_of(reading))
+    primed = await to_thread.run_sync(read_ink, ink, "ink", model.codec, here.settings)
+    sequence = model.sequence(InkParams(seed=0, max_points=0), whole=True, prime=offsets_of(primed))
     await here.rates.charge(request, sequence.num_prompt)
     choices, headers = submit(here, model, [sequence])
-    return WholeReply(choices, SegmentRenderer.of_ink(model, reading), headers)
+    return WholeReply(ChoicesReply(choices, SegmentRenderer.of_ink(model, primed)), headers)

@@ -1,9 +1,9 @@
-"""Streams for browsers: a URL that holds the request, and events with ids at which it can be taken up again.
+"""Streams for browsers: a URL that holds the request, and events with ids from which the stream can be resumed.
 
 `EventSource` can only GET, and comes back by itself with the id of the last event it saw. So a request is posted once
 and becomes a token; whoever has its URL reads the stream, from any position, on any replica that knows the key, and
-nothing is remembered in between. An event's id is the number of characters or points told with it and before it; the
-last one's is `end`, and a browser that comes back with that is told that there is no more (204).
+nothing is remembered in between. An event's id is the number of characters or points sent with it and before it; the
+last one's is `end`, and a browser that comes back with that gets a 204: there is no more.
 """
 
 import zlib
@@ -18,7 +18,7 @@ from structlog.contextvars import bind_contextvars
 from service.access.seal import Purpose, token_chars
 from service.api.deps import Here, Service, tenant_of
 from service.api.openapi import PROBLEMS
-from service.api.responses.sse import END, EventIds
+from service.api.responses.sse import END
 from service.api.resume import Resumption
 from service.api.routes.completions import follow_completion
 from service.api.routes.handwriting import follow_handwriting
@@ -46,14 +46,14 @@ router = APIRouter()
 async def make_stream(body: StreamRequest, request: Request, here: Here) -> StreamReply:
     """Check a request and return a URL at which `EventSource` reads its reply; nothing is written until it is read."""
     tenant = tenant_of(request)
-    wishes = {"completion": body.completion, "handwriting": body.handwriting}
-    given = {name: wish for name, wish in wishes.items() if wish is not None}
+    bodies = {"completion": body.completion, "handwriting": body.handwriting}
+    given = {name: asked for name, asked in bodies.items() if asked is not None}
     if len(given) != 1:
         raise InvalidRequestError("completion: either this or handwriting is required, and not both.", "completion")
-    ((name, wish),) = given.items()
-    wish = wish.model_copy(update={"stream": True})
-    seed = _seed(here, wish, tenant)
-    fixed = wish.model_dump(mode="json", exclude_unset=True) | {"seed": seed, "stream": True}
+    ((name, asked),) = given.items()
+    asked = asked.model_copy(update={"stream": True})
+    seed = _seed(here, asked, tenant)
+    fixed = asked.model_dump(mode="json", exclude_unset=True) | {"seed": seed, "stream": True}
     content = zlib.compress(orjson.dumps({"tenant": tenant, name: fixed}))
     if len(content) > MAX_TOKEN_BYTES:
         raise InvalidRequestError(f"{name}: too long for a URL; POST it with stream instead.", name)
@@ -66,7 +66,7 @@ async def make_stream(body: StreamRequest, request: Request, here: Here) -> Stre
     response_class=Response,
     responses={
         200: {"description": "Events with ids.", "content": EVENTS},
-        204: {"description": "All was told before."},
+        204: {"description": "All was sent before."},
         **PROBLEMS,
         404: {**PROBLEMS[404], "description": "There is no such stream, or no longer; the code says why."},
     },
@@ -78,44 +78,43 @@ async def read_stream(
     last_event_id: Annotated[str, Header(pattern=rf"^([0-9]{{1,8}}|{END})$")] = "0",
     resume_at: Annotated[int, Query(ge=0, le=MAX_RESUME)] = 0,
 ) -> Response:
-    """Write the reply that the token asks for, from the position at which it was cut on."""
-    tenant, wish = _open(here, token)
+    """Write the reply that the token asks for, from the position at which it was cut."""
+    tenant, asked = _open(here, token)
     if last_event_id == END:
         return Response(status_code=204)
     position = int(last_event_id) or resume_at
     if position:
-        wish = wish.model_copy(update={"resume_at": position})
+        asked = asked.model_copy(update={"resume_at": position})
     request.state.tenant = tenant  # EventSource cannot send a key: who made the stream asks for it, and pays
     if tenant:
         bind_contextvars(key=tenant)
-    ids = EventIds(wish.resume_at)
-    if isinstance(wish, HandwritingRequest):
-        return await follow_handwriting(wish, request, here, ids)
-    return await follow_completion(here, wish, request, ids)
+    if isinstance(asked, HandwritingRequest):
+        return await follow_handwriting(asked, request, here, has_ids=True)
+    return await follow_completion(asked, request, here, has_ids=True)
 
 
-def _seed(here: Service, wish: CompletionRequest | HandwritingRequest, tenant: str) -> int:
-    """Check a request and return the seed that it is read with, every time.
+def _seed(here: Service, asked: CompletionRequest | HandwritingRequest, tenant: str) -> int:
+    """Check a request and return its seed, which stays the same whenever the stream is read.
 
     Raises:
-        CopyistError: it could not be honoured.
+        CopyistError: the request cannot be served.
     """
-    if isinstance(wish, HandwritingRequest):
-        wish.check(here.settings)
-        if wish.text is not None:
-            return fresh_seed() if wish.seed is None else wish.seed
-        return Resumption.of(wish, here.keeper(here.registry.ink(wish.model)), tenant).seed
-    model = here.registry.text(wish.model)
-    check_limits(wish, here.settings)
-    if wish.num_choices > 1:
+    if isinstance(asked, HandwritingRequest):
+        asked.check(here.settings)
+        if asked.text is not None:
+            return fresh_seed() if asked.seed is None else asked.seed
+        return Resumption.of(asked, here.keeper(here.registry.ink(asked.model)), tenant).seed
+    model = here.registry.text(asked.model)
+    check_limits(asked, here.settings)
+    if asked.num_choices > 1:
         raise InvalidRequestError("completion: a stream has one choice.", "completion")
-    for prompt in wish.prompt:
+    for prompt in asked.prompt:
         model.encode(prompt, "completion")
-    return Resumption.of(wish, here.keeper(model), tenant).seed
+    return Resumption.of(asked, here.keeper(model), tenant).seed
 
 
 def _open(here: Service, token: str) -> tuple[str, CompletionRequest | HandwritingRequest]:
-    """Whose request a token holds, and the request.
+    """Return the tenant of the request in a token, and the request.
 
     Raises:
         StreamNotFoundError: it is not a token for a stream, or its client is not let in any more.
@@ -124,11 +123,11 @@ def _open(here: Service, token: str) -> tuple[str, CompletionRequest | Handwriti
         content = here.sealer.open(Purpose.STREAM, token, MAX_TOKEN_BYTES, "token")
         held: dict[str, Any] = orjson.loads(zlib.decompress(content))
         kind = HandwritingRequest if "handwriting" in held else CompletionRequest
-        wish = kind.model_validate(held["handwriting" if kind is HandwritingRequest else "completion"])
+        asked = kind.model_validate(held["handwriting" if kind is HandwritingRequest else "completion"])
     except InvalidTokenError as error:
         raise StreamNotFoundError(error.message, error.code) from None
     except ValidationError:  # sealed by a version that took what this one does not
         raise StreamNotFoundError("token: made by another version of the service.", "invalid_token_version") from None
     if here.keys and held["tenant"] not in here.keys.names:
         raise StreamNotFoundError("token: its client is not let in any more.", "invalid_token_tenant")
-    return held["tenant"], wish
+    return held["tenant"], asked

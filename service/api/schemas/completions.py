@@ -1,8 +1,8 @@
-"""Requests, as they are checked and documented.
+"""Completions: requests, as they are checked and documented, and replies.
 
-Types are strict: true is no number and "16" is none either. A field that is not known is refused, never ignored; one
-that OpenAI's clients send by habit is accepted at the value that changes nothing. Limits that an operator sets are
-checked by `check_limits` and written into the OpenAPI description by `app`; the others stand here.
+Types are strict: true is not a number, and neither is "16". An unknown field is refused, never ignored; one that
+OpenAI's clients send by habit is accepted at the value that changes nothing. Limits from the settings are checked by
+`check_limits` and written into the OpenAPI description by `openapi.describe`; the others stand here.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ MAX_LOGPROBS = 5
 MAX_LOGIT_BIASES = 1024
 MAX_LOGIT_BIAS = 100
 MAX_PENALTY = 2
-SEED_NEEDED = "resume_at: needs the seed of the stream that was cut, which its header x-seed told."
+SEED_NEEDED = "resume_at: needs the seed of the stream that was cut, which its header x-seed gave."
 # Fields OpenAI's clients send by habit, with the one value that changes nothing. Any other is refused.
 _HABITS: dict[str, Any] = {
     "include_obfuscation": False,
@@ -72,7 +72,7 @@ Stop = Annotated[
 
 
 SYMBOL_FORMAT = "symbol-id"  # so that a description can say how many symbols the bundles know
-_SYMBOL = {"type": "integer", "minimum": 0, "format": SYMBOL_FORMAT}
+SYMBOL = {"type": "integer", "minimum": 0, "format": SYMBOL_FORMAT}
 
 
 def _prompts(value: Any) -> list[Any]:
@@ -95,9 +95,9 @@ def _ids(value: Any) -> list[int] | None:
 
 
 def _prompt_schema(max_chars: int | None = None, max_choices: int | None = None) -> dict[str, Any]:
-    """JSON schema of a prompt, with the operator's limits once they are known."""
+    """JSON schema of a prompt, with the limits of the settings once they are known."""
     text: dict[str, Any] = {"type": "string"} | _bound("maxLength", max_chars)
-    ids = {"type": "array", "items": {**_SYMBOL}, "minItems": 1} | _bound("maxItems", max_chars)
+    ids = {"type": "array", "items": {**SYMBOL}, "minItems": 1} | _bound("maxItems", max_chars)
     several = {"type": "array", "minItems": 1} | _bound("maxItems", max_choices)
     return {"anyOf": [text, ids, several | {"items": text}, several | {"items": ids}]}
 
@@ -132,7 +132,7 @@ class StreamOptions(StrictRequest):
 
 
 class CompletionRequest(StrictRequest):
-    """Text to go on from, and how."""
+    """A text to continue, and how."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -164,10 +164,10 @@ class CompletionRequest(StrictRequest):
     )
     best_of: Annotated[int, Field(ge=1), WHOLE] | None = Field(None, description="Accepted at the value of n.")
     stop: Stop = Field([], description="Up to four strings that end the text and are left out of it.")
-    echo: bool = Field(False, description="Tell the prompt before the text, as the network reads it.")
+    echo: bool = Field(False, description="Return the prompt before the text, as the network reads it.")
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS), WHOLE] | None = Field(
         None,
-        description="Tell how likely each symbol was, and so many of the likeliest: natural logarithms of what the "
+        description="Return how likely each symbol was, and so many of the likeliest: natural logarithms of what the "
         "network itself expects, before bias, penalties and temperature.",
     )
     logit_bias: LogitBias = Field({}, description="What is added to the logits of symbols, by id.")
@@ -179,7 +179,7 @@ class CompletionRequest(StrictRequest):
     )
     stream: bool = Field(False, description="Send events as characters come.")
     stream_options: StreamOptions | None = Field(None, description="Only with stream.")
-    boundaries: bool = Field(False, description="Tell z and the operation of each layer at each character.")
+    boundaries: bool = Field(False, description="Return z and the operation of each layer at each character.")
     state: StateToken = None
     return_state: ReturnState = False
     resume_at: ResumeAt = 0
@@ -191,13 +191,13 @@ class CompletionRequest(StrictRequest):
     @model_validator(mode="before")
     @classmethod
     def _state_needs_no_prompt(cls, values: Any) -> Any:
-        """Without a prompt a state goes on from where it is."""
+        """A state without a prompt is continued from where it is."""
         if isinstance(values, dict) and values.get("state") is not None and values.get("prompt") is None:
             return values | {"prompt": ""}
         return values
 
     def most_tokens(self, settings: Settings) -> int:
-        """Return max_tokens; where it was not given, no more than the operator serves."""
+        """Return max_tokens; its default is lowered to the limit of the settings."""
         return min(self.max_tokens, settings.max_tokens)
 
     @property
@@ -207,7 +207,7 @@ class CompletionRequest(StrictRequest):
 
 
 def check_limits(request: CompletionRequest, settings: Settings) -> None:
-    """Check what depends on the operator's settings, or on two fields at once.
+    """Check what depends on the settings, or on two fields at once.
 
     Raises:
         InvalidRequestError: names the field and the limit.
@@ -300,7 +300,9 @@ class Choice(BaseModel):
     op: list[str] | None = Field(
         None, description="With boundaries: for each layer a string with a letter per character: U, C or F."
     )
-    state: str | None = Field(None, description="With return_state: the token to go on with; in a stream, at the end.")
+    state: str | None = Field(
+        None, description="With return_state: the token to continue from; in a stream, at the end."
+    )
 
 
 class CompletionReply(BaseModel):

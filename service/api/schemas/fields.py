@@ -9,16 +9,12 @@ from pydantic import (
 )
 
 MAX_SEED = 2**63 - 1
-
-
 MAX_RESUME = 10_000_000
-
-
 MAX_STATE_CHARS = 2**20
 
 
 def whole_number(value: Any) -> Any:
-    """In JSON 1.0 is the same number as 1; everything else is left to be judged as it is."""
+    """Return 1.0 as 1, which is the same number in JSON; anything else is returned as it is."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -28,7 +24,7 @@ WHOLE = BeforeValidator(whole_number)  # after the bounds, which otherwise do no
 StateToken = Annotated[
     Annotated[str, Field(max_length=MAX_STATE_CHARS)] | None,
     Field(
-        description="A state token of an earlier reply: go on exactly from there, with its seed if none is given. "
+        description="A state token of an earlier reply: continue exactly from there, with its seed if none is given. "
         "Send the same parameters to get what one longer request would have given."
     ),
 ]
@@ -38,7 +34,7 @@ ReturnState = Annotated[
     bool,
     Field(
         description="End the reply with a state token. What may begin a stop string is then kept back at the end, and "
-        "so are bytes of a character that is not complete; the reply that goes on tells them first."
+        "so are bytes of a character that is not complete; the reply that continues it sends them first."
     ),
 ]
 
@@ -49,7 +45,7 @@ ResumeAt = Annotated[
         ge=0,
         le=MAX_RESUME,
         description="Repeat a request whose reply was cut, with its seed and the number of characters (code points) or "
-        "points that came: they are not told again.",
+        "points that came: they are not sent again.",
     ),
     WHOLE,
 ]

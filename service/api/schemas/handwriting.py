@@ -1,4 +1,4 @@
-"""What a request for handwriting may wish for, and what its replies hold."""
+"""Handwriting: requests, as they are checked and documented, and replies."""
 
 from typing import Annotated, Any, Literal, get_args
 
@@ -10,6 +10,7 @@ from service.api.schemas.fields import WHOLE, ResumeAt, ReturnState, Seed, State
 from service.engine.sequences.base import Offset
 from service.errors import InvalidRequestError
 from service.handwriting import priming
+from service.handwriting.candidates import MAX_CANDIDATES
 from service.handwriting.copybook import writer as copybook
 from service.handwriting.drawing.document import Look
 from service.handwriting.drawing.formats import Format, Making
@@ -20,7 +21,6 @@ from service.settings import Settings
 Paper = Literal["fit", "a4", "a5", "a6", "letter", "legal"]
 assert set(get_args(Paper)) == {"fit", *PAPERS}
 Side = Annotated[float, Field(ge=20, le=5000)]
-MAX_CANDIDATES = 8
 MAX_PRIME_CHARS = 40
 USUAL_CANDIDATES = 4
 _FIT_MARGIN_MM, _PAPER_MARGIN_MM = 4.0, 20.0
@@ -52,9 +52,9 @@ def read_ink(ink: GivenInk, field: str, codec: InkCodec, settings: Settings) -> 
         raise InvalidRequestError(f"{field}: {error}.", field) from None
 
 
-def offsets_of(reading: PrimedInk) -> list[Offset]:
-    """Return a reading as the engine takes it."""
-    return [(dx, dy, pen_up) for dx, dy, pen_up in reading.offsets.tolist()]
+def offsets_of(ink: PrimedInk) -> list[Offset]:
+    """Return primed ink as the engine takes it."""
+    return [(dx, dy, pen_up) for dx, dy, pen_up in ink.offsets.tolist()]
 
 
 class HandwritingRequest(StrictRequest):
@@ -93,7 +93,7 @@ class HandwritingRequest(StrictRequest):
     max_points: Annotated[int, WHOLE] = Field(600, ge=1, description="Points of free writing, about 22 to a letter.")
     prime: GivenInk | None = Field(
         None,
-        description="Ink of your own, as columns or as InkML: a network reads it first and goes on in that hand. It "
+        description="Ink of your own, as columns or as InkML: a network reads it first and continues in that hand. It "
         "leans towards it; it does not copy it. With a text, prime_text says what the ink says.",
     )
     prime_text: Annotated[str, Field(min_length=1, max_length=MAX_PRIME_CHARS)] | None = Field(
@@ -132,7 +132,7 @@ class HandwritingRequest(StrictRequest):
     )
 
     def most_points(self, settings: Settings) -> int:
-        """Return max_points; where it was not given, no more than the operator serves."""
+        """Return max_points; its default is lowered to the limit of the settings."""
         return min(self.max_points, settings.max_points)
 
     def layout(self) -> Layout:
@@ -187,7 +187,7 @@ class HandwritingRequest(StrictRequest):
         return [] if self.prime is None else offsets_of(read_ink(self.prime, "prime", codec, settings))
 
     def check(self, settings: Settings) -> None:
-        """Check what depends on the operator's settings, or on two fields at once.
+        """Check what depends on the settings, or on two fields at once.
 
         Raises:
             InvalidRequestError: names the field and the limit.
@@ -239,12 +239,12 @@ class HandwritingRequest(StrictRequest):
 
 
 def refusal(error: LayoutError) -> InvalidRequestError:
-    """Return what to tell a client whose wishes leave no room."""
+    """Return the error for a request that leaves no room for its text."""
     return InvalidRequestError(f"{error.field}: {error}.", error.field)
 
 
 def ink_limits(settings: Settings) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return the operator's limits as additions to the JSON schemas: schema name, field, keyword."""
+    """Return the limits of the settings as additions to the JSON schemas: schema name, field, keyword."""
     longest = max(settings.max_text_chars, settings.max_streamed_text_chars)
     return {
         "HandwritingRequest": {
@@ -314,7 +314,9 @@ class HandwritingReply(BaseModel):
     z: list[list[int]] = Field(description="For each layer with a detector, from layer 1 up, 0 or 1 per point.")
     op: list[str] = Field(description="For each layer a string with a letter per point: U, C or F.")
     segment: list[list[int]] = Field(description="For each layer with a detector, the segment a point lies in.")
-    state: str | None = Field(None, description="With return_state: the token to go on with; in a stream, at the end.")
+    state: str | None = Field(
+        None, description="With return_state: the token to continue from; in a stream, at the end."
+    )
     finish_reason: Literal["stop", "length"] | None
     pages: list[PageBox] | None = Field(None, description="On the last event: pages of paper, or the box of the ink.")
     substituted: list[Substituted] | None = Field(None, description="On the last event of a text.")

@@ -10,7 +10,7 @@ from pydantic import (
 )
 
 from model.codec import Unknown
-from service.api.schemas.completions import _SYMBOL
+from service.api.schemas.completions import SYMBOL
 from service.api.schemas.fields import WHOLE, StrictRequest
 
 
@@ -99,6 +99,6 @@ class DetokenizeRequest(StrictRequest):
     model_config = ConfigDict(json_schema_extra={"examples": [{"model": "prose", "tokens": [3, 1, 4, 1, 5]}]})
 
     model: Annotated[str, Field(max_length=64)] | None = Field(None, description=_ONLY_ONE)
-    tokens: list[Annotated[int, WHOLE, WithJsonSchema(_SYMBOL)]] = Field(
+    tokens: list[Annotated[int, WHOLE, WithJsonSchema(SYMBOL)]] = Field(
         description="The ids, as many as a body may hold."
     )

@@ -31,7 +31,11 @@ class OnnxRunner(Runner):
 
     def __init__(self, bundle: Bundle, capacity: int) -> None:
         super().__init__(bundle, capacity)
-        self._single, self._batch, self._prompt = _open(bundle.single), _open(bundle.graph), _open(bundle.prompt)
+        self._single, self._batch, self._prompt = (
+            open_session(bundle.single),
+            open_session(bundle.graph),
+            open_session(bundle.prompt),
+        )
         first, *others = (one.name for one in self._prompt.get_inputs())
         self._read_as, self._read_from = first, others
         self._read_into = [one.name for one in self._prompt.get_outputs()]
@@ -94,8 +98,8 @@ class OnnxRunner(Runner):
         return binding
 
 
-def _open(graph: bytes) -> Any:
-    """A session on one core: more throughput comes from more rows or more processes, never from its own threads."""
+def open_session(graph: bytes) -> Any:
+    """Return an ONNX Runtime session on one core: more rows or processes give throughput, more threads do not."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1

@@ -6,7 +6,6 @@ the text a letter stands, so any line comes out the same whenever and wherever i
 """
 
 import hashlib
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -19,7 +18,7 @@ from service.engine.sampling import uniforms
 from service.handwriting.copybook.glyphs import Drawn, Font, Glyph, fonts
 from service.handwriting.copybook.pacing import pace
 from service.handwriting.drawing.document import Ink
-from service.handwriting.writer import Substitution, words_of
+from service.handwriting.writer import Substitution, clusters, words_of
 
 Floats = NDArray[np.float64]
 
@@ -209,19 +208,13 @@ class Copybook:
 
     def _clusters(self, text: str, start: int = 0) -> Iterator[tuple[int, Drawn]]:
         """Yield (index, what is drawn) for each character with the marks that combine with it."""
-        at = 0
-        while at < len(text):
-            stop = at + 1
-            while stop < len(text) and unicodedata.combining(text[stop]) and not text[at].isspace():
-                stop += 1
-            cluster = text[at:stop]
+        for index, cluster in clusters(text, start):
             drawn = self._font.draw(" " if cluster in "\t\n\r" else cluster)
             if cluster == "\t":
                 drawn = Drawn(drawn.glyphs * _TAB_SPACES)
             if self._skips and drawn.instead:
                 drawn = Drawn((), "")
-            yield start + at, drawn
-            at = stop
+            yield index, drawn
 
     def _advance(self, drawn: Drawn) -> float:
         return sum(glyph.advance + self._style.spacing for glyph in drawn.glyphs)

@@ -30,12 +30,16 @@ _TIGHTEST = 0.9  # a line that came out longer than it was measured is squeezed,
 _OPENING = 1.25  # a justified line is not opened wider than this: a short one stays ragged
 
 
-class Writer(Protocol):
-    """Writes a text line by line; all lengths are in x-heights."""
+class Measure(Protocol):
+    """Says how wide text comes out; all lengths are in x-heights."""
 
     def width(self, text: str) -> float:
         """Return about how wide a text will come out."""
         ...
+
+
+class Writer(Measure, Protocol):
+    """Writes a text line by line; all lengths are in x-heights."""
 
     def write(self, start: int, stop: int, line: int) -> Ink:
         """Return the ink of text[start:stop], its baseline at y = 0, from x = 0 and from time 0 on."""
@@ -120,7 +124,7 @@ class Layout:
         room = self.paper[1] - 2 * self.margin - (ASCENT + DESCENT) * self.x_height
         return int(np.floor(room / self.pitch + 1e-9)) + 1 if room >= 0 else 0
 
-    def wrap(self, text: str, writer: Writer) -> list[Row]:
+    def wrap(self, text: str, writer: Measure) -> list[Row]:
         """Break a text into lines: at its line breaks, between words, and within a word that is too long."""
         rows: list[Row] = []
         start = 0
@@ -129,7 +133,7 @@ class Layout:
             start += len(paragraph) + 1
         return rows
 
-    def _wrap_paragraph(self, text: str, start: int, stop: int, writer: Writer) -> list[Row]:
+    def _wrap_paragraph(self, text: str, start: int, stop: int, writer: Measure) -> list[Row]:
         room = self.width / self.x_height
         rows: list[Row] = []
         row_start, used = start, 0.0

@@ -13,8 +13,8 @@ CODEC = HandwritingCodec(InkCodec((0.0, 0.0), (40.0, 40.0)), TextCodec(SYMBOLS, 
 UNIT = 40.0 / SPREAD  # raw units to an x-height
 
 
-def scribe(text: str, longest: int = 50, wobble: float = 0.0, *, skips: bool = False) -> NetworkWriter:
-    """A scribe whose hand needs no scaling."""
+def writer_of(text: str, longest: int = 50, wobble: float = 0.0, *, skips: bool = False) -> NetworkWriter:
+    """A writer whose hand needs no scaling."""
     return NetworkWriter(text, CODEC, 1.0, 2.0, longest, wobble, skips_unsupported=skips)
 
 
@@ -33,7 +33,7 @@ def written(text: str, slope: float = 0.0, height: float = 0.0) -> Written:
 
 def pieces_of(text: str, longest: int = 50) -> list[Piece]:
     """The pieces of a text that is one line."""
-    return scribe(text, longest).pieces(0, len(text))
+    return writer_of(text, longest).pieces(0, len(text))
 
 
 def test_a_line_that_is_known_is_one_piece() -> None:
@@ -41,27 +41,26 @@ def test_a_line_that_is_known_is_one_piece() -> None:
     (piece,) = pieces_of("The quick fox.")
     assert piece.text == "The quick fox."
     assert piece.sources == tuple(range(14))
-    assert not scribe("The quick fox.").substitutions()
+    assert not writer_of("The quick fox.").substitutions()
 
 
-def test_what_is_unknown_is_drawn_by_a_font_and_told() -> None:
+def test_what_is_unknown_is_drawn_by_a_font_and_listed() -> None:
     """The line is cut around it; the rest is the network's."""
     pieces = pieces_of("at 5 Z")
     assert [piece.text for piece in pieces] == ["at", "", ""]
     assert [piece.sources[0] for piece in pieces] == [0, 3, 5]
     assert all(piece.drawn and piece.drawn.glyphs for piece in pieces[1:])
-    found = scribe("at 5 Z").substitutions()
+    found = writer_of("at 5 Z").substitutions()
     assert [(each.index, chr(each.code_point), each.drawn) for each in found] == [(3, "5", "5"), (5, "Z", "Z")]
 
 
 def test_an_accent_is_composed_and_no_substitution() -> None:
     """The network writes the letter; the mark is drawn above it, and belongs to it."""
-    writer = scribe("f\u00fcr")
+    writer = writer_of("f\u00fcr")
     assert not writer.substitutions()
     pieces = writer.pieces(0, 3)
     assert [(piece.text, piece.marks) for piece in pieces] == [("fur", ((1, "\u0308"),))]
-    writer.put(0, pieces, [written("fur")])
-    ink = writer.write(0, 3, 0)
+    ink = writer.line(0, pieces, [written("fur")])
     marks = ink[9:]
     assert len(marks)
     assert set(marks.character.tolist()) == {1}
@@ -71,16 +70,16 @@ def test_an_accent_is_composed_and_no_substitution() -> None:
 
 
 def test_what_says_the_same_is_written_instead() -> None:
-    """Typographic signs become those that the network knows, each pointing at its own character, and are told."""
+    """Typographic signs become those that the network knows, each pointing at its own character, and are listed."""
     (piece,) = pieces_of("it\u2019s\u2026")
     assert piece.text == "it's..."
     assert piece.sources == (0, 1, 2, 3, 4, 4, 4)
-    assert [each.drawn for each in scribe("it\u2019s\u2026").substitutions()] == ["'", "..."]
+    assert [each.drawn for each in writer_of("it\u2019s\u2026").substitutions()] == ["'", "..."]
 
 
 def test_what_cannot_be_written_may_be_left_out() -> None:
-    """With skip nothing stands in its place, and it is still told."""
-    writer = scribe("a5\u2026b", skips=True)
+    """With skip nothing stands in its place, and it is still listed."""
+    writer = writer_of("a5\u2026b", skips=True)
     assert [piece.text for piece in writer.pieces(0, 4)] == ["a", "b"]
     assert [each.drawn for each in writer.substitutions()] == ["", ""]
 
@@ -98,9 +97,8 @@ def test_no_piece_is_longer_than_the_network_takes(text: str) -> None:
 def test_a_line_is_set_straight_on_its_baseline(slope: float) -> None:
     """Letters that stand on the line stand at 0, whatever the slope and height at which they were written."""
     text = "anemone"
-    writer = scribe(text)
-    writer.put(3, writer.pieces(0, len(text)), [written(text, slope, 5.0)])
-    ink = writer.write(0, len(text), 3)
+    writer = writer_of(text)
+    ink = writer.line(3, writer.pieces(0, len(text)), [written(text, slope, 5.0)])
     feet = [ink.xy[ink.character == index, 1].max() for index in range(len(text))]
     np.testing.assert_allclose(feet, 0.0, atol=1e-4)
     assert ink.xy[:, 0].min() == pytest.approx(0.0)
@@ -113,9 +111,8 @@ def test_a_wobble_keeps_some_of_the_slope() -> None:
     text = "anemone"
     ends = []
     for wobble in (0.0, 5.0):
-        writer = scribe(text, wobble=wobble)
-        writer.put(0, writer.pieces(0, len(text)), [written(text, 0.1)])
-        ink = writer.write(0, len(text), 0)
+        writer = writer_of(text, wobble=wobble)
+        ink = writer.line(0, writer.pieces(0, len(text)), [written(text, 0.1)])
         ends.append(float(ink.xy[ink.character == 6, 1].max()))
     assert ends[0] == pytest.approx(0.0, abs=1e-4)
     assert ends[1] == pytest.approx(1.2, abs=1e-3)
@@ -124,10 +121,9 @@ def test_a_wobble_keeps_some_of_the_slope() -> None:
 def test_pieces_stand_side_by_side() -> None:
     """Each begins to the right of the one before, and later; words are those of the text."""
     text = "at 5 o"
-    writer = scribe(text)
+    writer = writer_of(text)
     pieces = writer.pieces(0, len(text))
-    writer.put(0, pieces, [written("at"), None, written("o")])
-    ink = writer.write(0, len(text), 0)
+    ink = writer.line(0, pieces, [written("at"), None, written("o")])
     spans = [ink.xy[ink.word == word, 0] for word in range(3)]
     assert spans[0].max() < spans[1].min() < spans[1].max() < spans[2].min()
     assert (np.diff(ink.time) > 0).all()
@@ -136,7 +132,7 @@ def test_pieces_stand_side_by_side() -> None:
 def test_live_ink_does_not_depend_on_how_it_is_cut() -> None:
     """Point by point or at once, the same ink, the same time, the same accents at the end."""
     text = "f\u00fcr uns"
-    writer = scribe(text)
+    writer = writer_of(text)
     (piece,) = writer.pieces(0, len(text))
     found = written("fur uns")
     whole = writer.live(piece, 0, 1.0, 2.0).draw(found.items, found.trace, is_last=True)

@@ -6,11 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.codec import InkCodec
+from service.engine.sequences.snapshot import Snapshot
 from service.handwriting.copybook.writer import STYLES, Copybook
 from service.handwriting.drawing import inkml
 from service.handwriting.drawing.document import Document, Ink
 from service.handwriting.drawing.layout import Layout
-from service.handwriting.priming import PrimeError, from_columns, from_inkml, read
+from service.handwriting.priming import PrimedStates, PrimeError, from_columns, from_inkml, read
 
 CODEC = InkCodec((8.2, 0.1), (42.0, 37.0))
 TEXT = "Dear Sir or Madam"
@@ -136,3 +137,15 @@ def test_columns_of_different_lengths_are_refused() -> None:
     """The sentence tells the lengths."""
     with pytest.raises(PrimeError, match="3, 2 and 1"):
         from_columns([1, 2, 3], [1, 2], [1])
+
+
+def test_the_states_used_last_are_kept() -> None:
+    """A cache of 64: what was asked for lately stays, what nobody asked for goes."""
+    states = PrimedStates()
+    for number in range(64):
+        states.put(number, Snapshot(b"", 0, number))
+    assert states.get("another") is None
+    assert states.get(0) == Snapshot(b"", 0, 0)
+    states.put(64, Snapshot(b"", 0, 64))
+    assert states.get(1) is None
+    assert [states.get(number) for number in (0, 2, 64)] == [Snapshot(b"", 0, number) for number in (0, 2, 64)]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from model.codec import REPLACEMENT, HandwritingCodec, InkCodec, TextCodec
+from tests.service.contract.test_cancel import Client
 from tests.service.live_server import Server, running
 
 pytest.importorskip("torch", reason="bundles are built with PyTorch, which is not installed here")
@@ -211,3 +212,26 @@ def test_every_format_takes_its_ink(scribe: Server, kind: str) -> None:
     reply = scribe.client.post("/v1/handwriting", json=body)
     assert reply.status_code == 200
     assert len(reply.content) > 500
+
+
+def test_a_network_that_writes_has_a_heartbeat(folder: Path) -> None:
+    """Live and line by line, comments come while the network writes, and the events are the same without them."""
+    body = {"text": TEXT * 3, "model": "scribe", "seed": 3, "stream": True, "line_width_mm": 40}
+    with running(folder, heartbeat_s=0.001) as restless:
+        for candidates in (1, 2):
+            content = restless.post("/v1/handwriting", **body, candidates=candidates).content
+            assert b": ping\n" in content
+            assert content.replace(b": ping\n", b"").endswith(b"\n\ndata: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("candidates", [1, 2])
+@pytest.mark.parametrize("is_streamed", [True, False])
+def test_a_reader_that_leaves_ends_the_writing(scribe: Server, candidates: int, is_streamed: bool) -> None:
+    """Nothing of the text is written on for a client that is gone."""
+    body = {"text": "the fox ran home and " * 80, "model": "scribe", "seed": 3, "candidates": candidates}
+    with Client(scribe, "/v1/handwriting", **body, stream=is_streamed) as client:
+        if is_streamed:
+            client.read_until(b'"pen":')
+        scribe.gauges_when(lambda gauges: gauges["running"] > 0)
+    after = scribe.gauges_when(lambda gauges: gauges["running"] == gauges["waiting"] == 0)
+    assert after["cancelled"] > 0
