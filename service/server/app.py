@@ -48,7 +48,7 @@ def create_app(settings: Settings, siblings: Peers | None = None) -> FastAPI:
     registry = ModelRegistry.open(settings.bundles, settings.rows, copybook.NAME, kernel=settings.kernel)
     policy = FlushPolicy(settings.flush_chars, settings.flush_ms / 1000)
     engine = Engine(registry.executors, policy, settings.queue, settings.stall_s)
-    rates = RateLimits(settings, siblings.tally)
+    rates = RateLimits(settings.rate_limit, settings.rate_store.get_secret_value(), siblings.tally)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
