@@ -1,26 +1,26 @@
-"""What can go wrong, each with its HTTP status, and the one shape in which clients see it.
+"""The errors that clients can see, each with its HTTP status, and the JSON object that carries them.
 
     CopyistError
-    ├── InvalidRequestError     400  a field is missing, odd or beyond its limit; `param` names it
+    ├── InvalidRequestError     400  a field is missing, malformed or beyond its limit; `param` names it
     │   └── InvalidTokenError   400  a state or stream token cannot be used here; `code` says why
-    ├── AuthenticationError     401  there is no key, or not one that is known
-    ├── ModelNotFoundError      404  no bundle of that name is served, or none that does what was asked for
-    ├── StreamNotFoundError     404  there is no stream at that URL, or no longer; `code` says why
-    ├── HeadersTimeoutError     408  the head did not arrive in time
+    ├── AuthenticationError     401  the request has no valid key
+    ├── ModelNotFoundError      404  there is no model of that name, or it cannot do this
+    ├── StreamNotFoundError     404  the URL is not that of a stream, or no longer; `code` says why
+    ├── HeadersTimeoutError     408  the headers did not arrive in time
     ├── BodyTimeoutError        408  the body did not arrive in time
     ├── BodyTooLargeError       413  the body is larger than the limit
-    ├── MediaTypeError          415  the body is not JSON by its own account
-    ├── HeadersTooLargeError    431  the request's head is larger than the limit
-    ├── EngineFailureError      500  a step failed; the request cannot be continued
-    └── OverloadedError              try again after `retry_after_s`
-        ├── QueueFullError      429  as many requests wait as may
-        ├── RateLimitError      429  a key has used up its steps
-        ├── ConnectionsError    503  as many connections are open as may
-        ├── ShuttingDownError   503  the service is about to stop
-        └── NotReadyError       503  the engine does not move
+    ├── MediaTypeError          415  the Content-Type is not JSON
+    ├── HeadersTooLargeError    431  the headers are larger than the limit
+    ├── EngineFailureError      500  a step of the network failed
+    └── OverloadedError              the client may try again after `retry_after_s`
+        ├── QueueFullError      429  the queue is full
+        ├── RateLimitError      429  the key has used up its steps
+        ├── ConnectionsError    503  too many connections are open
+        ├── ShuttingDownError   503  the service is stopping
+        └── NotReadyError       503  the engine makes no progress
 
 The body is OpenAI's error object and always has its four keys: message, type, param, code. Messages name fields and
-limits; they never repeat what a client sent, and never tell what is inside.
+limits. They never repeat what a client sent, and never show internals.
 """
 
 from typing import ClassVar
@@ -36,7 +36,7 @@ class CopyistError(Exception):
 
     Args:
         message: one sentence for the client.
-        param: the request field it is about, if any.
+        param: the request field at fault, if any.
     """
 
     status: ClassVar[int] = 500
@@ -50,29 +50,29 @@ class CopyistError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers that go with the status."""
+        """Response headers of this error."""
         return {}
 
     @property
     def body(self) -> bytes:
-        """OpenAI's error object as JSON."""
+        """The error as OpenAI's JSON object."""
         return error_body(self.message, self.type, self.param, self.code)
 
 
 class InvalidRequestError(CopyistError):
-    """A field of the request cannot be honoured as it is."""
+    """A field of the request is invalid."""
 
     status = 400
     type = "invalid_request_error"
 
 
 class InvalidTokenError(InvalidRequestError):
-    """A token, sealed by a service like this one or not, cannot be used for what it was sent with.
+    """A state or stream token of the request cannot be used.
 
     Args:
-        why: one word; the code is `invalid_token_` and this.
+        why: one word; the code is `invalid_token_` followed by it.
         message: one sentence for the client.
-        param: the request field it came in.
+        param: the request field that held the token.
     """
 
     def __init__(self, why: str, message: str, param: str | None = None) -> None:
@@ -81,10 +81,10 @@ class InvalidTokenError(InvalidRequestError):
 
 
 class AuthenticationError(CopyistError):
-    """The request has no key, or not one that is let in.
+    """The request has no API key, or not a valid one.
 
     Args:
-        is_wrong: whether it has one.
+        is_wrong: whether the request has a key.
     """
 
     status = 401
@@ -101,12 +101,12 @@ class AuthenticationError(CopyistError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """The challenge that belongs to a 401."""
+        """The challenge that a 401 must carry."""
         return {"www-authenticate": 'Bearer realm="copyist"' + ', error="invalid_token"' * self._is_wrong}
 
 
 class ModelNotFoundError(CopyistError):
-    """No bundle of the name asked for is served, or it does not do what was asked for."""
+    """There is no model of the requested name, or it cannot do what was requested."""
 
     status = 404
     type = "invalid_request_error"
@@ -114,11 +114,11 @@ class ModelNotFoundError(CopyistError):
 
 
 class StreamNotFoundError(CopyistError):
-    """The URL is not that of a stream, or no longer, or its key is not let in any more.
+    """The URL is not that of a stream, or the stream has expired, or its key is no longer valid.
 
     Args:
         message: one sentence for the client.
-        code: that of the token's error.
+        code: code of the error of the token in the URL, if it has one.
     """
 
     status = 404
@@ -130,7 +130,7 @@ class StreamNotFoundError(CopyistError):
 
 
 class HeadersTimeoutError(CopyistError):
-    """The request's head did not arrive within the time set for it."""
+    """The request's headers did not arrive within their time limit."""
 
     status = 408
     type = "invalid_request_error"
@@ -138,7 +138,7 @@ class HeadersTimeoutError(CopyistError):
 
 
 class BodyTimeoutError(CopyistError):
-    """The request's body did not arrive within the time set for it."""
+    """The request's body did not arrive within its time limit."""
 
     status = 408
     type = "invalid_request_error"
@@ -146,7 +146,7 @@ class BodyTimeoutError(CopyistError):
 
 
 class BodyTooLargeError(CopyistError):
-    """The request's body exceeds the limit, by its declared or by its counted length."""
+    """The request's body is too large, by its declared or its counted length."""
 
     status = 413
     type = "invalid_request_error"
@@ -162,7 +162,7 @@ class MediaTypeError(CopyistError):
 
 
 class HeadersTooLargeError(CopyistError):
-    """The request's target and headers exceed the limit, by their bytes or by their number."""
+    """The request's target and headers are too large, or there are too many headers."""
 
     status = 431
     type = "invalid_request_error"
@@ -170,22 +170,22 @@ class HeadersTooLargeError(CopyistError):
 
 
 class EngineFailureError(CopyistError):
-    """A step of the engine failed, so this request cannot go on; others are not touched by it."""
+    """A step of the network failed and ended this request; requests outside that step continue."""
 
     code = "engine_failure"
 
     @property
     def headers(self) -> dict[str, str]:
-        """Asks clients not to repeat it by themselves: the same request would most likely fail at the same step."""
+        """Asks clients not to retry automatically: the same request would most likely fail at the same step."""
         return {"x-should-retry": "false"}
 
 
 class OverloadedError(CopyistError):
-    """Base of refusals that pass with time.
+    """Base of errors after which trying again later may help.
 
     Args:
         message: one sentence for the client.
-        retry_after_s: when to try again.
+        retry_after_s: seconds until the client should try again.
     """
 
     def __init__(self, message: str, retry_after_s: int = 1) -> None:
@@ -194,12 +194,12 @@ class OverloadedError(CopyistError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Retry-After, which every client obeys, and what OpenAI's clients ask first."""
+        """Retry-After, the standard header, and x-should-retry, which OpenAI's clients look at first."""
         return {"retry-after": str(self.retry_after_s), "x-should-retry": "true"}
 
 
 class QueueFullError(OverloadedError):
-    """As many requests as may wait do so already."""
+    """The queue is full."""
 
     status = 429
     type = "rate_limit_error"
@@ -207,11 +207,11 @@ class QueueFullError(OverloadedError):
 
 
 class RateLimitError(OverloadedError):
-    """A key has used up its steps for now, or asks for more than it may have at once.
+    """The key has used up its steps for now, or the request costs more steps than a key may ever have.
 
     Args:
         message: one sentence for the client.
-        retry_after_s: when to try again; 0 says that trying again never helps.
+        retry_after_s: seconds until the client should try again; 0 if trying again never helps.
     """
 
     status = 429
@@ -220,12 +220,12 @@ class RateLimitError(OverloadedError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """When to try again, if that can help."""
+        """When to try again, if it can help."""
         return super().headers if self.retry_after_s else {"x-should-retry": "false"}
 
 
 class ConnectionsError(OverloadedError):
-    """As many connections are open as may."""
+    """Too many connections are open."""
 
     status = 503
     type = "unavailable_error"
@@ -233,7 +233,7 @@ class ConnectionsError(OverloadedError):
 
 
 class ShuttingDownError(OverloadedError):
-    """The service finishes what it has and takes nothing new."""
+    """The service is stopping: it finishes running requests and accepts no new ones."""
 
     status = 503
     type = "unavailable_error"
@@ -241,7 +241,7 @@ class ShuttingDownError(OverloadedError):
 
 
 class NotReadyError(OverloadedError):
-    """Nothing should be sent here now."""
+    """The service is not ready for requests."""
 
     status = 503
     type = "unavailable_error"
@@ -249,18 +249,18 @@ class NotReadyError(OverloadedError):
 
 
 def error_body(message: str, kind: str, param: str | None, code: str | None) -> bytes:
-    """Return OpenAI's error object as JSON, with all four keys."""
+    """Return OpenAI's error object as JSON. All four keys are always present."""
     return orjson.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}})
 
 
 def response_of(error: CopyistError) -> Response:
-    """Return the response that carries an error, and note its code for the log and the metrics."""
+    """Return the response for an error, and record its code for the log and the metrics."""
     bind_contextvars(error=error.code or error.type)
     return Response(error.body, error.status, error.headers, "application/json")
 
 
 async def refuse(error: CopyistError, scope: Scope, send: Send) -> None:
-    """Answer with an error and hang up: the rest of the body, if there is one, is nobody's."""
+    """Answer with an error and close the connection, as the rest of the body may not have been read."""
     response = response_of(error)
     response.headers["connection"] = "close"
     await response(scope, _nothing, send)

@@ -1,4 +1,4 @@
-"""Who may ask: every path but a few needs a key, as soon as there are keys at all."""
+"""Authentication: once API keys are configured, every path needs one, except a few open ones."""
 
 from collections.abc import Collection
 
@@ -12,19 +12,21 @@ STREAM_PATH = "/v1/streams/"
 
 
 class Guard:
-    """ASGI middleware that lets in requests with a known key and says whose they are.
+    """ASGI middleware that rejects requests without a valid API key.
 
-    The name of the key is left as `tenant` on the request's state ("" without a key) and in its log line. Paths are
-    compared as they are routed, and what is not known to be open is guarded, paths that do not exist included.
+    The name of the key is stored as `tenant` on the request's state ("" without a key) and added to the log line. Every
+    path that is not open needs a key, even one that does not exist.
 
     Args:
-        app: what follows.
-        keys: that are let in; with none everyone is.
-        open_paths: what needs no key; besides, a stream needs none whose sealed token is in its path.
+        app: the next ASGI application.
+        keys: the valid keys; if there are none, every request passes.
+        open_paths: paths that need no key. The URL of a stream needs none either, as it contains a sealed token.
     """
 
     def __init__(self, app: ASGIApp, keys: Keys, open_paths: Collection[str]) -> None:
-        self._app, self._keys, self._open_paths = app, keys, frozenset(open_paths)
+        self._app = app
+        self._keys = keys
+        self._open_paths = frozenset(open_paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer it with 401."""
@@ -42,13 +44,13 @@ class Guard:
         await self._app(scope, receive, send)
 
     def _is_open(self, scope: Scope) -> bool:
-        """Whether a request needs no key. A browser's EventSource can send none: its token, sealed here, is its key."""
+        """Whether a request needs no key. A browser's EventSource cannot send one: a stream's token takes its place."""
         path: str = scope["path"]
         is_stream = scope["method"] == "GET" and path.startswith(STREAM_PATH) and len(path) > len(STREAM_PATH)
         return is_stream or path in self._open_paths
 
     def _tenant(self, given: list[bytes]) -> str:
-        """Whose key the one Authorization header has; "" for none that is known."""
+        """Return the name of the key in the only Authorization header, or "" if there is no valid one."""
         if len(given) != 1:
             return ""
         scheme, _, key = given[0].partition(b" ")

@@ -1,4 +1,4 @@
-"""What a request may weigh and how long it may take to arrive, decided before anything parses it."""
+"""Limits on the size, arrival time and type of request bodies, checked before anything parses them."""
 
 import asyncio
 from collections.abc import Collection
@@ -17,17 +17,20 @@ from service.errors import (
 
 
 class BodyLimit:
-    """ASGI middleware that reads the whole body, counted as it comes, and hands it on in one piece.
+    """ASGI middleware that reads the whole body, counts its bytes, and passes it on in one piece.
 
     Args:
-        app: what follows.
-        paths: that take a body, by POST; one that comes with another request is nobody's.
-        max_bytes: the largest body; a declared length is believed only when it is too large.
-        timeout_s: time for the whole body, however slowly its pieces drip in.
+        app: the next ASGI application.
+        paths: paths that take a body, by POST. Bodies of other requests are not read here.
+        max_bytes: the largest body. A declared length can only be a reason to refuse; the bytes are counted anyway.
+        timeout_s: time within which the whole body must arrive.
     """
 
     def __init__(self, app: ASGIApp, paths: Collection[str], max_bytes: int, timeout_s: float) -> None:
-        self._app, self._paths, self._max_bytes, self._timeout_s = app, frozenset(paths), max_bytes, timeout_s
+        self._app = app
+        self._paths = frozenset(paths)
+        self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer it with 400, 408, 413 or 415."""
@@ -47,6 +50,7 @@ class BodyLimit:
                 await self._app(scope, _replay(body, receive), send)
 
     def _check_headers(self, scope: Scope) -> None:
+        """Refuse a declared length that is too large, and a type that is not JSON."""
         headers = {name: value for name, value in scope["headers"] if name in (b"content-length", b"content-type")}
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._max_bytes:
@@ -55,7 +59,7 @@ class BodyLimit:
             raise MediaTypeError("The body must be JSON; send Content-Type: application/json.")
 
     async def _read(self, receive: Receive) -> bytes | None:
-        """Return the body, or None if the client left before it was complete."""
+        """Return the body, or None if the client disconnected before it was complete."""
         pieces, size = [], 0
         while True:
             message = await receive()
@@ -73,10 +77,10 @@ class BodyLimit:
 
 
 def _text(body: bytes) -> bytes:
-    """Return a body that is UTF-8, as JSON is; Python's own reader would guess at others, and let half characters in.
+    """Return the body if it is UTF-8, as JSON must be. Python's parser would also take UTF-16 and lone surrogates.
 
     Raises:
-        InvalidRequestError: it is something else.
+        InvalidRequestError: it is not UTF-8.
     """
     is_text = b"\0" not in body
     try:
@@ -89,7 +93,7 @@ def _text(body: bytes) -> bytes:
 
 
 def _is_json(content_type: bytes) -> bool:
-    """Whether a Content-Type is application/json or says +json."""
+    """Whether a Content-Type is application/json or ends with +json."""
     headers = Headers()
     headers["content-type"] = content_type.decode("latin-1").replace("\r", " ").replace("\n", " ")
     kind = headers.get_content_type()
@@ -97,7 +101,7 @@ def _is_json(content_type: bytes) -> bool:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Return a `receive` that gives the body first and then what really comes: the client's leaving."""
+    """Return a `receive` that gives the body first, and then whatever really comes, such as a disconnect."""
     pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replayed() -> Message:

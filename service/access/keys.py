@@ -1,9 +1,9 @@
-"""API keys by name, of which only hashes are kept.
+"""API keys: each has a name, and only its hash is stored.
 
-    python -m service.keys NAME      make a key and print it, once, with the entry that lets it in
+    python -m service.keys NAME      make a key and print it, once, with the entry to configure
 
-An entry is NAME:SHA256, the hash as 64 hexadecimal digits. Two keys may have one name, so that a key can be replaced
-without a moment in which neither works: what is bound to a name stays with it.
+An entry is NAME:SHA256, the hash as 64 hexadecimal digits. Two keys may have the same name, so that a key can be
+replaced without an interruption: rate limits and tokens belong to the name, not to the key.
 """
 
 import hashlib
@@ -21,13 +21,13 @@ _SEPARATORS = re.compile(r"[,\s]+")
 
 
 class Keys:
-    """The keys that are let in.
+    """The set of valid keys.
 
     Args:
-        entries: (name, sha256 of the key) of each.
+        entries: (name, SHA-256 of the key) of each key.
 
     Attributes:
-        names: whose keys there are.
+        names: the names of all keys.
     """
 
     def __init__(self, entries: Iterable[tuple[str, bytes]] = ()) -> None:
@@ -39,10 +39,11 @@ class Keys:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the keys that entries, separated by commas or white space, let in; `#` starts a comment.
+        """Return the keys of entries that are separated by commas or white space; `#` starts a comment.
 
         Raises:
-            ValueError: there is none, one is no entry, or two let in the same key; says where, never what.
+            ValueError: there is no entry, one is malformed, or two have the same hash. The message gives the position
+                of the entry, never its content.
         """
         entries: dict[bytes, str] = {}
         words = [word for line in text.splitlines() for word in _SEPARATORS.split(line.partition("#")[0]) if word]
@@ -52,20 +53,20 @@ class Keys:
                 raise ValueError(f"entry {number} is not NAME:SHA256; `python -m service.keys NAME` makes one")
             digest = bytes.fromhex(found[2])
             if digest in entries:
-                raise ValueError(f"entry {number} repeats the key of another")
+                raise ValueError(f"entry {number} repeats the key of an earlier one")
             entries[digest] = found[1]
         if not entries:
-            raise ValueError("there is no key; leave it unset to let everyone in")
+            raise ValueError("there is no key; leave the setting unset to let everyone in")
         return cls((name, digest) for digest, name in entries.items())
 
     @classmethod
     def of(cls, text: str | None, file: Path | None) -> Self:
-        """Return the keys of a setting and of a file together; none at all where neither is given."""
+        """Return the keys of a setting and of a file together, or no keys if neither is given."""
         texts = [text] * (text is not None) + [file.read_text("utf-8") for file in (file,) if file]
         return cls.parse("\n".join(map(str, texts))) if texts else cls()
 
     def whose(self, key: bytes) -> str | None:
-        """Return the name of a key, or None for one that is not let in; takes the same time for every key."""
+        """Return the name of a key, or None if it is not valid. Takes the same time for every key."""
         digest, name = hashlib.sha256(key).digest(), None
         for candidate, known in self._entries:
             if hmac.compare_digest(digest, known):
@@ -74,10 +75,10 @@ class Keys:
 
 
 def make(name: str) -> tuple[str, str]:
-    """Return a new key of 256 random bits and the entry that lets it in.
+    """Return a new key of 256 random bits, and its entry.
 
     Raises:
-        ValueError: a name is 1 to 64 letters, digits, dots, dashes and underscores.
+        ValueError: the name is not 1 to 64 letters, digits, dots, dashes and underscores.
     """
     if not _NAME.fullmatch(name):
         raise ValueError("a name is 1 to 64 letters, digits, dots, dashes and underscores")
@@ -86,7 +87,7 @@ def make(name: str) -> tuple[str, str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Make a key, print it, and return an exit code."""
+    """Make a key, print it, and return the exit code."""
     try:
         (name,) = arguments
         key, entry = make(name)

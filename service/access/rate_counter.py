@@ -1,7 +1,7 @@
-"""Rates counted in memory that the processes of one service share.
+"""A counter store for rate limits, in memory that the processes of one service share.
 
-The counts of all keys, which are few, are one small piece of JSON. A lock of the system's keeps it whole, and is gone
-with the process that held it, however that ended.
+The counts of all keys are one small piece of JSON, as there are few keys. A file lock protects it; the system releases
+the lock when its process ends, for whatever reason.
 """
 
 import fcntl
@@ -18,7 +18,7 @@ _MAX_BYTES = 2**24
 
 
 class RateCounter(Storage):
-    """A store for `limits`: for each key a count, and when it ends in unix seconds.
+    """A storage for the `limits` library: for each key a count, and its expiry in unix seconds.
 
     Args:
         memory: file descriptor of the shared memory.
@@ -32,11 +32,11 @@ class RateCounter(Storage):
 
     @property
     def base_exceptions(self) -> type[Exception] | tuple[type[Exception], ...]:
-        """What may go wrong."""
+        """The exceptions that the methods may raise."""
         return OSError, ValueError
 
     async def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        """Add to the count of a key, which begins at 0 and ends `expiry` seconds later; return it."""
+        """Add to the count of a key and return it. A new count starts at 0 and expires after `expiry` seconds."""
         with self._held() as counts:
             count, ends = counts.get(key, (0, time.time() + expiry))
             counts[key] = max(0, count + amount), ends
@@ -50,22 +50,22 @@ class RateCounter(Storage):
             return counts.get(key, (0, 0.0))[0]
 
     async def get_expiry(self, key: str) -> float:
-        """Return when the count of a key ends, or now where there is none."""
+        """Return when the count of a key expires, in unix seconds; now if there is none."""
         with self._held() as counts:
             return counts.get(key, (0, time.time()))[1]
 
     async def check(self) -> bool:
-        """Memory is there."""
+        """Return whether the store can be reached: always."""
         return True
 
     async def reset(self) -> int | None:
-        """Forget all counts; return how many there were."""
+        """Delete all counts and return how many there were."""
         with self._held() as counts:
             os.ftruncate(self._memory, 0)
             return len(counts)
 
     async def clear(self, key: str) -> None:
-        """Forget the count of a key."""
+        """Delete the count of a key."""
         with self._held() as counts:
             counts.pop(key, None)
             os.ftruncate(self._memory, 0)
@@ -73,7 +73,7 @@ class RateCounter(Storage):
 
     @contextmanager
     def _held(self) -> Iterator[Counts]:
-        """The counts that have not ended, while no other process may touch them."""
+        """Hold the lock, and give the counts that have not expired."""
         fcntl.lockf(self._memory, fcntl.LOCK_EX)
         try:
             now, written = time.time(), os.pread(self._memory, _MAX_BYTES, 0)

@@ -1,8 +1,9 @@
-"""How much each key may ask for: steps of the network in a while, counted in memory or in a Redis that replicas share.
+"""Rate limits: each key has a budget of network steps per window of time.
 
-A request costs the steps it may take, prompt and all it may write, and is charged before it runs. One that is refused
-after that gets its steps back. When the store cannot be reached requests are served uncounted: the engine's queue is
-bounded by itself, and a limit is no reason to be down.
+The steps are counted in memory, or in a Redis that replicas share. A request is charged before it runs, for the most
+steps it may take: its prompt and everything it may write. A request that is then refused gets its steps back. When the
+store cannot be reached, requests are served without counting: the engine's queue is bounded anyway, and a rate limit is
+no reason to be unavailable.
 """
 
 import time
@@ -21,28 +22,30 @@ STORE_TIMEOUT_S = 1.0
 
 
 class RateLimits:
-    """The steps that each key has left.
+    """Charges requests to the step budget of their key.
 
     Args:
-        limit: steps that each key may take in a while, such as 1000000/minute; None counts nothing.
-        store: where they are counted: memory://, or the address of a Redis.
-        tally: file descriptor of memory to count in together with other processes, if there are any.
+        limit: steps per window, such as "1000000/minute"; None counts nothing.
+        store: URL of the place to count in: memory:// or an address of Redis. It may hold a password.
+        memory: file descriptor of the memory that the processes of this service share, if there are several; a store
+            of memory:// then counts there.
     """
 
-    def __init__(self, limit: str | None, store: str, tally: int | None = None) -> None:
+    def __init__(self, limit: str | None, store: str = "memory://", memory: int | None = None) -> None:
         self._limit: Any = None
         self._pool: Any = None
         if limit is None:
             return
+        # These libraries are imported only where a limit is set.
         import limits
         from limits.aio.strategies import FixedWindowRateLimiter
         from limits.errors import StorageError
         from limits.storage import storage_from_string
 
-        if store.startswith("memory") and tally is not None:
+        if store.startswith("memory") and memory is not None:
             from service.access.rate_counter import RateCounter
 
-            storage: Any = RateCounter(tally)
+            storage: Any = RateCounter(memory)
         elif store.startswith("memory"):
             storage = storage_from_string("async+memory://", wrap_exceptions=True)
         else:
@@ -57,10 +60,10 @@ class RateLimits:
         self._unreachable: type[Exception] = StorageError
 
     async def charge(self, request: Request, steps: int) -> None:
-        """Take the steps of a request off what its key has left.
+        """Charge a request's steps to its key, and note the charge on the request's state.
 
         Raises:
-            RateLimitError: there are not as many left; says when there will be.
+            RateLimitError: the key has fewer steps left, or the request costs more than the whole budget.
         """
         if self._limit is None:
             return
@@ -75,25 +78,25 @@ class RateLimits:
         except self._unreachable as error:
             _log.warning("rates are not counted", reason=type(error.__cause__ or error).__name__)
             return
-        reset_s = max(0, ceil(reset_at - time.time())) + 1  # stores round
+        reset_s = max(0, ceil(reset_at - time.time())) + 1  # stores round to whole seconds
         request.state.rate = Charge(self, tenant, steps if is_allowed else 0, left, reset_s)
         if not is_allowed:
             raise RateLimitError(f"{left} steps are left for now, this request may take {steps}.", reset_s)
 
     async def give_back(self, tenant: str, steps: int) -> None:
-        """Return the steps of a request that was refused."""
+        """Add the steps of a refused request back to the budget of its key."""
         try:
             await self._window.hit(self._limit, tenant, cost=-steps)
         except self._unreachable:
             _log.warning("steps were not given back", steps=steps)
 
     async def close(self) -> None:
-        """Part from the store."""
+        """Close the connections to the store."""
         if self._pool:
             await self._pool.aclose()
 
     def headers(self, left: int, reset_s: int) -> list[tuple[bytes, bytes]]:
-        """Return the headers that say what there is and what is left (IETF draft, RateLimit header fields)."""
+        """Return the headers with the budget and the steps left (IETF draft "RateLimit header fields for HTTP")."""
         quota, window_s = self._limit.amount, self._limit.get_expiry()
         return [
             (b"ratelimit-policy", b'"steps";q=%d;w=%d' % (quota, window_s)),
@@ -102,21 +105,25 @@ class RateLimits:
 
 
 class Charge:
-    """What a request was charged, left on its state for the response.
+    """The charge of one request, kept on the request's state until the response starts.
 
     Args:
-        rates: that charged it.
-        tenant: whose steps they are.
-        steps: that were taken.
-        left: steps after that.
-        reset_s: seconds until all are there again.
+        rates: the limits that made the charge.
+        tenant: name of the key that was charged.
+        steps: number of steps that were charged.
+        left: steps that the key has left after the charge.
+        reset_s: seconds until the whole budget is available again.
     """
 
     def __init__(self, rates: RateLimits, tenant: str, steps: int, left: int, reset_s: int) -> None:
-        self._rates, self._tenant, self._steps, self._left, self._reset_s = rates, tenant, steps, left, reset_s
+        self._rates = rates
+        self._tenant = tenant
+        self._steps = steps
+        self._left = left
+        self._reset_s = reset_s
 
     async def settle(self, status: int) -> list[tuple[bytes, bytes]]:
-        """Give back the steps of a request that got no reply, and return the headers that say what is left."""
+        """Give the steps back if the request failed, and return the headers for its response."""
         if status >= 400 and self._steps:
             await self._rates.give_back(self._tenant, self._steps)
             self._left += self._steps
@@ -124,23 +131,23 @@ class Charge:
 
 
 class RateHeaders:
-    """ASGI middleware that tells what is left on every response to a request that was charged.
+    """ASGI middleware that adds the RateLimit headers to the response of every charged request.
 
     Args:
-        app: what follows.
+        app: the next ASGI application.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on and add the headers to its response."""
+        """Pass the request on, and add the headers to its response."""
 
-        async def telling(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             charge: Charge | None = scope.get("state", {}).get("rate")
             if charge and message["type"] == "http.response.start":
                 headers = [*message["headers"], *await charge.settle(message["status"])]
                 message = {**message, "headers": headers}
             await send(message)
 
-        await self._app(scope, receive, telling)
+        await self._app(scope, receive, send_with_headers)

@@ -1,12 +1,12 @@
-"""Tokens that only this service can make and read: binary content sealed under a key of the operator's.
+"""Sealed tokens: binary content that only this service can make and read, encrypted under a secret key.
 
 A token is base64url without padding of
 
     version (1 byte) | purpose (1) | key id (4) | nonce (12) | AES-256-GCM of [expiry (8) | content] (16 more)
 
-whose first six bytes are authenticated with the rest; the expiry is in unix seconds. Key and key id are derived from a
-secret by HKDF-SHA256. The first secret seals and all open, so a secret is replaced by putting the new one in front and
-dropping the old one when the last token it sealed has expired.
+where the first six bytes are authenticated but not encrypted, and the expiry is in unix seconds. Key and key id are
+derived from a secret by HKDF-SHA256. The first secret seals tokens; each of them opens tokens. To replace a secret, put
+the new one first, and remove the old one when its last token has expired.
 """
 
 import base64
@@ -33,7 +33,7 @@ _OVERHEAD = _HEAD.size + _NONCE_BYTES + _EXPIRY.size + _TAG_BYTES
 
 
 class Purpose(Enum):
-    """What a token is for; one for another purpose is refused."""
+    """What a token is for. A token cannot be opened for another purpose."""
 
     STATE = 1
     STREAM = 2
@@ -43,23 +43,24 @@ class Sealer:
     """Seals and opens tokens.
 
     Args:
-        secrets: of the operator, too long to be guessed; without any, one is made up that ends with the process.
-        lifetime_s: how long a token is good for.
-        clock: unix seconds, as all replicas must agree on them.
+        secrets: long random strings, the sealing one first. Without any, a random one is made for this process.
+        lifetime_s: how long a token is valid.
+        clock: returns unix seconds; replicas need synchronised clocks.
 
     Attributes:
-        sealed: how many tokens were made, by their purpose.
+        sealed: how many tokens were made, by purpose.
     """
 
     def __init__(self, secrets: Seq[str], lifetime_s: float, clock: Callable[[], float] = time.time) -> None:
         keys = [_derive(secret) for secret in secrets or [os.urandom(_KEY_BYTES).hex()]]
         self._ciphers = {name: AESGCM(key) for name, key in keys}
         self._first = keys[0][0]
-        self._lifetime_s, self._clock = lifetime_s, clock
+        self._lifetime_s = lifetime_s
+        self._clock = clock
         self.sealed = dict.fromkeys(Purpose, 0)
 
     def seal(self, purpose: Purpose, content: bytes) -> str:
-        """Return a token that holds content."""
+        """Return a token with this content."""
         self.sealed[purpose] += 1
         head = _HEAD.pack(VERSION, purpose.value, self._first)
         nonce = os.urandom(_NONCE_BYTES)
@@ -71,29 +72,29 @@ class Sealer:
         """Return the content of a token.
 
         Args:
-            purpose: that it must have been sealed for.
+            purpose: the purpose that it must have been sealed for.
             token: as a client sent it.
-            max_bytes: of content; a longer token is not even decoded.
-            param: the request's field, for the error.
+            max_bytes: largest content; a longer token is not decoded.
+            param: the request field, for the error.
 
         Raises:
-            InvalidTokenError: too long, no token, of another version or purpose, sealed under a key that is not known
-                here, changed, or expired; the code says which.
+            InvalidTokenError: the token is too long, malformed, of another version or purpose, sealed with an unknown
+                key, damaged, or expired; the code says which.
         """
         if len(token) > token_chars(max_bytes):
-            raise InvalidTokenError("too_large", f"{param}: longer than any that is made here.", param)
+            raise InvalidTokenError("too_large", f"{param}: longer than any token of this service.", param)
         raw = _decode(token)
         if raw is None or len(raw) < _OVERHEAD:
-            raise InvalidTokenError("malformed", f"{param}: this is no token, or a part of one.", param)
+            raise InvalidTokenError("malformed", f"{param}: this is not a token, or only a part of one.", param)
         version, kind, name = _HEAD.unpack_from(raw)
         if version != VERSION:
             raise InvalidTokenError("version", f"{param}: made by another version of the service.", param)
         if kind != purpose.value:
-            raise InvalidTokenError("purpose", f"{param}: this token is for something else.", param)
+            raise InvalidTokenError("purpose", f"{param}: this token is for another purpose.", param)
         cipher = self._ciphers.get(name)
         if cipher is None:
             raise InvalidTokenError(
-                "unknown_key", f"{param}: sealed under a key that is not, or no longer, known here.", param
+                "unknown_key", f"{param}: sealed with a key that this service does not have, or no longer has.", param
             )
         start = _HEAD.size + _NONCE_BYTES
         try:
@@ -106,18 +107,18 @@ class Sealer:
 
 
 def token_chars(content_bytes: int) -> int:
-    """Return the length of a token with so much content, in characters."""
+    """Return how many characters a token with this many bytes of content has."""
     return -(-4 * (_OVERHEAD + content_bytes) // 3)
 
 
 def _derive(secret: str) -> tuple[bytes, bytes]:
-    """Key id and key of a secret."""
+    """Return (key id, key) of a secret."""
     derived = HKDF(SHA256(), 4 + _KEY_BYTES, None, b"copyist token key").derive(secret.encode())
     return derived[:4], derived[4:]
 
 
 def _decode(token: str) -> bytes | None:
-    """The bytes of a token in the one spelling that they have, or None."""
+    """Return the bytes of a token, or None if it is not base64url exactly as `seal` writes it."""
     try:
         raw = base64.b64decode(token + "=" * (-len(token) % 4), b"-_", validate=True)
     except (binascii.Error, ValueError):

@@ -1,11 +1,15 @@
-// One step of an HM-LSTM in bytes (Eqs. 2-12 of arXiv 1609.01704v7), for rows side by side, each as if it were alone.
+// One step of an HM-LSTM with 8-bit weights (Eqs. 2-12 of arXiv 1609.01704v7), for a batch of independent rows.
 //
-// The same arithmetic as the ONNX graphs of a bundle, without what an operator costs beside its arithmetic. A layer that
-// COPYs is not looked at. Products of bytes are summed in integers, which are exact in any order; everything else is
-// done for each row by itself, in a fixed order of additions, without fused multiply-adds. So a row has the same bits in
-// any company and on any processor.
+// It computes what the ONNX graphs of a bundle compute, without the overhead of an operator call, and it skips layers
+// that COPY. Equation numbers in these files are the paper's; its hats and tildes are left out.
 //
-// step.inc is compiled once for each instruction set that multiplies bytes in a way of its own.
+// A row's result does not depend on the other rows of its batch, nor on the processor. Products of bytes are summed as
+// integers, which are exact in any order. Everything else is computed for one row at a time, with a fixed order of
+// additions and without fused multiply-adds.
+//
+// The files, in the order of a step: kernel.h (structs), room.h (vectors and scratch memory), then step.inc with
+// floats.inc (exp, tanh, sums), products.inc (matrix products), layers.inc (Eqs. 2-9), output.inc (window, Eqs. 11-12)
+// and drawing.inc (sampling). step.inc is compiled once for each way of multiplying bytes: plain C, AVX2 and VNNI.
 #include "room.h"
 
 #define INLINE static inline __attribute__((always_inline))
@@ -35,10 +39,10 @@
 #pragma GCC pop_options
 #endif
 
-// Which variants there are, from the plainest up.
+// The variants, as service/engine/kernel/library.py numbers them.
 enum { PLAIN, AVX2, VNNI };
 
-// Return the best variant that this processor runs.
+// Return the fastest variant that this processor can run.
 int32_t copyist_variant(void) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
@@ -49,7 +53,8 @@ int32_t copyist_variant(void) {
   return PLAIN;
 }
 
-// Step rows start .. start + count - 1. Returns 0, having done nothing, where there is no memory to do it in.
+// Step rows start .. start + count - 1 and draw their next inputs. Returns 1, or 0 if there is no memory; in that case
+// no row has changed.
 int32_t copyist_step(const Network *network, const Rows *rows, int64_t start, int64_t count, int32_t variant) {
 #if defined(__x86_64__)
   if (variant == VNNI) return step_vnni(network, rows, start, count);
@@ -59,8 +64,8 @@ int32_t copyist_step(const Network *network, const Rows *rows, int64_t start, in
   return step_plain(network, rows, start, count);
 }
 
-// Have one row read `count` inputs (int64, or 3 floats each) of which nothing is drawn; the trace byte of each to codes.
-// Returns 0 as above.
+// Prefill: run `count` inputs of a prompt (int64 symbols, or 3 floats each) through one row without computing outputs.
+// Writes the trace byte of each step to codes. Returns 1, or 0 if there is no memory.
 int32_t copyist_read(const Network *network, const Rows *rows, int64_t row, const void *inputs, int64_t count,
                      uint8_t *codes, int32_t variant) {
 #if defined(__x86_64__)

@@ -1,15 +1,18 @@
-"""Finds the compiled kernel. It is built when Copyist is installed, if there is a C compiler; nothing needs it."""
+"""Loads the compiled kernel, which is built on installation if there is a C compiler.
+
+Copyist also works without it, more slowly, on ONNX Runtime.
+"""
 
 import ctypes
 from functools import cache
 from importlib.util import find_spec
 
-VARIANTS = ("plain", "avx2", "vnni")  # from the plainest up, as kernel.c numbers them
+VARIANTS = ("plain", "avx2", "vnni")  # in the order in which kernel.c numbers them
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """Return the kernel, or None where it was not built or cannot be loaded."""
+    """Return the kernel, or None if it was not built or cannot be loaded."""
     spec = find_spec("service.engine.kernel._kernel")
     if spec is None or spec.origin is None:
         return None
@@ -27,6 +30,6 @@ def library() -> ctypes.CDLL | None:
 
 
 def best_variant() -> str | None:
-    """Return which of the kernel's variants this processor runs best, or None where there is no kernel."""
+    """Return the fastest variant of the kernel that this processor can run, or None if there is no kernel."""
     found = library()
     return None if found is None else VARIANTS[found.copyist_variant()]

@@ -1,4 +1,4 @@
-"""A bundle's weights, laid out as the kernel reads them (kernel.h)."""
+"""Lays out a bundle's weights in the C structs of kernel.h."""
 
 import ctypes
 from collections.abc import Mapping
@@ -14,8 +14,8 @@ from model.ink import CORRELATION_LIMIT, LOG_SCALE_CEILING, LOG_SCALE_FLOOR, STR
 Array = NDArray[Any]
 
 TILE, LANES = 16, 8
-MOST_LAYERS = 5  # whose boundaries, before a step and after it, fit into a trace byte
-HIDDEN_ZERO = 64  # the byte that stands for 0 in a rounded h
+MAX_LAYERS = 5  # 4 boundary bits before a step and 4 after it fill a trace byte
+HIDDEN_ZERO = 64  # the byte that means 0 in an h rounded to bytes
 
 
 class _Matrix(ctypes.Structure):
@@ -73,25 +73,28 @@ class _Network(ctypes.Structure):
 
 
 def can_run(bundle: Bundle) -> bool:
-    """Whether the kernel computes networks like a bundle's: hierarchical, in bytes, of at most five layers."""
+    """Whether the kernel can run a bundle: an HM-LSTM with 8-bit weights and at most MAX_LAYERS layers."""
     model = bundle.model
     return (
         model["cell"] == "hmlstm"
         and model["precision"] == "int8"
-        and len(bundle.hidden) <= MOST_LAYERS
+        and len(bundle.hidden) <= MAX_LAYERS
         and (bundle.reader is None or model["character_width"] % LANES == 0)
     )
 
 
 class KernelNetwork:
-    """A network for the kernel, made once from a bundle that `can_run`.
+    """The weights of a bundle in the kernel's layout.
+
+    Args:
+        bundle: one for which `can_run` is true.
 
     Attributes:
-        address: where the kernel finds it, for as long as this lives.
+        address: of the C struct `Network`, valid as long as this object lives.
     """
 
     def __init__(self, bundle: Bundle) -> None:
-        self._kept: list[Any] = []
+        self._kept: list[Any] = []  # what the struct points to
         model, arrays = bundle.model, _Constants(bundle.constants)
         layers = (_Layer * len(bundle.hidden))()
         for number, size in enumerate(bundle.hidden, start=1):
@@ -110,7 +113,7 @@ class KernelNetwork:
             scale_floor=LOG_SCALE_FLOOR,
             scale_ceiling=LOG_SCALE_CEILING,
         )
-        # In doubles, so that the last bit of a sum does not depend on the order that NumPy adds in.
+        # In float64, because the order in which NumPy adds could change the last bit of a float32 sum.
         first = arrays["input.weight"].astype(np.float64)
         network.table = self._rows(arrays["embedding"].astype(np.float64) @ first, stride)
         if bundle.reader is not None:
@@ -139,7 +142,7 @@ class KernelNetwork:
 
     def _window(self, network: _Network, arrays: "_Constants", bundle: Bundle, stride: int) -> None:
         count, width = bundle.model["window_mixtures"], bundle.model["character_width"]
-        # The graph has a column of zeros beside each of the last 2K, which the kernel has no use for.
+        # The graph has a column of zeros beside each of the last 2K columns; the kernel needs none of these.
         columns = [*range(count), *range(count + 1, 5 * count, 2)]
         bias = np.atleast_2d(arrays["window.bias"])[0]
         network.window = self._dense(arrays["window.weight"][:, columns], bias[columns])
@@ -152,7 +155,7 @@ class KernelNetwork:
         network.window_stride = STRIDE
 
     def _matrix(self, arrays: "_Constants", name: str) -> _Matrix:
-        """Bytes (K, N) in tiles of 16 columns, four rows of a column beside each other."""
+        """Return an 8-bit matrix (depth, width) in tiles of 16 columns, with groups of 4 rows inside (see `Matrix`)."""
         codes, scale = arrays[name], arrays[f"{name}.scale"]
         depth, width = _up(codes.shape[0], 4), _up(codes.shape[1], TILE)
         whole = np.zeros((depth, width), np.int8)
@@ -166,13 +169,13 @@ class KernelNetwork:
         return _Dense(self._rows(values, width), self._rows(bias.reshape(1, -1), width), len(values), width)
 
     def _rows(self, values: Array, width: int) -> int:
-        """Keep rows of floats with zeros after them, and return where."""
+        """Copy rows of floats (n, m) to float32 (n, width), padded with zeros, and return their address."""
         whole = np.zeros((len(values), width), np.float32)
         whole[:, : values.shape[1]] = values
         return self._keep(whole)
 
     def _keep(self, values: Array) -> int:
-        """Keep an array at an address that a cache line begins at, with room to read a vector too much."""
+        """Copy an array to a 64-byte boundary, with room for reading past its end, and return its address."""
         values = np.ascontiguousarray(values)
         room = np.zeros(values.nbytes + 128, np.uint8)
         start = -room.ctypes.data % 64
@@ -183,7 +186,7 @@ class KernelNetwork:
 
 
 class _Constants:
-    """A graph's arrays by name, floats of 16 bits as those of 32 that they stand for."""
+    """A graph's arrays by name; 16-bit floats are returned as 32-bit ones."""
 
     def __init__(self, arrays: Mapping[str, Array]) -> None:
         self._arrays = arrays
@@ -197,5 +200,5 @@ class _Constants:
 
 
 def _up(size: int, step: int) -> int:
-    """The next multiple of a step."""
+    """Round a size up to a multiple of step."""
     return -(-size // step) * step
