@@ -43,7 +43,7 @@ class Stepper(Protocol):
         """Run one step of the first rows, leave what they draw in `drawn` and return their outputs."""
         ...
 
-    def read(self, row: int, inputs: Seq[Any]) -> NDArray[np.uint8]:
+    def prefill(self, row: int, inputs: Seq[Any]) -> NDArray[np.uint8]:
         """Have a row read inputs of which nothing is drawn and return their trace bytes."""
         ...
 
@@ -78,7 +78,7 @@ class Executor(ABC, Generic[S]):
     Attributes:
         scheduler: who runs and who waits.
         num_failures: steps that failed, one after the other, until now.
-        num_ahead: inputs that were read ahead before the last step.
+        num_prefilled: prompt inputs that were prefilled just before the last step.
     """
 
     def __init__(self, name: str, runner: Stepper) -> None:
@@ -98,7 +98,7 @@ class Executor(ABC, Generic[S]):
         """Seat waiting sequences in free rows, each with a fresh state or the one it goes on from."""
         admitted = self.scheduler.admit()
         for sequence in admitted:
-            start = sequence.seat()
+            start = sequence.begin()
             if start and start.row:
                 self.runner.restore(sequence.row, start.row)
             else:
@@ -106,11 +106,11 @@ class Executor(ABC, Generic[S]):
             self.runner.inputs[sequence.row] = sequence.next_input
             self._set_sampling(sequence)
             if sequence.must_save:
-                sequence.keep(self.runner.save(sequence.row))
+                sequence.take_saved_row(self.runner.save(sequence.row))
             sequence.times.admitted = now
             self._prefilling.append(sequence)
         if admitted:
-            self._seated()
+            self._on_rows_changed()
 
     def step(self) -> list[S]:
         """Run one step of every row and return the sequences that it was for, ended ones included."""
@@ -119,12 +119,12 @@ class Executor(ABC, Generic[S]):
         self._prepare([sequence.draw() for sequence in rows])
         outputs = self.runner.step(len(rows))
         choices = self.runner.drawn[: len(rows)].tolist()
-        self._look(outputs, choices)
+        self._use_outputs(outputs, choices)
         codes = self.runner.codes[: len(rows)].tolist()
         for sequence, code, choice in zip(rows, codes, choices, strict=True):
             sequence.advance(code, choice)
             if sequence.must_save:
-                sequence.keep(self.runner.save(sequence.row))
+                sequence.take_saved_row(self.runner.save(sequence.row))
         self.runner.inputs[: len(rows)] = [sequence.next_input for sequence in rows]
         self.num_failures = 0
         return rows
@@ -136,7 +136,7 @@ class Executor(ABC, Generic[S]):
             self._prefilling.remove(sequence)
         if move:
             self.runner.move(*move)
-        self._seated()
+        self._on_rows_changed()
 
     def end_all(self, reason: Reason, *, waiting: bool) -> list[S]:
         """End the running sequences, and the waiting ones too if so told, and return them."""
@@ -155,10 +155,10 @@ class Executor(ABC, Generic[S]):
         left = max(MIN_PREFILL, MAX_PREFILL // rows)
         for sequence in self._prefilling:
             inputs = sequence.prefillable(left)
-            sequence.read(self.runner.read(sequence.row, inputs).tolist())
+            sequence.take_prefilled(self.runner.prefill(sequence.row, inputs).tolist())
             self.runner.inputs[sequence.row] = sequence.next_input
             if sequence.must_save:
-                sequence.keep(self.runner.save(sequence.row))
+                sequence.take_saved_row(self.runner.save(sequence.row))
             self.num_prefilled += len(inputs)
             left -= len(inputs)
             if not left:
@@ -172,10 +172,10 @@ class Executor(ABC, Generic[S]):
     def _prepare(self, draws: Seq[Any]) -> None:
         """Tell the runner what is new at this step: at least the noise, as the sequences drew it."""
 
-    def _look(self, outputs: NDArray[np.float32], choices: Seq[Any]) -> None:
+    def _use_outputs(self, outputs: NDArray[np.float32], choices: Seq[Any]) -> None:
         """See what the step gave before the sequences take it in."""
 
-    def _seated(self) -> None:
+    def _on_rows_changed(self) -> None:
         """Take note that other sequences sit in the rows now, or sit elsewhere."""
 
 
@@ -224,7 +224,7 @@ class TextExecutor(Executor[TextSequence]):
         sampling_inputs["top_k"][row] = params.top_k
         sampling_inputs["logit_bias"][row] = self._barred
 
-    def _seated(self) -> None:
+    def _on_rows_changed(self) -> None:
         self._biased = [sequence for sequence in self.scheduler.rows if sequence.bias is not None]
         self._scored = [sequence for sequence in self.scheduler.rows if sequence.params.logprobs is not None]
 
@@ -234,7 +234,7 @@ class TextExecutor(Executor[TextSequence]):
             if sequence.bias is not None:
                 self.runner.sampling_inputs["logit_bias"][sequence.row] = self._barred + sequence.bias
 
-    def _look(self, outputs: NDArray[np.float32], choices: Seq[Any]) -> None:
+    def _use_outputs(self, outputs: NDArray[np.float32], choices: Seq[Any]) -> None:
         if self._scored:
             self._score(outputs, choices)
 

@@ -70,7 +70,7 @@ class Gauges:
     cancelled: int = 0
     cancel_steps_max: int = 0
     failures: int = 0
-    told: int = 0
+    published: int = 0
     busy_s: float = 0.0
 
 
@@ -101,7 +101,7 @@ class Engine:
         self._executors, self._policy, self._max_waiting, self._stall_s = tuple(executors), policy, max_waiting, stall_s
         self._clock = clock
         self._orders: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-        self._told: deque[tuple[Stream, Delta]] = deque()
+        self._published: deque[tuple[Stream, Delta]] = deque()
         self._wake_is_pending = False
         self._streams: dict[Sequence, Stream] = {}
         self._open: dict[Executor[Any], int] = dict.fromkeys(self._executors, 0)
@@ -193,7 +193,7 @@ class Engine:
         return self._thread.is_alive()
 
     @property
-    def trouble(self) -> str | None:
+    def unready_reason(self) -> str | None:
         """Why nothing should be sent here now, in one sentence; None when all is well."""
         if self._is_draining:
             return "The service is shutting down."
@@ -209,11 +209,11 @@ class Engine:
         """Seconds in which a place in the queue should become free, from how long requests took of late."""
         return min(60, 1 + int(self._service_s[executor] / executor.runner.capacity))
 
-    def _hear(self) -> None:
+    def _deliver(self) -> None:
         """Pass on what the thread has told; runs on the event loop."""
         self._wake_is_pending = False
-        while self._told:
-            stream, delta = self._told.popleft()
+        while self._published:
+            stream, delta = self._published.popleft()
             if delta.end:
                 self._open[stream.executor] -= 1
                 times = delta.end.times
@@ -227,9 +227,9 @@ class Engine:
 
     def _run(self) -> None:
         """Take orders, step, tell; until told to stop. Whatever happens, every stream hears of its end."""
-        _give_way()
+        _lower_priority()
         try:
-            while self._obey():
+            while self._carry_out_orders():
                 for executor in self._executors:
                     if executor.has_work:
                         self._step(executor)
@@ -251,7 +251,7 @@ class Engine:
             _log.exception("step failed", model=executor.name, rows=len(executor.scheduler.rows))
             executor.num_failures += 1
             self.gauges.failures += 1
-            self._tell_ended(executor, executor.end_all("error", waiting=False))
+            self._publish_ended(executor, executor.end_all("error", waiting=False))
             return
         now = self._progress_at = self._clock()
         self.gauges.busy_s += now - began
@@ -263,16 +263,16 @@ class Engine:
             if (is_late or sequence.num_items >= self._policy.items) and self._is_due(sequence, is_late=is_late):
                 sequence.times.first = sequence.times.first or now
                 sequence.due_at = again
-                self._tell(sequence)
-        self._tell_ended(executor, ended)
+                self._publish(sequence)
+        self._publish_ended(executor, ended)
 
     def _is_due(self, sequence: Sequence, *, is_late: bool) -> bool:
         """Whether to tell what a running sequence has."""
-        if sequence.reason or sequence.whole or not self._streams[sequence].is_hungry:
+        if sequence.reason or sequence.whole or not self._streams[sequence].wants_more:
             return False
         return sequence.num_new >= (1 if is_late else self._policy.items)
 
-    def _tell_ended(self, executor: Executor[Any], ended: Seq[Sequence]) -> None:
+    def _publish_ended(self, executor: Executor[Any], ended: Seq[Sequence]) -> None:
         """Free what ended sequences occupy, and tell their ends."""
         now = self._clock()
         for sequence in ended:
@@ -284,27 +284,27 @@ class Engine:
                 lag = self.gauges.steps - sequence.cancelled_at_step
                 self.gauges.cancel_steps_max = max(self.gauges.cancel_steps_max, lag)
             executor.remove(sequence)  # counted first: who sees from another thread that it is gone sees why
-            self._tell(sequence)
+            self._publish(sequence)
             del self._streams[sequence]
 
     def _end_all(self, reason: Reason) -> None:
         for executor in self._executors:
-            self._tell_ended(executor, executor.end_all(reason, waiting=True))
+            self._publish_ended(executor, executor.end_all(reason, waiting=True))
         self._wake()
 
-    def _tell(self, sequence: Sequence) -> None:
+    def _publish(self, sequence: Sequence) -> None:
         stream = self._streams[sequence]
-        stream.is_hungry = False
-        self.gauges.told += 1
-        self._told.append((stream, sequence.take()))
+        stream.wants_more = False
+        self.gauges.published += 1
+        self._published.append((stream, sequence.take()))
 
     def _wake(self) -> None:
         """Have the event loop look at what was told, unless it is about to."""
-        if self._told and not self._wake_is_pending and self._loop and not self._loop.is_closed():
+        if self._published and not self._wake_is_pending and self._loop and not self._loop.is_closed():
             self._wake_is_pending = True
-            self._loop.call_soon_threadsafe(self._hear)
+            self._loop.call_soon_threadsafe(self._deliver)
 
-    def _obey(self) -> bool:
+    def _carry_out_orders(self) -> bool:
         """Carry out all orders, waiting for one when there is nothing to step; False after the order to stop."""
         while not self._orders.empty() or not any(executor.has_work for executor in self._executors):
             order, stream = self._orders.get()
@@ -315,14 +315,14 @@ class Engine:
                 stream.executor.scheduler.add(stream.sequence)
             elif order == "cancel" and stream.sequence in self._streams:
                 stream.sequence.finish("cancelled")
-                self._tell_ended(stream.executor, [stream.sequence])
+                self._publish_ended(stream.executor, [stream.sequence])
             elif order == "end_all":
                 self._end_all("shutdown")
             self._wake()
         return True
 
 
-def _give_way() -> None:
+def _lower_priority() -> None:
     """Let this thread run after those that talk to clients: where cores are short, they need little, but soon."""
     if sys.platform == "linux":  # elsewhere priorities are those of processes
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

@@ -20,12 +20,12 @@ class Stream:
         sequence: what is streamed.
 
     Attributes:
-        is_hungry: whether the reader waits for more: set here, cleared by the engine's thread when it tells something.
+        wants_more: whether the reader waits for more: set here, cleared by the engine's thread when it tells something.
     """
 
     def __init__(self, cancel: Callable[["Stream"], None], executor: Executor[Any], sequence: Sequence) -> None:
         self.executor, self.sequence = executor, sequence
-        self.is_hungry = True
+        self.wants_more = True
         self.has_ended = False
         self._cancel = cancel
         self._pending: Delta | None = None
@@ -34,7 +34,7 @@ class Stream:
 
     async def take(self) -> Delta | None:
         """Return all there is to tell, at least something, or None after a `nudge` that found nothing."""
-        self.is_hungry = self._pending is None
+        self.wants_more = self._pending is None
         await self._ready.wait()
         self._ready.clear()
         delta, self._pending = self._pending, None
@@ -47,7 +47,7 @@ class Stream:
     def poll(self) -> Delta | None:
         """Return what there is to tell without waiting; the reader is hungry again when this was nothing."""
         delta, self._pending = self._pending, None
-        self.is_hungry = delta is None
+        self.wants_more = delta is None
         return delta
 
     def nudge(self) -> None:

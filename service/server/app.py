@@ -54,7 +54,7 @@ def create_app(settings: Settings, siblings: Peers | None = None) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         """Run the engine while the application runs."""
         engine.start()
-        await siblings.answer({"families": metrics.families, "trouble": lambda: engine.trouble})
+        await siblings.answer({"families": metrics.families, "unready_reason": lambda: engine.unready_reason})
         try:
             yield
         finally:

@@ -25,14 +25,14 @@ async def healthz(here: Here) -> Health:
 @router.get("/readyz", summary="Whether to send requests", responses={503: PROBLEMS[503]})
 async def readyz(here: Here) -> Health:
     """Answer 200 as long as the engine of each process moves: work without a step, or a shutdown begun, is 503."""
-    if trouble := here.engine.trouble or await _trouble_elsewhere(here.siblings):
+    if trouble := here.engine.unready_reason or await _trouble_elsewhere(here.siblings):
         raise NotReadyError(trouble)
     return _health(here.engine, "ready")
 
 
 async def _trouble_elsewhere(siblings: Peers) -> str | None:
     """What is the matter with another process that connections are dealt out to."""
-    for told in (await siblings.ask("trouble")).values():
+    for told in (await siblings.ask("unready_reason")).values():
         if isinstance(told, Silence):
             return "A process of the service does not answer."
         if told:

@@ -126,7 +126,7 @@ class Sequence(ABC):
     """
 
     num_prompt = 0
-    UNREAD: Any = None  # stands for a draw that nobody looks at
+    NO_DRAW: Any = None  # stands for a draw that nobody looks at
 
     def __init__(self, seed: int, choice: int, *, boundaries: bool, whole: bool, part: StreamPart) -> None:
         self.status = Status.WAITING
@@ -156,11 +156,11 @@ class Sequence(ABC):
         """Whether it could start to run."""
         return True
 
-    def seat(self) -> Snapshot | None:
+    def begin(self) -> Snapshot | None:
         """Return what its row is to hold at first, now that it has one; None is zeros."""
         return self._start
 
-    def keep(self, row: bytes) -> None:
+    def take_saved_row(self, row: bytes) -> None:
         """Take in what its row holds between two steps, as `must_save` asked for."""
         self._snapshot = Snapshot(row, self.next_input, self._position)
         self.must_save = False
@@ -173,10 +173,10 @@ class Sequence(ABC):
     def prefillable(self, limit: int) -> Seq[Any]:
         """Return what it reads from now on, `next_input` first, of whose outputs nothing is needed; `limit` at most."""
 
-    def read(self, codes: Seq[int]) -> None:
+    def take_prefilled(self, codes: Seq[int]) -> None:
         """Take in steps that read what was ahead: their trace bytes."""
         for code in codes:
-            self.advance(code, self.UNREAD)
+            self.advance(code, self.NO_DRAW)
 
     @property
     def num_items(self) -> int:
@@ -231,7 +231,7 @@ class Sequence(ABC):
         return delta
 
 
-def unread_prime(upcoming: Offset, unread: Seq[Offset], limit: int) -> list[Offset]:
+def prefillable_prime(upcoming: Offset, unread: Seq[Offset], limit: int) -> list[Offset]:
     """Return what is read before the last point of a prime: `limit` points at most.
 
     Args:

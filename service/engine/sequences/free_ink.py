@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.engine.sampling import deviates
-from service.engine.sequences.base import Offset, Sequence, unread_prime
+from service.engine.sequences.base import Offset, Sequence, prefillable_prime
 from service.engine.sequences.snapshot import WHOLE, StreamPart
 
 
@@ -80,7 +80,7 @@ class InkSequence(Sequence):
 
     def prefillable(self, limit: int) -> Seq[Offset]:
         """Return what is left of the prime but for its last point."""
-        return unread_prime(self.next_input, self._unread, limit)
+        return prefillable_prime(self.next_input, self._unread, limit)
 
     @property
     def _is_last(self) -> bool:

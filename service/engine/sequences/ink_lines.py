@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.engine.sampling import deviates
-from service.engine.sequences.base import Offset, Sequence, unread_prime
+from service.engine.sequences.base import Offset, Sequence, prefillable_prime
 from service.engine.sequences.snapshot import WHOLE, Snapshot
 
 LEAST_POINTS = 100
@@ -81,7 +81,7 @@ class LineSequence(Sequence):
         self._place = line.read
         self.must_save = len(unread) == 1 and after is None
 
-    UNREAD = (0.0,) * 5
+    NO_DRAW = (0.0,) * 5
 
     @property
     def primed(self) -> Snapshot | None:
@@ -118,7 +118,7 @@ class LineSequence(Sequence):
 
     def prefillable(self, limit: int) -> Seq[Offset]:
         """Return what is left of the prime but for its last point."""
-        return unread_prime(self.next_input, self._unread, limit)
+        return prefillable_prime(self.next_input, self._unread, limit)
 
     def _stand(self, code: int) -> None:
         """Keep the point just read; where a prime came before, the first one is where the drawing begins."""

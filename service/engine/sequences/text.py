@@ -104,11 +104,11 @@ class TextSequence(Sequence):
         self.fork: Snapshot | None = None
         self.next_input = self._inputs[0]
         if start:
-            self._go_on(start, has_prompt=bool(prompt))
+            self._resume(start, has_prompt=bool(prompt))
         elif params.echo and prompt:
             self.score = Score(self.next_input, None, [])
             self._spell(self.next_input)
-        self.must_save = not self._reads_on and self._wants_fork
+        self.must_save = not self._prompt_continues and self._wants_fork
 
     def _numbers(self, uniform: NDArray[np.float64]) -> NDArray[np.float64]:
         # At temperature 0 all symbols but the likeliest are out; of equals, the smallest number takes the first.
@@ -127,11 +127,11 @@ class TextSequence(Sequence):
         """Whether the symbol that the step under way leads to is to be told with its likelihood."""
         if self.params.logprobs is None or self._closing:
             return False
-        return self.params.echo if self._reads_on else self.params.max_tokens > 0
+        return self.params.echo if self._prompt_continues else self.params.max_tokens > 0
 
     def upcoming(self, choice: int) -> int:
         """Return the id that follows the one being read: the prompt's next one, or the one drawn."""
-        return self._inputs[len(self._trace) + 1] if self._reads_on else choice
+        return self._inputs[len(self._trace) + 1] if self._prompt_continues else choice
 
     def advance(self, code: int, choice: int) -> None:
         """Take in a step: read on in the prompt, or accept the symbol that was drawn."""
@@ -146,7 +146,7 @@ class TextSequence(Sequence):
         if self._closing:
             self.finish(self._closing)
         elif reads_on:
-            self._read(choice)
+            self._advance_prompt(choice)
         elif choice == FAILED:
             self.finish("error")
         elif max_tokens == 0:
@@ -171,14 +171,14 @@ class TextSequence(Sequence):
         return delta
 
     @property
-    def _reads_on(self) -> bool:
+    def _prompt_continues(self) -> bool:
         """Whether the prompt goes on after the symbol being read."""
         return len(self._trace) + 1 < len(self._inputs)
 
-    def _read(self, choice: int) -> None:
+    def _advance_prompt(self, choice: int) -> None:
         """Go on to the prompt's next symbol."""
         self.next_input = self._inputs[len(self._trace)]
-        self.must_save = not self._reads_on and self._wants_fork
+        self.must_save = not self._prompt_continues and self._wants_fork
         if not self.params.echo:
             return
         if choice == FAILED and self.params.logprobs is not None:
@@ -244,7 +244,7 @@ class TextSequence(Sequence):
             penalty = self.params.presence_penalty + self.params.frequency_penalty * self._counts[token]
             self.bias[token] = self._logit_bias.get(token, 0.0) - penalty
 
-    def _go_on(self, start: Snapshot, *, has_prompt: bool) -> None:
+    def _resume(self, start: Snapshot, *, has_prompt: bool) -> None:
         """Take up what was drawn but not told; a prompt ends what it could have become."""
         self._items += start.held
         self._item_trace += start.held_trace
@@ -263,14 +263,14 @@ class TextSequence(Sequence):
         """Whether the prompt it shares, if it does, has been read, or never will be."""
         return self._leader is None or self._leader.fork is not None or self._leader.reason is not None
 
-    def seat(self) -> Snapshot | None:
+    def begin(self) -> Snapshot | None:
         """Return what its row is to hold at first; where its prompt was read by another, what that one left."""
         fork = self._leader.fork if self._leader else None
         if fork:
             self._start, self._inputs, self.next_input = fork, [fork.last], fork.last
         return self._start
 
-    def keep(self, row: bytes) -> None:
+    def take_saved_row(self, row: bytes) -> None:
         """Take in what its row holds before the prompt's last symbol, or the last one drawn, is read."""
         self.must_save = False
         end = self._closing or self.reason

@@ -240,7 +240,7 @@ async def test_a_failed_step_ends_its_rows_and_nothing_else(build: Build) -> Non
         assert end is not None
         assert end.reason == "error"
     assert "".join((await read(waiting)).items) == text_of([3], 9)
-    assert rig.engine.trouble is None
+    assert rig.engine.unready_reason is None
     assert rig.engine.gauges.failures == 1
 
 
@@ -250,9 +250,9 @@ async def test_repeated_failures_make_it_unready_until_a_step_works(build: Build
     rig.runner.fails = 3
     for _ in range(3):
         await read(rig.submit([1], 1))
-    assert rig.engine.trouble is not None
+    assert rig.engine.unready_reason is not None
     await read(rig.submit([1], 1))
-    assert rig.engine.trouble is None
+    assert rig.engine.unready_reason is None
 
 
 async def test_a_broken_row_ends_alone(build: Build) -> None:
@@ -271,14 +271,14 @@ async def test_readiness_watches_progress(build: Build) -> None:
     """Idle is well; work without a step for too long is trouble, by the engine's clock; the next step ends it."""
     rig = build(is_gated=True)
     rig.clock[0] = 1000.0
-    assert rig.engine.trouble is None
+    assert rig.engine.unready_reason is None
     stream = rig.submit([1], 2)
-    assert rig.engine.trouble is None
+    assert rig.engine.unready_reason is None
     rig.clock[0] += 5.1
-    assert "took no step" in str(rig.engine.trouble)
+    assert "took no step" in str(rig.engine.unready_reason)
     rig.runner.let(1)
     await rig.until(lambda: rig.engine.gauges.steps == 1)
-    assert rig.engine.trouble is None
+    assert rig.engine.unready_reason is None
     rig.runner.open()
     await read(stream)
 
@@ -290,7 +290,7 @@ async def test_draining_refuses_new_work_and_finishes_old(build: Build) -> None:
     rig.engine.drain()
     with pytest.raises(ShuttingDownError):
         rig.submit([3], 5)
-    assert rig.engine.trouble is not None
+    assert rig.engine.unready_reason is not None
     rig.runner.open()
     assert "".join((await read(streams[1])).items) == text_of([2], 5)
 
@@ -452,6 +452,6 @@ async def test_ten_thousand_joins_and_cancels_leak_nothing(build: Build) -> None
     assert rig.engine.gauges.finished == 10_000
     assert rig.engine.gauges.cancel_steps_max <= 1
     assert not rig.engine._streams
-    assert not rig.engine._told
+    assert not rig.engine._published
     assert not rig.executor.has_work
     assert "".join((await read(rig.submit([1], 9))).items) == text_of([1], 9)
