@@ -1,4 +1,4 @@
-"""One bundle at work: its rows, who sits in them, and how an output becomes the next input."""
+"""Executors: each steps the sequences of one bundle together on the rows of its runner."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence as Seq
@@ -18,14 +18,17 @@ from service.engine.sequences.text import TextSequence
 
 S = TypeVar("S", bound=Sequence)
 
-# Inputs that are read ahead before a step: so many for a row alone, its share of them beside others, and at least so
-# many. One read alone costs three to four times what it does in a full batch, but with few at a time nobody waits for
-# it. Where more than a quarter of the rows have something to read, and more than so many, it is sooner read by steps.
-MAX_PREFILL, MIN_PREFILL, MAX_PREFILLING = 128, 8, 4
+# Prompts are prefilled in chunks before a step: a row that runs alone gets MAX_PREFILL inputs, several rows share them,
+# and at least MIN_PREFILL are taken. A prefilled input costs three to four times what it costs in a full batch, but
+# small chunks do not stall the running streams. If more than MAX_PREFILLING sequences and more than a quarter of the
+# rows have a prompt to read, common steps get through the prompts sooner, and nothing is prefilled.
+MAX_PREFILL = 128
+MIN_PREFILL = 8
+MAX_PREFILLING = 4
 
 
 class Stepper(Protocol):
-    """What an executor needs of a runner."""
+    """What an executor needs of a runner; see `Runner`."""
 
     stepper: str
     capacity: int
@@ -36,15 +39,15 @@ class Stepper(Protocol):
 
     @property
     def row_bytes(self) -> int:
-        """Size of a saved row."""
+        """Size of a saved row in bytes."""
         ...
 
     def step(self, count: int) -> NDArray[np.float32]:
-        """Run one step of the first rows, leave what they draw in `drawn` and return their outputs."""
+        """Run one step of the first `count` rows, leave their draws in `drawn` and return their outputs."""
         ...
 
-    def read(self, row: int, inputs: Seq[Any]) -> NDArray[np.uint8]:
-        """Have a row read inputs of which nothing is drawn and return their trace bytes."""
+    def prefill(self, row: int, inputs: Seq[Any]) -> NDArray[np.uint8]:
+        """Feed a row inputs whose outputs nobody needs and return the trace bytes of these steps."""
         ...
 
     def clear(self, row: int) -> None:
@@ -56,15 +59,15 @@ class Stepper(Protocol):
         ...
 
     def save(self, row: int) -> bytes:
-        """Return what a row holds."""
+        """Return the state of a row."""
         ...
 
     def restore(self, row: int, saved: bytes) -> None:
-        """Set a row to what another held."""
+        """Set a row to a saved state."""
         ...
 
     def check(self, saved: bytes) -> None:
-        """Raise ValueError unless `restore` would take it."""
+        """Raise ValueError unless `restore` would accept the state."""
         ...
 
 
@@ -72,13 +75,13 @@ class Executor(ABC, Generic[S]):
     """Steps the sequences of one bundle together; they join and leave at any step.
 
     Args:
-        name: of the bundle.
-        runner: owns the rows.
+        name: name of the bundle.
+        runner: owns the rows and steps them.
 
     Attributes:
-        scheduler: who runs and who waits.
-        num_failures: steps that failed, one after the other, until now.
-        num_ahead: inputs that were read ahead before the last step.
+        scheduler: knows which sequences run and which wait.
+        num_failures: steps in a row that failed, up to now.
+        num_prefilled: prompt inputs that were prefilled just before the last step.
     """
 
     def __init__(self, name: str, runner: Stepper) -> None:
@@ -91,14 +94,18 @@ class Executor(ABC, Generic[S]):
 
     @property
     def has_work(self) -> bool:
-        """Whether a step would do something."""
+        """Whether there are sequences, running or waiting."""
         return bool(self.scheduler.rows or self.scheduler.waiting)
 
     def admit(self, now: float) -> None:
-        """Seat waiting sequences in free rows, each with a fresh state or the one it goes on from."""
+        """Give free rows to waiting sequences, each with a fresh state or the one it continues from.
+
+        Args:
+            now: monotonic seconds, noted as the time of admission.
+        """
         admitted = self.scheduler.admit()
         for sequence in admitted:
-            start = sequence.seat()
+            start = sequence.begin()
             if start and start.row:
                 self.runner.restore(sequence.row, start.row)
             else:
@@ -106,47 +113,49 @@ class Executor(ABC, Generic[S]):
             self.runner.inputs[sequence.row] = sequence.next_input
             self._set_sampling(sequence)
             if sequence.must_save:
-                sequence.keep(self.runner.save(sequence.row))
+                sequence.take_saved_row(self.runner.save(sequence.row))
             sequence.times.admitted = now
             self._prefilling.append(sequence)
         if admitted:
-            self._seated()
+            self._on_rows_changed()
 
     def step(self) -> list[S]:
-        """Run one step of every row and return the sequences that it was for, ended ones included."""
+        """Run one step of every row and return the sequences that were stepped, ended ones included."""
         rows = list(self.scheduler.rows)
         self._prefill()
+        # Step all rows with the random numbers of their sequences.
         self._prepare([sequence.draw() for sequence in rows])
         outputs = self.runner.step(len(rows))
         choices = self.runner.drawn[: len(rows)].tolist()
-        self._look(outputs, choices)
+        self._use_outputs(outputs, choices)
+        # Hand each sequence its result, and save the rows that a snapshot needs before they are stepped again.
         codes = self.runner.codes[: len(rows)].tolist()
         for sequence, code, choice in zip(rows, codes, choices, strict=True):
             sequence.advance(code, choice)
             if sequence.must_save:
-                sequence.keep(self.runner.save(sequence.row))
+                sequence.take_saved_row(self.runner.save(sequence.row))
         self.runner.inputs[: len(rows)] = [sequence.next_input for sequence in rows]
         self.num_failures = 0
         return rows
 
     def remove(self, sequence: S) -> None:
-        """Free what a sequence occupies, a row or a place in the queue."""
+        """Free the row or the place in the queue that a sequence occupies."""
         move = self.scheduler.remove(sequence)
         if sequence in self._prefilling:
             self._prefilling.remove(sequence)
         if move:
             self.runner.move(*move)
-        self._seated()
+        self._on_rows_changed()
 
     def end_all(self, reason: Reason, *, waiting: bool) -> list[S]:
-        """End the running sequences, and the waiting ones too if so told, and return them."""
+        """End the running sequences, and with `waiting` the waiting ones too, and return them."""
         ended = [*self.scheduler.rows, *(self.scheduler.waiting if waiting else ())]
         for sequence in ended:
             sequence.finish(reason)
         return ended
 
     def _prefill(self) -> None:
-        """Read prompts in one go, the first come first, as far as that holds up nobody."""
+        """Prefill a chunk of the prompts, in order of arrival, so small that running streams do not stall."""
         self.num_prefilled = 0
         self._prefilling = [sequence for sequence in self._prefilling if sequence.prefillable(1)]
         rows = len(self.scheduler.rows)
@@ -155,10 +164,10 @@ class Executor(ABC, Generic[S]):
         left = max(MIN_PREFILL, MAX_PREFILL // rows)
         for sequence in self._prefilling:
             inputs = sequence.prefillable(left)
-            sequence.read(self.runner.read(sequence.row, inputs).tolist())
+            sequence.take_prefilled(self.runner.prefill(sequence.row, inputs).tolist())
             self.runner.inputs[sequence.row] = sequence.next_input
             if sequence.must_save:
-                sequence.keep(self.runner.save(sequence.row))
+                sequence.take_saved_row(self.runner.save(sequence.row))
             self.num_prefilled += len(inputs)
             left -= len(inputs)
             if not left:
@@ -166,21 +175,26 @@ class Executor(ABC, Generic[S]):
 
     @abstractmethod
     def _set_sampling(self, sequence: S) -> None:
-        """Tell the runner how a sequence that was just seated draws."""
+        """Write the sampling inputs of a sequence that was just admitted into its row."""
 
     @abstractmethod
     def _prepare(self, draws: Seq[Any]) -> None:
-        """Tell the runner what is new at this step: at least the noise, as the sequences drew it."""
+        """Write the sampling inputs that change at every step: at least the noise, one entry per row."""
 
-    def _look(self, outputs: NDArray[np.float32], choices: Seq[Any]) -> None:
-        """See what the step gave before the sequences take it in."""
+    def _use_outputs(self, outputs: NDArray[np.float32], choices: Seq[Any]) -> None:
+        """Look at the outputs of a step before the sequences advance; by default nothing is needed of them.
 
-    def _seated(self) -> None:
-        """Take note that other sequences sit in the rows now, or sit elsewhere."""
+        Args:
+            outputs: (B, V or 6M+1) float32.
+            choices: what each row drew.
+        """
+
+    def _on_rows_changed(self) -> None:
+        """Update what depends on which sequence has which row; called after sequences were admitted or removed."""
 
 
 class InkExecutor(Executor[InkSequence]):
-    """Free writing."""
+    """Executor of a bundle that draws freely."""
 
     def _set_sampling(self, sequence: InkSequence) -> None:
         self.runner.sampling_inputs["bias"][sequence.row] = sequence.params.bias
@@ -190,7 +204,7 @@ class InkExecutor(Executor[InkSequence]):
 
 
 class LineExecutor(Executor[LineSequence]):
-    """Writes lines of given texts."""
+    """Executor of a bundle that writes lines of given texts."""
 
     def _set_sampling(self, sequence: LineSequence) -> None:
         sampling_inputs: dict[str, Any] = self.runner.sampling_inputs
@@ -203,12 +217,12 @@ class LineExecutor(Executor[LineSequence]):
 
 
 class TextExecutor(Executor[TextSequence]):
-    """Completions.
+    """Executor of a text bundle.
 
     Args:
-        name: of the bundle.
-        runner: owns the rows.
-        codec: of the bundle; its replacement symbol stands for what it does not know, so it is never drawn.
+        name: name of the bundle.
+        runner: owns the rows and steps them.
+        codec: codec of the bundle. Its replacement symbol stands for unknown characters, so it is never drawn.
     """
 
     def __init__(self, name: str, runner: Stepper, codec: TextCodec) -> None:
@@ -218,28 +232,29 @@ class TextExecutor(Executor[TextSequence]):
             self._barred[codec.symbols.index(REPLACEMENT)] = -np.inf
 
     def _set_sampling(self, sequence: TextSequence) -> None:
-        sampling_inputs, row, params = self.runner.sampling_inputs, sequence.row, sequence.params
+        sampling_inputs = self.runner.sampling_inputs
+        row, params = sequence.row, sequence.params
         sampling_inputs["temperature"][row] = max(params.temperature, COLDEST)
         sampling_inputs["top_p"][row] = params.top_p
         sampling_inputs["top_k"][row] = params.top_k
         sampling_inputs["logit_bias"][row] = self._barred
 
-    def _seated(self) -> None:
+    def _on_rows_changed(self) -> None:
         self._biased = [sequence for sequence in self.scheduler.rows if sequence.bias is not None]
         self._scored = [sequence for sequence in self.scheduler.rows if sequence.params.logprobs is not None]
 
     def _prepare(self, draws: Seq[float]) -> None:
         self.runner.sampling_inputs["noise"][: len(draws)] = draws
-        for sequence in self._biased:  # penalties change it with every symbol
+        for sequence in self._biased:  # at every step, because penalties change the bias with every symbol
             if sequence.bias is not None:
                 self.runner.sampling_inputs["logit_bias"][sequence.row] = self._barred + sequence.bias
 
-    def _look(self, outputs: NDArray[np.float32], choices: Seq[Any]) -> None:
+    def _use_outputs(self, outputs: NDArray[np.float32], choices: Seq[Any]) -> None:
         if self._scored:
             self._score(outputs, choices)
 
     def _score(self, outputs: NDArray[np.float32], ids: Seq[int]) -> None:
-        """Tell the sequences that asked for it how likely their next symbols were."""
+        """Set the score of their next symbol for the sequences whose client asked for logprobs."""
         wanting = [each for each in self._scored if each.wants_score and ids[each.row] != sampling.FAILED]
         if not wanting:
             return

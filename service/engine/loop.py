@@ -1,9 +1,9 @@
-"""The one thread that steps all bundles, and the only bridge between it and asyncio.
+"""The engine: one thread that steps all bundles, and the only bridge between that thread and asyncio.
 
-Into the thread goes a queue of orders (submit, cancel, end all, stop); out of it comes a queue of deltas with at most
-one pending wake-up of the event loop, however many streams have something to tell. Neither side ever waits for the
-other: asyncio puts orders and goes on, and the thread leaves deltas and takes the next step. A reader that has not
-taken its last delta gets no further one: its sequence keeps what it has to tell, bounded by what it may draw.
+Orders (submit, cancel, end all, stop) go to the thread through a queue. Deltas come back through another one, with at
+most one pending wake-up of the event loop, however many streams have news. Neither side waits for the other: asyncio
+puts an order and goes on, and the thread publishes deltas and takes the next step. A reader that has not taken its last
+delta gets no further one. Its sequence collects the items meanwhile, and it can hold no more than it may draw.
 """
 
 import asyncio
@@ -27,41 +27,42 @@ from service.errors import QueueFullError, ShuttingDownError
 
 _log = structlog.get_logger(__name__)
 
-MAX_FAILURES = 3
-CROWD = 64
-NICENESS = 10
+MAX_FAILURES = 3  # failed steps of a model in a row after which the engine is not ready
+CROWD = 64  # rows from which on the flush interval grows
+NICENESS = 10  # of the engine's thread
 
 
 @dataclass(frozen=True)
 class FlushPolicy:
-    """When a stream is told what its sequence has: its first item at once, then on either bound, and at the end.
+    """When the items of a sequence are published: the first at once, later ones on either bound, the rest at the end.
 
     Attributes:
-        items: so many items.
-        interval_s: so long after the last flush; in a crowd longer, so that there are only so many events a second.
+        items: publish once there are this many.
+        interval_s: publish this many seconds after the last time. More than CROWD rows stretch the interval, so that
+            the number of events a second stays bounded.
     """
 
     items: int = 32
     interval_s: float = 0.015
 
     def interval_among(self, rows: int) -> float:
-        """Return after how many seconds a stream among so many is told again."""
+        """Return the interval in seconds when so many rows run."""
         return self.interval_s * max(1.0, rows / CROWD)
 
 
 @dataclass
 class Gauges:
-    """What the engine's thread counts; others only read.
+    """Counters that the engine's thread writes and others read.
 
     Attributes:
         steps: rounds of the loop in which at least one bundle was stepped.
-        row_steps: rows stepped, summed over all steps, those included that read ahead.
+        row_steps: rows stepped, summed over all steps, and prefilled inputs.
         finished: sequences that ended, cancelled and failed ones included.
         cancelled: sequences that ended because their client left.
         cancel_steps_max: the most rounds that passed between an order to cancel and the row being free.
-        failures: steps that raised.
-        told: times that a stream was told something.
-        busy_s: seconds in steps of networks.
+        failures: steps that raised an exception.
+        published: deltas that were handed to streams.
+        busy_s: seconds spent in steps of networks.
     """
 
     steps: int = 0
@@ -70,7 +71,7 @@ class Gauges:
     cancelled: int = 0
     cancel_steps_max: int = 0
     failures: int = 0
-    told: int = 0
+    published: int = 0
     busy_s: float = 0.0
 
 
@@ -79,13 +80,14 @@ class Engine:
 
     Args:
         executors: one per bundle.
-        policy: when streams are flushed.
+        policy: when items are published.
         max_waiting: sequences of one executor that may wait beyond those that run.
-        stall_s: work without a step for so long counts as stuck.
-        clock: monotonic seconds.
+        stall_s: seconds without a step, although there is work, after which the engine counts as stuck.
+        clock: returns monotonic seconds.
 
     Attributes:
-        on_end: called on the event loop with every stream that ends and how it did; must not raise.
+        gauges: counters of the thread.
+        on_end: called on the event loop with every stream that ends and with its end; must not raise.
     """
 
     def __init__(
@@ -98,13 +100,17 @@ class Engine:
     ) -> None:
         self.gauges = Gauges()
         self.on_end: Callable[[Stream, End], None] = lambda *_: None
-        self._executors, self._policy, self._max_waiting, self._stall_s = tuple(executors), policy, max_waiting, stall_s
+        self._executors = tuple(executors)
+        self._policy = policy
+        self._max_waiting = max_waiting
+        self._stall_s = stall_s
         self._clock = clock
         self._orders: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-        self._told: deque[tuple[Stream, Delta]] = deque()
+        self._published: deque[tuple[Stream, Delta]] = deque()
         self._wake_is_pending = False
         self._streams: dict[Sequence, Stream] = {}
         self._open: dict[Executor[Any], int] = dict.fromkeys(self._executors, 0)
+        # Moving average of the seconds between admission and end, for Retry-After.
         self._service_s: dict[Executor[Any], float] = dict.fromkeys(self._executors, 0.1)
         self._progress_at = clock()
         self._is_draining = False
@@ -112,45 +118,45 @@ class Engine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
-    # The event loop's side.
+    # Methods for the event loop's thread.
 
     def start(self) -> None:
-        """Start the thread; streams will be told on the event loop that runs now."""
+        """Start the thread; deltas are delivered on the event loop that runs now."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
     def stop(self) -> None:
-        """End what still runs and the thread with it; returns when it is gone."""
+        """End all sequences and the thread, and return when the thread is gone."""
         self._is_draining = True
         if self._thread.is_alive():
             self._orders.put(("stop", None))
             self._thread.join()
 
     def drain(self) -> None:
-        """Take nothing new from now on."""
+        """Refuse new sequences from now on."""
         self._is_draining = True
 
     def end_all(self) -> None:
-        """End all there is, running or waiting, with the reason `shutdown`."""
+        """End all sequences, running or waiting, with the reason `shutdown`."""
         self._orders.put(("end_all", None))
 
     def submit(self, executor: Executor[Any], sequence: Sequence, followers: int = 0) -> Stream:
         """Hand a sequence to its executor.
 
         Args:
-            executor: of its bundle.
-            sequence: that is to run.
-            followers: so many more are submitted right after it, and there must be a place for them too.
+            executor: the executor of its bundle.
+            sequence: the sequence to run.
+            followers: how many more sequences the caller submits right after it; there must be room for them too.
 
         Raises:
-            QueueFullError: as many as may wait for this executor do so.
-            ShuttingDownError: the engine drains or is gone.
+            QueueFullError: the queue of this executor has no room for them all.
+            ShuttingDownError: the engine drains or has stopped.
         """
         if self._is_draining or not self._thread.is_alive():
             raise ShuttingDownError("The service is shutting down and takes no new requests.")
         if self._open[executor] + followers >= executor.runner.capacity + self._max_waiting:
             raise QueueFullError(
-                f"{self._max_waiting} requests wait for this model already, as many as may.",
+                f"{self._max_waiting} requests are already waiting for this model, which is the limit.",
                 self._retry_after_s(executor),
             )
         if not self.num_open:
@@ -162,39 +168,39 @@ class Engine:
         return stream
 
     def cancel(self, stream: Stream) -> None:
-        """Order a sequence's end; its stream hears of it as of any other end."""
+        """Order the end of a sequence; its stream gets the end like any other."""
         with self._counting:
             stream.sequence.cancelled_at_step = self.gauges.steps
             self._orders.put(("cancel", stream))
 
     @property
     def num_open(self) -> int:
-        """Sequences that were submitted and whose end has not been told yet."""
+        """Number of sequences that were submitted and whose end has not been delivered yet."""
         return sum(self._open.values())
 
     @property
     def num_running(self) -> int:
-        """Sequences that own a row."""
+        """Number of sequences that own a row."""
         return sum(len(executor.scheduler.rows) for executor in self._executors)
 
     @property
     def num_waiting(self) -> int:
-        """Sequences that wait for a row."""
+        """Number of sequences that wait for a row."""
         return self.num_open - self.num_running
 
     def counts(self) -> dict[str, tuple[int, int]]:
-        """Return how many sequences of each executor run and wait, by its name."""
+        """Return for each executor, by name, how many of its sequences run and how many wait."""
         running = {executor: len(executor.scheduler.rows) for executor in self._executors}
         return {executor.name: (count, max(0, self._open[executor] - count)) for executor, count in running.items()}
 
     @property
     def is_alive(self) -> bool:
-        """Whether the thread runs."""
+        """Whether the engine's thread runs."""
         return self._thread.is_alive()
 
     @property
-    def trouble(self) -> str | None:
-        """Why nothing should be sent here now, in one sentence; None when all is well."""
+    def unready_reason(self) -> str | None:
+        """Why no requests should be sent here now, as one sentence, or None when the engine is ready."""
         if self._is_draining:
             return "The service is shutting down."
         if not self._thread.is_alive():
@@ -206,14 +212,14 @@ class Engine:
         return None
 
     def _retry_after_s(self, executor: Executor[Any]) -> int:
-        """Seconds in which a place in the queue should become free, from how long requests took of late."""
+        """Return the seconds after which a place in the queue should be free, from how long requests took lately."""
         return min(60, 1 + int(self._service_s[executor] / executor.runner.capacity))
 
-    def _hear(self) -> None:
-        """Pass on what the thread has told; runs on the event loop."""
+    def _deliver(self) -> None:
+        """Give streams the deltas that the thread has published; runs on the event loop."""
         self._wake_is_pending = False
-        while self._told:
-            stream, delta = self._told.popleft()
+        while self._published:
+            stream, delta = self._published.popleft()
             if delta.end:
                 self._open[stream.executor] -= 1
                 times = delta.end.times
@@ -223,26 +229,26 @@ class Engine:
                 self.on_end(stream, delta.end)
             stream.put(delta)
 
-    # The thread's side.
+    # Methods that run on the engine's thread.
 
     def _run(self) -> None:
-        """Take orders, step, tell; until told to stop. Whatever happens, every stream hears of its end."""
-        _give_way()
+        """Carry out orders, step and publish until the order to stop; every stream gets an end, whatever happens."""
+        _lower_priority()
         try:
-            while self._obey():
+            while self._carry_out_orders():
                 for executor in self._executors:
                     if executor.has_work:
                         self._step(executor)
                 with self._counting:
                     self.gauges.steps += 1
                 self._wake()
-        except Exception:  # noqa: BLE001 - nothing may end this thread unheard
+        except Exception:  # noqa: BLE001 - this thread must not end without a log line
             _log.exception("the engine stops")
         finally:
             self._end_all("shutdown")
 
     def _step(self, executor: Executor[Any]) -> None:
-        """Run one step of an executor and see who has something to tell."""
+        """Run one step of an executor and publish what is due."""
         began = self._clock()
         executor.admit(began)
         try:
@@ -251,11 +257,13 @@ class Engine:
             _log.exception("step failed", model=executor.name, rows=len(executor.scheduler.rows))
             executor.num_failures += 1
             self.gauges.failures += 1
-            self._tell_ended(executor, executor.end_all("error", waiting=False))
+            self._publish_ended(executor, executor.end_all("error", waiting=False))
             return
+        # Count the step.
         now = self._progress_at = self._clock()
         self.gauges.busy_s += now - began
         self.gauges.row_steps += len(stepped) + executor.num_prefilled
+        # Publish the items of running sequences that are due, then the ends.
         ended = [sequence for sequence in stepped if sequence.reason]
         again = now + self._policy.interval_among(len(stepped))
         for sequence in stepped:
@@ -263,17 +271,17 @@ class Engine:
             if (is_late or sequence.num_items >= self._policy.items) and self._is_due(sequence, is_late=is_late):
                 sequence.times.first = sequence.times.first or now
                 sequence.due_at = again
-                self._tell(sequence)
-        self._tell_ended(executor, ended)
+                self._publish(sequence)
+        self._publish_ended(executor, ended)
 
     def _is_due(self, sequence: Sequence, *, is_late: bool) -> bool:
-        """Whether to tell what a running sequence has."""
-        if sequence.reason or sequence.whole or not self._streams[sequence].is_hungry:
+        """Whether to publish the items of a running sequence, given whether its interval has passed."""
+        if sequence.reason or sequence.whole or not self._streams[sequence].wants_more:
             return False
         return sequence.num_new >= (1 if is_late else self._policy.items)
 
-    def _tell_ended(self, executor: Executor[Any], ended: Seq[Sequence]) -> None:
-        """Free what ended sequences occupy, and tell their ends."""
+    def _publish_ended(self, executor: Executor[Any], ended: Seq[Sequence]) -> None:
+        """Free what ended sequences occupy, and publish their ends."""
         now = self._clock()
         for sequence in ended:
             sequence.times.finished = now
@@ -283,29 +291,32 @@ class Engine:
                 self.gauges.cancelled += 1
                 lag = self.gauges.steps - sequence.cancelled_at_step
                 self.gauges.cancel_steps_max = max(self.gauges.cancel_steps_max, lag)
-            executor.remove(sequence)  # counted first: who sees from another thread that it is gone sees why
-            self._tell(sequence)
+            # Counted before it is removed: a thread that sees the row free sees the reason in the gauges too.
+            executor.remove(sequence)
+            self._publish(sequence)
             del self._streams[sequence]
 
     def _end_all(self, reason: Reason) -> None:
+        """End all sequences, running or waiting."""
         for executor in self._executors:
-            self._tell_ended(executor, executor.end_all(reason, waiting=True))
+            self._publish_ended(executor, executor.end_all(reason, waiting=True))
         self._wake()
 
-    def _tell(self, sequence: Sequence) -> None:
+    def _publish(self, sequence: Sequence) -> None:
+        """Queue the next delta of a sequence for its stream."""
         stream = self._streams[sequence]
-        stream.is_hungry = False
-        self.gauges.told += 1
-        self._told.append((stream, sequence.take()))
+        stream.wants_more = False
+        self.gauges.published += 1
+        self._published.append((stream, sequence.take()))
 
     def _wake(self) -> None:
-        """Have the event loop look at what was told, unless it is about to."""
-        if self._told and not self._wake_is_pending and self._loop and not self._loop.is_closed():
+        """Have the event loop deliver what was published, unless it is about to."""
+        if self._published and not self._wake_is_pending and self._loop and not self._loop.is_closed():
             self._wake_is_pending = True
-            self._loop.call_soon_threadsafe(self._hear)
+            self._loop.call_soon_threadsafe(self._deliver)
 
-    def _obey(self) -> bool:
-        """Carry out all orders, waiting for one when there is nothing to step; False after the order to stop."""
+    def _carry_out_orders(self) -> bool:
+        """Carry out all orders, waiting for one if there is nothing to step; return False after the order to stop."""
         while not self._orders.empty() or not any(executor.has_work for executor in self._executors):
             order, stream = self._orders.get()
             if order == "stop":
@@ -315,14 +326,14 @@ class Engine:
                 stream.executor.scheduler.add(stream.sequence)
             elif order == "cancel" and stream.sequence in self._streams:
                 stream.sequence.finish("cancelled")
-                self._tell_ended(stream.executor, [stream.sequence])
+                self._publish_ended(stream.executor, [stream.sequence])
             elif order == "end_all":
                 self._end_all("shutdown")
             self._wake()
         return True
 
 
-def _give_way() -> None:
-    """Let this thread run after those that talk to clients: where cores are short, they need little, but soon."""
-    if sys.platform == "linux":  # elsewhere priorities are those of processes
+def _lower_priority() -> None:
+    """Let the threads that talk to clients go first where cores are short: they need little time, but at once."""
+    if sys.platform == "linux":  # only there a priority belongs to a thread and not to the process
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

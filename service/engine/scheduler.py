@@ -1,7 +1,7 @@
-"""Who runs: admits, retires and cancels sequences. No clock, no tensors, no threads.
+"""The scheduler: decides which sequences own a row. It knows no clock, no tensors and no threads.
 
-Running sequences always own rows 0 .. n-1, so a step runs on the front of every array and nothing is gathered. A row
-that becomes free in between is filled by the last one; whoever holds data per row must copy it along.
+Running sequences always own rows 0 .. n-1, so that a step runs on the front of every array and nothing is gathered.
+When a row in between becomes free, the last row moves into it; the caller copies the data of that row.
 """
 
 from collections import deque
@@ -12,14 +12,14 @@ from service.engine.sequences.base import Status
 
 
 class Schedulable(Protocol):
-    """What the scheduler sees of a sequence; `status` and `row` are its own to set."""
+    """What the scheduler needs of a sequence; only the scheduler sets `status` and `row`."""
 
     status: Status
     row: int
 
     @property
     def is_ready(self) -> bool:
-        """Whether it could start; once it could, it can."""
+        """Whether it can start; once true, it stays true."""
         ...
 
 
@@ -27,21 +27,21 @@ S = TypeVar("S", bound=Schedulable)
 
 
 class Move(NamedTuple):
-    """Data of row `source` now belongs in row `target`."""
+    """The data of row `source` has to be copied to row `target`."""
 
     source: int
     target: int
 
 
 class Scheduler(Generic[S]):
-    """First come, first served on a fixed number of rows; who is not ready is passed by and keeps its place.
+    """First come, first served on a fixed number of rows; a sequence that is not ready is skipped and keeps its place.
 
     Args:
         capacity: number of rows, at least 1.
 
     Attributes:
-        rows: the running sequences, each at the index that is its `row`.
-        waiting: the others, oldest first.
+        rows: the running sequences; the index of each is its `row`.
+        waiting: the waiting sequences, oldest first.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -50,24 +50,25 @@ class Scheduler(Generic[S]):
         self.waiting: deque[S] = deque()
 
     def add(self, sequence: S) -> None:
-        """Let a fresh sequence wait for a row."""
+        """Add a new sequence to the queue."""
         self.waiting.append(sequence)
 
     def admit(self) -> list[S]:
-        """Give free rows to the longest waiting and return those; their rows hold nobody's data any more."""
+        """Give the free rows to the sequences that waited longest and return those; their rows need a new state."""
         free = self.capacity - len(self.rows)
         admitted = list(islice((sequence for sequence in self.waiting if sequence.is_ready), free)) if free else []
         for sequence in admitted:
             self.waiting.remove(sequence)
-            sequence.status, sequence.row = Status.RUNNING, len(self.rows)
+            sequence.status = Status.RUNNING
+            sequence.row = len(self.rows)
             self.rows.append(sequence)
         return admitted
 
     def remove(self, sequence: S) -> Move | None:
-        """Take a sequence out, waiting or running, done or not; once it is out, nothing happens.
+        """Remove a sequence, waiting or running; removing it again does nothing.
 
         Returns:
-            The move that closes the gap in the rows, if there is one.
+            The move that closes the gap in the rows, or None if there is no gap.
         """
         if sequence.status is Status.FINISHED:
             return None

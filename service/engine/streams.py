@@ -1,4 +1,4 @@
-"""What asyncio sees of the engine: the stream of one sequence, and the streams of one request read together."""
+"""The event loop's side of the engine: a stream for each sequence, and the streams of one request read together."""
 
 import asyncio
 from collections import deque
@@ -12,56 +12,46 @@ from service.errors import CopyistError, EngineFailureError, ShuttingDownError
 
 
 class Stream:
-    """The asyncio side of a sequence; all methods belong to the event loop's thread.
+    """The event loop's end of one sequence; only the event loop's thread calls its methods.
 
     Args:
-        cancel: orders the engine to end a stream's sequence.
-        executor: that runs it.
-        sequence: what is streamed.
+        cancel: orders the engine to end the sequence of a stream.
+        executor: the executor that runs the sequence.
+        sequence: the sequence whose items are streamed.
 
     Attributes:
-        is_hungry: whether the reader waits for more: set here, cleared by the engine's thread when it tells something.
+        wants_more: whether the reader has taken everything. Set here; the engine's thread clears it when it publishes.
+        has_ended: whether the last delta has been put in.
     """
 
     def __init__(self, cancel: Callable[["Stream"], None], executor: Executor[Any], sequence: Sequence) -> None:
-        self.executor, self.sequence = executor, sequence
-        self.is_hungry = True
+        self.executor = executor
+        self.sequence = sequence
+        self.wants_more = True
         self.has_ended = False
         self._cancel = cancel
         self._pending: Delta | None = None
         self._ready = asyncio.Event()
         self._is_cancelled = False
 
-    async def take(self) -> Delta | None:
-        """Return all there is to tell, at least something, or None after a `nudge` that found nothing."""
-        self.is_hungry = self._pending is None
-        await self._ready.wait()
-        self._ready.clear()
-        delta, self._pending = self._pending, None
-        return delta
-
     def join(self, ready: asyncio.Event) -> None:
-        """Set an event that several streams share whenever there is something to tell; `poll` then says what."""
+        """Use an event that several streams share; it is set whenever `poll` has something to return."""
         self._ready = ready
 
     def poll(self) -> Delta | None:
-        """Return what there is to tell without waiting; the reader is hungry again when this was nothing."""
+        """Return what has come since the last call, without waiting; None asks the engine for more."""
         delta, self._pending = self._pending, None
-        self.is_hungry = delta is None
+        self.wants_more = delta is None
         return delta
 
-    def nudge(self) -> None:
-        """Let a waiting `take` return."""
-        self._ready.set()
-
     def cancel(self) -> None:
-        """Have the sequence end as cancelled within one step, if it has not ended yet."""
+        """Have the engine end the sequence as cancelled within one step, if it has not ended yet."""
         if not self._is_cancelled and not self.has_ended:
             self._is_cancelled = True
             self._cancel(self)
 
     def put(self, delta: Delta) -> None:
-        """Take in what the engine tells."""
+        """Add what the engine has published; a reader that is behind gets one longer delta."""
         if self._pending is None:
             self._pending = delta
         else:
@@ -71,39 +61,47 @@ class Stream:
 
 
 class Choices:
-    """The streams of one request, read as one; what any of them tells names its choice.
+    """The streams of one request, read as one; each delta says which choice it belongs to.
 
     Args:
-        streams: submitted to the engine.
+        streams: streams that were submitted to the engine.
     """
 
     def __init__(self, streams: Seq[Stream]) -> None:
-        self._open, self._ready = list(streams), asyncio.Event()
-        self._told: deque[Delta] = deque()
+        self._open = list(streams)
+        self._ready = asyncio.Event()
+        self._deltas: deque[Delta] = deque()
+        self._is_nudged = False
         for stream in streams:
             stream.join(self._ready)
 
     @property
     def is_over(self) -> bool:
         """Whether everything was taken."""
-        return not (self._open or self._told)
+        return not (self._open or self._deltas)
 
     async def take(self) -> Delta | None:
-        """Return the next that one of them tells, or None after a `nudge` that found nothing."""
-        if not self._told:
-            self._poll()
-        if not self._told:
-            await self._ready.wait()
+        """Wait for the next delta of any stream and return it, or None after a `nudge` when there is none."""
+        while not self._deltas:
+            # Cleared before the streams are polled: a delta that comes later sets it again, and one that the poll
+            # finds does not leave it set, which would end the next wait with nothing.
             self._ready.clear()
             self._poll()
-        return self._told.popleft() if self._told else None
+            if self._deltas:
+                break
+            if self._is_nudged:
+                self._is_nudged = False
+                return None
+            await self._ready.wait()
+        return self._deltas.popleft()
 
     def nudge(self) -> None:
         """Let a waiting `take` return."""
+        self._is_nudged = True
         self._ready.set()
 
     def cancel(self) -> None:
-        """Have all end that have not."""
+        """Cancel every stream that has not ended."""
         for stream in self._open:
             stream.cancel()
 
@@ -111,7 +109,7 @@ class Choices:
         for stream in list(self._open):
             delta = stream.poll()
             if delta:
-                self._told.append(delta)
+                self._deltas.append(delta)
                 if delta.end:
                     self._open.remove(stream)
 

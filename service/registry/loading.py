@@ -39,17 +39,17 @@ def open_model(path: Path, rows: int, *, kernel: bool) -> ServedModel:
         raise LoadingError(f"A bundle cannot be served: {error}") from None
     runner = open_runner(checked, rows, kernel=kernel)
     try:
-        proof = check_batch_invariance(checked, runner)
+        report = check_batch_invariance(checked, runner)
     except BatchVarianceError as error:
         raise LoadingError(f"A bundle cannot be served: {path}: {error}.") from None
     _log.info(
         "batch invariance checked",
         model=checked.name,
-        batch_sizes=proof.sizes,
-        row_steps=proof.row_steps,
+        batch_sizes=report.sizes,
+        row_steps=report.row_steps,
         machine=machine_class(),
         stepper=runner.stepper,
-        ms=proof.ms,
+        ms=report.ms,
     )
     took_ms = round(1000 * (time.perf_counter() - began))
     _log.info("bundle opened", model=checked.name, kind=checked.kind, fingerprint=checked.fingerprint, ms=took_ms)

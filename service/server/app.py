@@ -121,7 +121,7 @@ async def _run_engine(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
     engine, metrics = service.engine, app.state.metrics
     engine.start()
-    await service.peers.answer({"families": metrics.families, health.UNREADY_REASON: lambda: engine.trouble})
+    await service.peers.answer({"families": metrics.families, health.UNREADY_REASON: lambda: engine.unready_reason})
     try:
         yield
     finally:

@@ -197,7 +197,7 @@ class _Now(Collector):
         yield running
         yield waiting
         for name, text, value in (
-            ("ready", "1 while requests should be sent here, as /readyz says.", float(not self._engine.trouble)),
+            ("ready", "1 while requests should be sent here, as /readyz says.", float(not self._engine.unready_reason)),
             ("cancel_steps_max", "Most rounds from a client's leaving to its row being free.", gauges.cancel_steps_max),
         ):
             yield GaugeMetricFamily(f"copyist_{name}", text, value)
@@ -209,7 +209,7 @@ class _Now(Collector):
             (
                 "events",
                 "Times that the engine told a stream something; by it, symbols are what an event holds.",
-                gauges.told,
+                gauges.published,
             ),
         ):
             yield CounterMetricFamily(f"copyist_{name}", text, value)

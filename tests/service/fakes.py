@@ -72,7 +72,7 @@ class CountingRunner:
         self.drawn[:count] = np.where(broken, -1, np.where(broken[:, None], 0, biased).argmax(1))
         return logits
 
-    def read(self, row: int, inputs: Seq[int]) -> NDArray[np.uint8]:
+    def prefill(self, row: int, inputs: Seq[int]) -> NDArray[np.uint8]:
         """Add inputs to a row's sum, one after the other."""
         sums = self._sums[row] + np.cumsum(np.array(inputs) + 1)
         self._sums[row] = sums[-1]

@@ -27,7 +27,7 @@ async def healthz(here: Here) -> Health:
 @router.get("/readyz", summary="Whether to send requests", responses={503: PROBLEMS[503]})
 async def readyz(here: Here) -> Health:
     """Answer 200 as long as the engine of each process moves: work without a step, or a shutdown begun, is 503."""
-    if reason := here.engine.trouble or await _unready_peer(here.peers):
+    if reason := here.engine.unready_reason or await _unready_peer(here.peers):
         raise NotReadyError(reason)
     return _health(here.engine, "ready")
 

@@ -51,7 +51,7 @@ class Runner(ABC):
         """Run one step of rows 0 .. count-1 and return their outputs (count, V or 6M+1), valid until the next step."""
 
     @abstractmethod
-    def read(self, row: int, inputs: Seq[Any]) -> NDArray[np.uint8]:
+    def prefill(self, row: int, inputs: Seq[Any]) -> NDArray[np.uint8]:
         """Have a row read inputs, at least one, of which nothing is drawn; return the trace bytes of these steps."""
 
     def clear(self, row: int) -> None:
@@ -81,7 +81,7 @@ class Runner(ABC):
         Raises:
             ValueError: it is not of this bundle's size, or holds what no step leaves behind.
         """
-        tensors = self._read(saved)
+        tensors = self._parse(saved)
         for name, values in tensors.items():
             self._now[name][row] = values
 
@@ -91,9 +91,9 @@ class Runner(ABC):
         Raises:
             ValueError: as `restore` does.
         """
-        self._read(saved)
+        self._parse(saved)
 
-    def _read(self, saved: bytes) -> dict[str, NDArray[Any]]:
+    def _parse(self, saved: bytes) -> dict[str, NDArray[Any]]:
         """A saved state as its tensors, each of a row's shape."""
         if len(saved) != self.row_bytes:
             raise ValueError(f"a state of this bundle has {self.row_bytes} bytes, not {len(saved)}")

@@ -86,7 +86,7 @@ class KernelRunner(Runner):
         outputs: NDArray[np.float32] = self._outputs[:count]
         return outputs
 
-    def read(self, row: int, inputs: Seq[Any]) -> NDArray[np.uint8]:
+    def prefill(self, row: int, inputs: Seq[Any]) -> NDArray[np.uint8]:
         """Have a row read inputs, at least one, of which nothing is drawn; return the trace bytes of these steps."""
         given = np.ascontiguousarray(inputs, self.inputs.dtype)
         codes = np.zeros(len(given), np.uint8)

@@ -37,8 +37,8 @@ class OnnxRunner(Runner):
             open_session(bundle.prompt),
         )
         first, *others = (one.name for one in self._prompt.get_inputs())
-        self._read_as, self._read_from = first, others
-        self._read_into = [one.name for one in self._prompt.get_outputs()]
+        self._prompt_input, self._prompt_given = first, others
+        self._prompt_outputs = [one.name for one in self._prompt.get_outputs()]
         self._input, self._output, self._drawn = bundle.input, bundle.output, bundle.drawn
         self._z = np.zeros((2, len(self._detectors), capacity), np.float32)
         self._sides = tuple({**self._now, **dict(zip(self._detectors, side, strict=True))} for side in self._z)
@@ -64,15 +64,15 @@ class OnnxRunner(Runner):
         outputs: NDArray[np.float32] = self._outputs[:count]
         return outputs
 
-    def read(self, row: int, inputs: Seq[Any]) -> NDArray[np.uint8]:
+    def prefill(self, row: int, inputs: Seq[Any]) -> NDArray[np.uint8]:
         """Have a row read inputs, at least one, of which nothing is drawn; return the trace bytes of these steps."""
         side = self._now
         given = {
             name: (side[name] if name in side else self.sampling_inputs[name])[row : row + 1]
-            for name in self._read_from
+            for name in self._prompt_given
         }
-        given[self._read_as] = np.array(inputs, self.inputs.dtype)
-        found = dict(zip(self._read_into, self._prompt.run(self._read_into, given), strict=True))
+        given[self._prompt_input] = np.array(inputs, self.inputs.dtype)
+        found = dict(zip(self._prompt_outputs, self._prompt.run(self._prompt_outputs, given), strict=True))
         before = [side[name][row] for name in self._detectors]
         for state in self._states:
             side[state.name][row] = found[state.next][0]

@@ -19,7 +19,7 @@ from service.engine.sampling import COLDEST
 
 STEPS = 12
 ALONE = 4
-COMPANIES = (2, 3, 7, 31, MAX_ROWS)
+BATCH_SIZES = (2, 3, 7, 31, MAX_ROWS)
 
 Inputs = list[tuple[Any, dict[str, Any]]]
 
@@ -29,7 +29,7 @@ class BatchVarianceError(Exception):
 
 
 @dataclass(frozen=True)
-class Proof:
+class SelfTestReport:
     """What was tried.
 
     Attributes:
@@ -43,11 +43,11 @@ class Proof:
     ms: int
 
 
-def check_batch_invariance(bundle: Bundle, runner: Runner) -> Proof:
+def check_batch_invariance(bundle: Bundle, runner: Runner) -> SelfTestReport:
     """Try a runner that nobody uses yet; it is left with cleared rows.
 
     Raises:
-        CompanyError: a row's bits depend on the others, or an output is not finite.
+        BatchVarianceError: a row's bits depend on the others, or an output is not finite.
     """
     began = time.perf_counter()
     random = np.random.default_rng(0)
@@ -55,9 +55,9 @@ def check_batch_invariance(bundle: Bundle, runner: Runner) -> Proof:
     count = min(runner.capacity, MAX_ROWS + 1)
     inputs = _inputs(bundle, count, random)
     wanted = _run(runner, inputs, np.arange(count))
-    companies = [np.array([row]) for row in range(min(ALONE, count))]
-    companies += [random.permutation(count)[:size] for size in COMPANIES if size <= count]
-    for rows in companies:
+    batches = [np.array([row]) for row in range(min(ALONE, count))]
+    batches += [random.permutation(count)[:size] for size in BATCH_SIZES if size <= count]
+    for rows in batches:
         for step, (found, all_of_them) in enumerate(zip(_run(runner, inputs, rows), wanted, strict=True)):
             for place, row in enumerate(rows):
                 if found[place] != all_of_them[row]:
@@ -66,12 +66,12 @@ def check_batch_invariance(bundle: Bundle, runner: Runner) -> Proof:
                         "processor rows are not treated alike"
                     )
     for row in range(min(ALONE, count)):
-        if _read(runner, inputs, row) != [wanted[-1][row], *(step[row][-1] for step in wanted[:-1])]:
+        if _prefill(runner, inputs, row) != [wanted[-1][row], *(step[row][-1] for step in wanted[:-1])]:
             raise BatchVarianceError("inputs that are read in one go leave other bits than steps that read them")
     for row in range(count):
         runner.clear(row)
-    sizes = sorted({count, *(len(rows) for rows in companies)})
-    return Proof(sizes, STEPS * sum(map(len, companies)), round(1000 * (time.perf_counter() - began)))
+    sizes = sorted({count, *(len(rows) for rows in batches)})
+    return SelfTestReport(sizes, STEPS * sum(map(len, batches)), round(1000 * (time.perf_counter() - began)))
 
 
 def _inputs(bundle: Bundle, count: int, random: np.random.Generator) -> Inputs:
@@ -120,10 +120,10 @@ def _run(runner: Runner, inputs: Inputs, rows: Any) -> list[list[bytes]]:
     return seen
 
 
-def _read(runner: Runner, inputs: Inputs, row: int) -> list[Any]:
+def _prefill(runner: Runner, inputs: Inputs, row: int) -> list[Any]:
     """Read in one go what a row reads at all steps; return its state after them, and the trace bytes."""
     runner.clear(0)
     for name, values in inputs[0][1].items():
         runner.sampling_inputs[name][0] = values[row]
-    codes = runner.read(0, [x[row] for x, _ in inputs])
+    codes = runner.prefill(0, [x[row] for x, _ in inputs])
     return [runner.save(0), *codes.tolist()]

@@ -1,7 +1,7 @@
-"""Lines of a given text on their way through the engine, and the bundle that writes them at work.
+"""Sequences that write a line of given text.
 
-What a line says and whose hand it is are sampling inputs of its row, made once; the network says at every point on
-which character the window over the text rests, and whether the line is over.
+The text and the hand are sampling inputs of the row, made once per line. At every point the network says on which
+character its window over the text rests, and whether the line is over.
 """
 
 from collections.abc import Mapping
@@ -13,19 +13,19 @@ from numpy.typing import NDArray
 
 from model.ink import is_line_over, max_points, next_place
 from service.engine.sampling import deviates
-from service.engine.sequences.base import Offset, Sequence, unread_prime
+from service.engine.sequences.base import Offset, Sequence, prefillable_prime
 from service.engine.sequences.snapshot import WHOLE, Snapshot
 
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """What is to be written.
+    """The text of a line, as the network takes it.
 
     Attributes:
-        ids: how many there are of sentinels and characters.
-        given: sampling inputs of its row by name, each without the axis of rows.
-        prime: standardised offsets that are read first, with as many characters of the text.
-        read: ids, with the first sentinel, that belong to the prime; 1 without one.
+        ids: number of ids of the text: its characters and the sentinels around them.
+        given: sampling inputs of the row by name, float32, each without the axis of rows.
+        prime: standardised offsets that are read first; they write the first characters of the text.
+        read: number of ids, the first sentinel included, that the prime writes; 1 without a prime.
     """
 
     ids: int
@@ -35,25 +35,28 @@ class Line:
 
     @property
     def max_points(self) -> int:
-        """The most that are drawn before the line counts as one that does not end; 0 if there is only a prime."""
+        """Number of points after which the line counts as one that does not end; 0 if there is only a prime."""
         characters = self.ids - self.read - 1
         return max_points(characters) if characters else 0
 
 
 class LineSequence(Sequence):
-    """A line; an item is (dx, dy, pen_up, place), told once it has been read, the fixed first point included.
+    """A written line.
 
-    It ends with "stop" where the network says so on the last character, or has left the text with its pen lifted, and
-    with "length" where it does neither in time. A stop that is foretold before the last character is not believed.
+    Its items are (dx, dy, pen_up, place), where place is the index of the id being written. A point becomes an item
+    once it has been read, the fixed first point included.
+
+    A line ends with "stop" when the network ends it on the last character, or has left the text and lifts the pen. It
+    ends with "length" when neither happens within `Line.max_points`. An end before the last character is ignored.
 
     Args:
         start: standardised offset of the first point, where the pen is set down.
-        line: what to write.
-        seed: of the draws.
-        bias: 0 draws as learned, more draws neater.
-        choice: of the draws; settles which of many.
-        whole: whether everything is told at the end only.
-        after: the row as it is once the prime has been read but for its last point, if somebody has read it.
+        line: the text to write.
+        seed: seed of the draws.
+        bias: 0 draws as learned; the larger, the neater.
+        choice: index of the choice, for its draws.
+        whole: whether to publish everything at the end only.
+        after: state after the prime without its last point, if another line has read the prime already.
     """
 
     def __init__(
@@ -68,7 +71,8 @@ class LineSequence(Sequence):
         after: Snapshot | None = None,
     ) -> None:
         super().__init__(seed, choice, boundaries=True, whole=whole, part=WHOLE)
-        self.line, self.bias = line, bias
+        self.line = line
+        self.bias = bias
         self.num_prompt = len(line.prime)
         unread = [after.last] if after else list(line.prime)
         self._start = after
@@ -79,18 +83,24 @@ class LineSequence(Sequence):
         self._place = line.read
         self.must_save = len(unread) == 1 and after is None
 
-    UNREAD = (0.0,) * 5
+    NO_DRAW = (0.0,) * 5
 
     @property
     def primed(self) -> Snapshot | None:
-        """What other lines with the same prime can go on from."""
+        """The state after the prime without its last point, for other lines with the same prime."""
         return self._snapshot
 
     def _numbers(self, uniform: NDArray[np.float64]) -> NDArray[np.float64]:
         return deviates(uniform)
 
     def advance(self, code: int, choice: Seq[float]) -> None:
-        """Take in a step: the point just read stands, and is on the character told; the one drawn is read next."""
+        """Process a step: the point just read becomes an item, and the one drawn is read next.
+
+        Args:
+            code: trace byte of the step.
+            choice: dx, dy, pen_up as drawn, whether the network ends the line (> 0), and the index of the id with
+                the largest share of the window.
+        """
         *drawn, over, largest = choice
         self._trace.append(code)
         self._num_points += 1
@@ -104,7 +114,7 @@ class LineSequence(Sequence):
         if self._unread:
             self.next_input = self._unread.pop()
             self.must_save = not self._unread
-        elif drawn[0] != drawn[0]:
+        elif drawn[0] != drawn[0]:  # NaN: the output was not finite
             self.finish("error")
         elif self._num_points >= self.line.max_points:
             self.finish("length")
@@ -113,11 +123,11 @@ class LineSequence(Sequence):
             self.next_input = drawn
 
     def prefillable(self, limit: int) -> Seq[Offset]:
-        """Return what is left of the prime but for its last point."""
-        return unread_prime(self.next_input, self._unread, limit)
+        """Return the rest of the prime without its last point."""
+        return prefillable_prime(self.next_input, self._unread, limit)
 
     def _stand(self, code: int) -> None:
-        """Keep the point just read; where a prime came before, the first one is where the drawing begins."""
+        """Append the point just read as an item; after a prime the first one gets the offset where the line begins."""
         dx, dy, pen_up = self.next_input
         if self.num_prompt and self._num_points == 1:
             dx, dy = self._rest[:2]

@@ -1,6 +1,6 @@
-"""A sequence between two steps, as data: what another runner, in another process, needs to go on exactly.
+"""Snapshots of a sequence between two steps, and the part of a stream that a request asks for.
 
-And the part of a stream that a request is for: from where on, from where on aloud, and whether it will be gone on with.
+A snapshot is all that another runner, in another process, needs to continue the sequence exactly.
 """
 
 from dataclasses import dataclass, field
@@ -9,19 +9,19 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The row as it is before the last symbol or point is read, and what was not told yet.
+    """The state of a row before the last symbol or point is read, and what was not published yet.
 
-    The last one is read again by whoever goes on: that is the step whose output the next one is drawn from, so a
-    branch draws with its own seed from its first symbol on.
+    A sequence that continues from it reads the last symbol or point itself. The next one is drawn from the output of
+    that step, so a branch draws with its own seed from its first symbol on.
 
     Attributes:
-        row: of the runner, as `Runner.save` gives it; empty for a row of zeros.
-        last: the symbol id or offset [dx, dy, pen_up] that is read next.
-        position: symbols or offsets drawn so far; the next is drawn with the numbers of this position.
-        held: characters that were drawn but not told, because a stop string may begin with them.
-        held_trace: a trace byte for each of them that has been read.
+        row: state of the row, as `Runner.save` returns it; empty for a state of zeros.
+        last: the symbol id or offset [dx, dy, pen_up] to read next.
+        position: number of symbols or offsets drawn so far; the next is drawn with the random numbers of this position.
+        held: characters that were drawn but not published, because a stop string may begin with them.
+        held_trace: trace bytes of the held characters that have been read.
         unfinished: bytes of a character that is not complete.
-        counts: how often each symbol was drawn, where penalties ask for it.
+        counts: how often each symbol was drawn, for penalties.
     """
 
     row: bytes
@@ -35,14 +35,15 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class StreamPart:
-    """Which part of a stream to write.
+    """The part of a stream that a request asks for.
 
     Attributes:
-        start: what to go on from; None is the beginning.
-        choice: added to the index of each choice for its draws: a state of choice 2 goes on with the draws of choice 2.
-        skip: characters or points, counted from the start, that were told before and are not told again.
-        keeps: whether the end is told with a snapshot. Characters that may begin a stop string are then kept back at
-            the end, and a character of which bytes are missing is too: whoever goes on tells them.
+        start: the snapshot to continue from; None starts at the beginning.
+        choice: added to the index of each choice for its draws, so that a state of choice 2 continues with the draws of
+            choice 2.
+        skip: number of characters or points after the start that the client already has.
+        keeps: whether the end comes with a snapshot. The snapshot then holds characters that may begin a stop string,
+            and the bytes of an incomplete character; the request that continues publishes them.
     """
 
     start: Snapshot | None = None

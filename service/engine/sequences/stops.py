@@ -1,15 +1,19 @@
-"""Stop strings found while characters come in one by one, wherever events happen to be cut."""
+"""Finds stop strings in a text whose characters come one by one."""
 
 from collections.abc import Sequence
 
 
 class StopMatcher:
-    """Follows a text and says how much of its end may yet become a stop string.
+    """Matches stop strings and knows how much of the text's end may yet become one.
 
-    One Knuth-Morris-Pratt automaton for each stop string: a character costs a few comparisons, whatever the lengths.
+    There is a Knuth-Morris-Pratt automaton for each stop string, so a character costs a few comparisons on average,
+    however long the stop strings are.
 
     Args:
-        stops: strings of at least one character.
+        stops: stop strings of at least one character.
+
+    Attributes:
+        held: number of last characters of the text that may be the beginning of a stop string.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -22,8 +26,8 @@ class StopMatcher:
         """Take the next character of the text.
 
         Returns:
-            0, or the length of the stop string that ends here; of several the longest, which begins first.
-            `held` is then the number of last characters, this one included, that may be the beginning of one.
+            The length of the stop string that ends with this character, or 0. Of several it is the longest, which
+            begins first. Afterwards `held` is the number of last characters that may be the beginning of a stop string.
         """
         if not self._stops:
             return 0
@@ -42,7 +46,7 @@ class StopMatcher:
 
 
 def _borders(stop: str) -> list[int]:
-    """For each prefix length, the length of its longest proper suffix that is also a prefix."""
+    """Return for each prefix length the length of its longest proper suffix that is also a prefix."""
     borders = [0] * (len(stop) + 1)
     length = 0
     for index in range(1, len(stop)):

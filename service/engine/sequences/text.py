@@ -1,8 +1,8 @@
-"""Completions on their way through the engine, and the bundle that writes them at work.
+"""Sequences of text: completions.
 
-A sequence reads its prompt, then what it draws. The boundaries of a symbol are those found on reading it, one step
-after it was drawn; where they are asked for, a symbol is told together with them and the last one is read by a step of
-its own.
+A sequence reads its prompt, then the symbols it draws. The boundaries of a symbol are found when it is read, one step
+after it was drawn. If a client asks for boundaries, a character is published once they are known, and one more step
+reads the last one.
 """
 
 from collections.abc import Sequence as Seq
@@ -20,20 +20,21 @@ from service.engine.sequences.stops import StopMatcher
 
 @dataclass(frozen=True)
 class TextParams:
-    """How a completion is drawn; limits were checked at the border.
+    """Sampling parameters of a completion; the request schema has checked their limits.
 
     Attributes:
-        seed: with the position it settles every draw.
-        max_tokens: symbols to draw at most; 0 reads the prompt and no more.
+        seed: with the choice and the position it determines every draw.
+        max_tokens: number of symbols to draw at most; 0 only reads the prompt.
         temperature: 0 takes the likeliest symbol.
-        top_p: share of mass to draw from, 0..1.
+        top_p: probability mass to draw from, 0 to 1.
         top_k: number of symbols to draw from; 0 is all.
         stop: strings that end the text and are left out of it.
-        echo: whether to tell the prompt too, as the network reads it.
-        logprobs: how many of the likeliest symbols to tell at each symbol, with its own likelihood; None tells nothing.
-        logit_bias: (id, what is added to its logit), each id once.
-        presence_penalty: taken from the logit of each symbol that was drawn before.
-        frequency_penalty: taken from it for each time that it was.
+        echo: whether the prompt's characters are items too.
+        logprobs: number of likeliest symbols to report at each symbol, besides its own log-probability; None reports
+            nothing.
+        logit_bias: (id, value added to its logit), each id once.
+        presence_penalty: subtracted from the logit of each symbol that was drawn before.
+        frequency_penalty: subtracted from it once for each time that it was drawn.
     """
 
     seed: int
@@ -50,24 +51,25 @@ class TextParams:
 
 
 class TextSequence(Sequence):
-    """A completion.
+    """A completion; its items are characters.
 
     Args:
-        codec: of the bundle.
+        codec: codec of the bundle.
         prompt: symbol ids of the prompt.
         primer: the id that is read in place of an empty prompt.
-        params: how to draw.
-        boundaries: whether to tell z and operations of each character.
-        whole: whether to tell everything at the end only.
+        params: sampling parameters.
+        boundaries: whether each character comes with its trace byte.
+        whole: whether to publish everything at the end only.
         choice: index of the choice within the request.
-        part: of the stream that is asked for; a prompt comes after its start.
-        shares: whether siblings will go on from its prompt, instead of reading it again.
-        leader: the sibling whose prompt this one goes on from.
+        part: the part of the stream that is asked for; the prompt follows its start.
+        shares: whether other choices of the request continue from this one's prompt instead of reading it again.
+        leader: the choice whose prompt this one continues from.
 
     Attributes:
-        bias: float64 (V,) to be added to the logits, or None.
-        score: of the symbol that the step under way leads to; set before `advance` where it is wanted.
-        fork: what siblings go on from, once the prompt has been read but for its last symbol.
+        params: sampling parameters.
+        bias: (V,) float64 to add to the logits, or None.
+        score: score of the next symbol; set before `advance` if `wants_score`.
+        fork: snapshot before the prompt's last symbol is read, which other choices continue from; None until then.
     """
 
     def __init__(
@@ -95,28 +97,29 @@ class TextSequence(Sequence):
         self._stops = StopMatcher(params.stop)
         self._closing: Reason | None = None
         self._item_scores: list[list[Score]] = []
-        self._unfinished: list[Score] = []
+        self._unfinished: list[Score] = []  # scores of symbols whose character is not complete
         self._traces_items = boundaries or part.keeps
         self._penalises = bool(params.presence_penalty or params.frequency_penalty)
         self._logit_bias = dict(params.logit_bias)
         self._counts: dict[int, int] = {}
-        self._shares, self._leader = shares, leader
+        self._shares = shares
+        self._leader = leader
         self.fork: Snapshot | None = None
         self.next_input = self._inputs[0]
         if start:
-            self._go_on(start, has_prompt=bool(prompt))
+            self._resume(start, has_prompt=bool(prompt))
         elif params.echo and prompt:
             self.score = Score(self.next_input, None, [])
             self._spell(self.next_input)
-        self.must_save = not self._reads_on and self._wants_fork
+        self.must_save = not self._prompt_continues and self._wants_fork
 
     def _numbers(self, uniform: NDArray[np.float64]) -> NDArray[np.float64]:
-        # At temperature 0 all symbols but the likeliest are out; of equals, the smallest number takes the first.
+        # At temperature 0 only the likeliest symbols have a chance; the smallest number takes the first of equals.
         return np.full(len(uniform), SMALLEST) if self.params.temperature == 0 else uniform[:, 0]
 
     @property
     def num_ready(self) -> int:
-        """Characters that are neither held back for a stop string nor without their trace byte."""
+        """Number of characters that are not held back for a stop string, and have a trace byte if one is wanted."""
         free = len(self._items)
         if self._stops.held and (self.reason is None or (self.reason == "length" and self._keeps)):
             free -= self._stops.held
@@ -124,29 +127,36 @@ class TextSequence(Sequence):
 
     @property
     def wants_score(self) -> bool:
-        """Whether the symbol that the step under way leads to is to be told with its likelihood."""
+        """Whether the client wants the log-probability of the symbol that follows the current step."""
         if self.params.logprobs is None or self._closing:
             return False
-        return self.params.echo if self._reads_on else self.params.max_tokens > 0
+        return self.params.echo if self._prompt_continues else self.params.max_tokens > 0
 
     def upcoming(self, choice: int) -> int:
-        """Return the id that follows the one being read: the prompt's next one, or the one drawn."""
-        return self._inputs[len(self._trace) + 1] if self._reads_on else choice
+        """Return the id that follows the one being read: the prompt's next one, or `choice`, the one drawn."""
+        return self._inputs[len(self._trace) + 1] if self._prompt_continues else choice
 
     def advance(self, code: int, choice: int) -> None:
-        """Take in a step: read on in the prompt, or accept the symbol that was drawn."""
+        """Process a step: go to the prompt's next symbol, or accept the symbol that was drawn.
+
+        Args:
+            code: trace byte of the step.
+            choice: id of the symbol that was drawn, or FAILED.
+        """
         self._trace.append(code)
-        reads_on = len(self._trace) < len(self._inputs)
+        in_prompt = len(self._trace) < len(self._inputs)
         max_tokens = self.params.max_tokens
-        if max_tokens == 0 and not reads_on:
+        if max_tokens == 0 and not in_prompt:
             self._finish_spelling()
+        # The characters of the symbol just read get the trace byte of this step.
         if self._traces_items:
             missing = len(self._items) - len(self._item_trace)
             self._item_trace += bytes((code,)) * missing
+        # Then the sequence ends, or gets its next input.
         if self._closing:
             self.finish(self._closing)
-        elif reads_on:
-            self._read(choice)
+        elif in_prompt:
+            self._advance_prompt(choice)
         elif choice == FAILED:
             self.finish("error")
         elif max_tokens == 0:
@@ -155,14 +165,14 @@ class TextSequence(Sequence):
             self._accept(choice)
 
     def prefillable(self, limit: int) -> Seq[int]:
-        """Return what is left of the prompt but for its last symbol, unless its likelihood is to be told."""
+        """Return the rest of the prompt without its last symbol, or nothing if log-probabilities of it are wanted."""
         if self.params.echo and self.params.logprobs is not None:
             return []
         first = len(self._trace)
         return self._inputs[first : min(first + limit, len(self._inputs) - 1)]
 
     def take(self) -> Delta:
-        """Return and forget what may be told now, with the end if it has come."""
+        """Return and forget the items that may be published now, with the end if it has come."""
         count = self.num_ready
         delta = super().take()
         if self.params.logprobs is not None:
@@ -171,23 +181,23 @@ class TextSequence(Sequence):
         return delta
 
     @property
-    def _reads_on(self) -> bool:
-        """Whether the prompt goes on after the symbol being read."""
+    def _prompt_continues(self) -> bool:
+        """Whether the symbol being read is followed by another one of the prompt."""
         return len(self._trace) + 1 < len(self._inputs)
 
-    def _read(self, choice: int) -> None:
-        """Go on to the prompt's next symbol."""
+    def _advance_prompt(self, choice: int) -> None:
+        """Make the prompt's next symbol the next input; with `echo` its characters become items."""
         self.next_input = self._inputs[len(self._trace)]
-        self.must_save = not self._reads_on and self._wants_fork
+        self.must_save = not self._prompt_continues and self._wants_fork
         if not self.params.echo:
             return
         if choice == FAILED and self.params.logprobs is not None:
-            self.finish("error")  # there is no likelihood to tell
+            self.finish("error")  # the output was not finite, so there is no log-probability
         else:
             self._spell(self.next_input)
 
     def _accept(self, token: int) -> None:
-        """Append the characters a symbol completes and see whether they end the text."""
+        """Make a drawn symbol the next input, append the characters it completes, and end the text if they do."""
         self._num_drawn += 1
         self.next_input = token
         if self._penalises:
@@ -201,7 +211,7 @@ class TextSequence(Sequence):
             self._close("length")
 
     def _stops_after(self, before: int) -> bool:
-        """Whether a stop string ends after so many items; it is taken out, and what comes after it."""
+        """Return whether a stop string ends in the items from index `before` on; remove it and all that follows."""
         for index in range(before, len(self._items)):
             found = self._stops.push(self._items[index])
             if found:
@@ -211,13 +221,14 @@ class TextSequence(Sequence):
         return False
 
     def _spell(self, token: int) -> None:
-        """Append the characters that a symbol completes, each with the scores of the symbols that make it up."""
+        """Append the characters that a symbol completes, each with the scores of the symbols it consists of."""
         characters = self._decoder.push(token)
         self._items += characters
         if self.params.logprobs is None:
             return
         if self.score:
             self._unfinished.append(self.score)
+        # Scores of the symbols that the new characters consist of; those of pending symbols come later.
         done = len(self._unfinished) - self._decoder.num_pending
         # A broken character and a whole one may come at once: the last symbol is then the whole one.
         for left in range(len(characters) - 1, -1, -1):
@@ -226,7 +237,7 @@ class TextSequence(Sequence):
             done -= len(first)
 
     def _finish_spelling(self) -> None:
-        """Append what stands for a character that stays unfinished, if there is one and nobody will finish it."""
+        """Append the replacement of an incomplete character, unless a later request may complete it."""
         if self._keeps:
             return
         rest = self._decoder.flush()
@@ -234,24 +245,28 @@ class TextSequence(Sequence):
         self._item_scores += [self._unfinished] if rest and self.params.logprobs is not None else []
 
     def _penalise(self, token: int) -> None:
-        """Make a symbol that was drawn less likely, or more for penalties below 0."""
+        """Count a drawn symbol and apply the penalties to it."""
         self._counts[token] = self._counts.get(token, 0) + 1
-        self._weigh(token)
+        self._set_bias(token)
 
-    def _weigh(self, token: int) -> None:
-        """Set the bias of a symbol that was drawn before."""
+    def _set_bias(self, token: int) -> None:
+        """Set the bias of a symbol from its logit bias and the penalties for how often it was drawn."""
         if self.bias is not None:
             penalty = self.params.presence_penalty + self.params.frequency_penalty * self._counts[token]
             self.bias[token] = self._logit_bias.get(token, 0.0) - penalty
 
-    def _go_on(self, start: Snapshot, *, has_prompt: bool) -> None:
-        """Take up what was drawn but not told; a prompt ends what it could have become."""
+    def _resume(self, start: Snapshot, *, has_prompt: bool) -> None:
+        """Restore what a snapshot holds besides the row.
+
+        A prompt follows the held characters: they can no longer become a stop string, and an incomplete character can
+        no longer be completed.
+        """
         self._items += start.held
         self._item_trace += start.held_trace
         self._item_scores += [[] for _ in start.held] if self.params.logprobs is not None else []
         self._counts = start.counts.copy()
         for token in self._counts:
-            self._weigh(token)
+            self._set_bias(token)
         if has_prompt:
             self._items += self._decoder.flush()
         else:
@@ -260,18 +275,20 @@ class TextSequence(Sequence):
 
     @property
     def is_ready(self) -> bool:
-        """Whether the prompt it shares, if it does, has been read, or never will be."""
+        """Whether the leader, if there is one, has read the prompt or has ended."""
         return self._leader is None or self._leader.fork is not None or self._leader.reason is not None
 
-    def seat(self) -> Snapshot | None:
-        """Return what its row is to hold at first; where its prompt was read by another, what that one left."""
+    def begin(self) -> Snapshot | None:
+        """Return what to continue from; with a leader it is the snapshot after the leader's prompt."""
         fork = self._leader.fork if self._leader else None
         if fork:
-            self._start, self._inputs, self.next_input = fork, [fork.last], fork.last
+            self._start = fork
+            self._inputs = [fork.last]
+            self.next_input = fork.last
         return self._start
 
-    def keep(self, row: bytes) -> None:
-        """Take in what its row holds before the prompt's last symbol, or the last one drawn, is read."""
+    def take_saved_row(self, row: bytes) -> None:
+        """Make a snapshot of the state before the prompt's last symbol, or the last one drawn, is read."""
         self.must_save = False
         end = self._closing or self.reason
         first = len(self._items) - (0 if end == "stop" else self._stops.held)
@@ -291,11 +308,11 @@ class TextSequence(Sequence):
 
     @property
     def _wants_fork(self) -> bool:
-        """Whether to keep the row as it is before the prompt's last symbol is read."""
+        """Whether the state before the prompt's last symbol is read has to be saved."""
         return self._shares or (self._keeps and self.params.max_tokens == 0)
 
     def _close(self, reason: Reason) -> None:
-        """End at once, or after one more step if characters still lack their trace byte."""
+        """End the sequence, after one more step if characters still lack their trace byte."""
         self.must_save = self._keeps
         if self._boundaries and len(self._item_trace) < len(self._items):
             self._closing = reason
@@ -304,7 +321,7 @@ class TextSequence(Sequence):
 
 
 def _bias(params: TextParams, size: int) -> NDArray[np.float64] | None:
-    """What is added to the logits (V,) before anything was drawn, or None if nothing ever is."""
+    """Return the initial bias of the logits, (V,) float64, or None if the parameters never change the logits."""
     if not (params.logit_bias or params.presence_penalty or params.frequency_penalty):
         return None
     bias = np.zeros(size)

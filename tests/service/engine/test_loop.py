@@ -13,7 +13,7 @@ from service.engine.executor import TextExecutor
 from service.engine.loop import Engine, FlushPolicy
 from service.engine.sequences.base import Delta
 from service.engine.sequences.text import TextParams, TextSequence
-from service.engine.streams import Stream
+from service.engine.streams import Choices, Stream
 from service.errors import QueueFullError, ShuttingDownError
 from tests.programs import PATIENCE_S
 from tests.service.fakes import NUM_SYMBOLS, CountingRunner
@@ -45,8 +45,8 @@ class Rig:
 
 
 async def take(stream: Stream) -> Delta:
-    """Take what a stream tells next."""
-    delta = await stream.take()
+    """Take the next delta of a stream."""
+    delta = await Choices([stream]).take()
     assert delta is not None
     return delta
 
@@ -241,7 +241,7 @@ async def test_a_failed_step_ends_its_rows_and_nothing_else(build: Build) -> Non
         assert end is not None
         assert end.reason == "error"
     assert "".join((await read(waiting)).items) == text_of([3], 9)
-    assert rig.engine.trouble is None
+    assert rig.engine.unready_reason is None
     assert rig.engine.gauges.failures == 1
 
 
@@ -251,9 +251,9 @@ async def test_repeated_failures_make_it_unready_until_a_step_works(build: Build
     rig.runner.fails = 3
     for _ in range(3):
         await read(rig.submit([1], 1))
-    assert rig.engine.trouble is not None
+    assert rig.engine.unready_reason is not None
     await read(rig.submit([1], 1))
-    assert rig.engine.trouble is None
+    assert rig.engine.unready_reason is None
 
 
 async def test_a_broken_row_ends_alone(build: Build) -> None:
@@ -272,14 +272,14 @@ async def test_readiness_watches_progress(build: Build) -> None:
     """Idle is well; work without a step for too long is trouble, by the engine's clock; the next step ends it."""
     rig = build(is_gated=True)
     rig.clock[0] = 1000.0
-    assert rig.engine.trouble is None
+    assert rig.engine.unready_reason is None
     stream = rig.submit([1], 2)
-    assert rig.engine.trouble is None
+    assert rig.engine.unready_reason is None
     rig.clock[0] += 5.1
-    assert "took no step" in str(rig.engine.trouble)
+    assert "took no step" in str(rig.engine.unready_reason)
     rig.runner.let(1)
     await rig.until(lambda: rig.engine.gauges.steps == 1)
-    assert rig.engine.trouble is None
+    assert rig.engine.unready_reason is None
     rig.runner.open()
     await read(stream)
 
@@ -291,7 +291,7 @@ async def test_draining_refuses_new_work_and_finishes_old(build: Build) -> None:
     rig.engine.drain()
     with pytest.raises(ShuttingDownError):
         rig.submit([3], 5)
-    assert rig.engine.trouble is not None
+    assert rig.engine.unready_reason is not None
     rig.runner.open()
     assert "".join((await read(streams[1])).items) == text_of([2], 5)
 
@@ -321,12 +321,32 @@ async def test_a_nudge_lets_a_reader_look_up(build: Build) -> None:
     """A reader that waits in the queue can be woken without anything to read."""
     rig = build(is_gated=True)
     stream = rig.submit([1], 1)
-    waiting = asyncio.create_task(stream.take())
+    choices = Choices([stream])
+    waiting = asyncio.create_task(choices.take())
     await asyncio.sleep(0)
-    stream.nudge()
+    choices.nudge()
     assert await waiting is None
     rig.runner.open()
     assert "".join((await read(stream)).items) == text_of([1], 1)
+
+
+async def test_only_a_nudge_makes_a_reader_return_with_nothing(build: Build) -> None:
+    """A delta that was there before the reader came is taken once, and the next wait lasts until there is more."""
+    rig = build(is_gated=True)
+    stream = rig.submit([1], 2)
+    choices = Choices([stream])
+    rig.runner.let(1)
+    await rig.until(lambda: stream._pending is not None)
+    first = await choices.take()
+    waiting = asyncio.create_task(choices.take())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    rig.runner.open()
+    rest = await waiting
+    assert first is not None
+    assert rest is not None
+    assert "".join(first.items + rest.items) == text_of([1], 2)
 
 
 async def test_a_thousand_random_cancels_leak_nothing(build: Build) -> None:
@@ -345,20 +365,18 @@ async def test_a_thousand_random_cancels_leak_nothing(build: Build) -> None:
 
 
 async def test_several_streams_are_read_as_one(build: Build) -> None:
-    """Streams that share an event are polled without waiting, and each tells all it has."""
+    """The streams of one request are read together, and each delta says which choice it belongs to."""
     rig = build(capacity=2)
-    streams = [rig.submit([number], 30 + number) for number in range(5)]
-    ready, told = asyncio.Event(), [Delta() for _ in streams]
-    for stream in streams:
-        stream.join(ready)
-    while any(delta.end is None for delta in told):
-        found = [(whole, delta) for whole, stream in zip(told, streams, strict=True) if (delta := stream.poll())]
-        for whole, delta in found:
-            whole.extend(delta)
-        if not found:
-            await asyncio.wait_for(ready.wait(), PATIENCE_S)
-            ready.clear()
-    for number, whole in enumerate(told):
+    params = [TextParams(seed=1, max_tokens=30 + number) for number in range(5)]
+    sequences = [TextSequence(CODEC, [number], 0, each, choice=number) for number, each in enumerate(params)]
+    choices = Choices([rig.engine.submit(rig.executor, sequence) for sequence in sequences])
+    texts = [Delta() for _ in sequences]
+    while not choices.is_over:
+        delta = await asyncio.wait_for(choices.take(), PATIENCE_S)
+        assert delta is not None
+        texts[delta.choice].extend(delta)
+    for number, whole in enumerate(texts):
+        assert whole.end is not None
         assert "".join(whole.items) == text_of([number], 30 + number)
 
 
@@ -453,6 +471,6 @@ async def test_ten_thousand_joins_and_cancels_leak_nothing(build: Build) -> None
     assert rig.engine.gauges.finished == 10_000
     assert rig.engine.gauges.cancel_steps_max <= 1
     assert not rig.engine._streams
-    assert not rig.engine._told
+    assert not rig.engine._published
     assert not rig.executor.has_work
     assert "".join((await read(rig.submit([1], 9))).items) == text_of([1], 9)

@@ -111,9 +111,9 @@ def test_inputs_read_in_one_go_are_steps(opened: Opened) -> None:
     _, codes = run(stepped, inputs)
     others = [reading.save(0), reading.save(2)]
     found = [
-        *reading.read(1, list(inputs[:7, 1])),
-        *reading.read(1, list(inputs[7:8, 1])),
-        *reading.read(1, inputs[8:, 1]),
+        *reading.prefill(1, list(inputs[:7, 1])),
+        *reading.prefill(1, list(inputs[7:8, 1])),
+        *reading.prefill(1, inputs[8:, 1]),
     ]
     assert found == codes[:, 1].tolist()
     assert reading.save(1) == stepped.save(1)

@@ -25,9 +25,9 @@ def test_a_sound_bundle_passes_and_leaves_fresh_rows(bundles: Path, name: str) -
     """Companies of many sizes are compared, and the first sequence finds rows as new."""
     bundle = bundles_of.load(bundles / name)
     runner = OnnxRunner(bundle, 256)
-    proof = check_batch_invariance(bundle, runner)
-    assert proof.sizes == [1, 2, 3, 7, 31, 64, 65]
-    assert proof.row_steps == 12 * (4 + 2 + 3 + 7 + 31 + 64)
+    report = check_batch_invariance(bundle, runner)
+    assert report.sizes == [1, 2, 3, 7, 31, 64, 65]
+    assert report.row_steps == 12 * (4 + 2 + 3 + 7 + 31 + 64)
     fresh = OnnxRunner(bundle, 1)
     assert {runner.save(row) for row in range(65)} == {fresh.save(0)}
     for wish, values in fresh.sampling_inputs.items():
