@@ -19,7 +19,7 @@ SUFFIXES = (".txt", ".text", ".md", ".xml", ".xz")
 BETWEEN_FILES = b"\n\n\n"
 MIN_CHARACTERS = 200  # less cannot be split 90/5/5 into parts that say anything
 MAX_SYMBOLS = 4096
-LARGE_TRAIN = 1_000_000  # characters; from here on a symbol must earn its id
+LARGE_TRAIN = 1_000_000  # characters; in a longer text rare symbols get no id
 MIN_COUNT_IN_LARGE = 100
 
 _XZ_MAGIC = b"\xfd7zXZ\x00"
@@ -104,7 +104,7 @@ def load_text(path: Path, codec: TextCodec | None = None) -> TextCorpus:
 
 
 def _read(path: Path) -> _Source:
-    """Find out what lies at the path, and unpack it."""
+    """Read and unpack a file or a folder."""
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; expected a UTF-8 text, plain or .xz, or a folder of them")
     if path.is_dir():
@@ -143,7 +143,7 @@ def _read_ptb(path: Path) -> _Source:
 
 
 def _ptb_file(path: Path, split: str) -> Path:
-    """Where a split lies, plain or packed."""
+    """The path of a split, plain or packed."""
     for name in (f"ptb.{split}.txt", f"ptb.{split}.txt.xz"):
         if (path / name).is_file():
             return path / name
@@ -204,7 +204,7 @@ def _pieces(path: Path, source: _Source, bounds: tuple[int, int]) -> Iterator[st
 
 
 def _codec_of_train(path: Path, source: _Source, bounds: tuple[int, int]) -> TextCodec:
-    """The codec of a corpus that was given none."""
+    """Make the codec of a corpus from its train split."""
     min_count = 1
     if not (source.known and source.known.whole_alphabet):
         characters = sum(len(piece) for piece in _pieces(path, source, bounds))
@@ -222,12 +222,12 @@ def _encode(path: Path, source: _Source, bounds: tuple[int, int], codec: TextCod
 
 
 def _num_replaced(codec: TextCodec, ids: NDArray[np.uint16]) -> int:
-    """How many characters of a split are U+FFFD; a model is spared what lies behind them, so figures must tell."""
+    """How many characters of a split are U+FFFD: a model need not predict what they stand for, so figures say so."""
     return int(np.count_nonzero(ids == codec.symbols.index(REPLACEMENT))) if REPLACEMENT in codec.symbols else 0
 
 
 def _facts(path: Path, source: _Source, bounds: dict[str, tuple[int, int]]) -> dict[str, Any]:
-    """What a checkpoint should remember of the text, but for the counts."""
+    """The facts about the text that a checkpoint carries, without the counts."""
     known = source.known
     return {
         "name": known.name if known else path.resolve().name,

@@ -1,4 +1,4 @@
-"""Codecs: nothing is lost that can be kept, and what cannot be kept is told."""
+"""Codecs: what can be encoded comes back unchanged, and what cannot is reported."""
 
 import json
 import math

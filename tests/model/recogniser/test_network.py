@@ -1,4 +1,4 @@
-"""The judge of legibility: it learns from ink, reads a line the same in any company, counts right, and goes on."""
+"""The recogniser: it learns from ink, reads a line the same in any batch, counts errors, and is resumed exactly."""
 
 import json
 from dataclasses import replace
@@ -75,7 +75,7 @@ def test_repeated_labels_merge_and_blanks_part_them(corpus: InkCorpus) -> None:
     assert recogniser._text(np.array([BLANK, BLANK])) == ""
 
 
-def test_a_line_is_read_the_same_in_any_company(corpus: InkCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_is_read_the_same_in_any_batch(corpus: InkCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores of a line alone are its scores beside longer ones, and the order of the answers is that of the lines."""
     recogniser = make(corpus)
     lines = [line[: 60 + 37 * n] for n, line in enumerate(corpus.train[:4])]

@@ -1,4 +1,4 @@
-"""Budgets of minutes and of updates, on a clock that stands still until told."""
+"""Budgets of minutes and of updates, on a clock that the tests set."""
 
 from types import SimpleNamespace
 

@@ -171,7 +171,7 @@ def test_a_second_ctrl_c_kills(text: Corpus, tmp_path: Path) -> None:
     def impatient(_: dict[str, Any]) -> None:
         signal.raise_signal(signal.SIGINT)
         while signal.getsignal(signal.SIGINT) is not before:
-            pass  # until the first has been heard: two at once would be one
+            pass  # until the first is handled: two at once would count as one
         signal.raise_signal(signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
