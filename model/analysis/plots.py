@@ -15,6 +15,7 @@ from model.analysis.sample import Handwriting, sample_handwriting
 from model.checkpoints.checkpoint import Checkpoint
 from model.codec import HandwritingCodec, InkCodec, TextCodec
 from model.data.corpus import Corpus
+from model.training.sweep import Sweep
 
 mpl.use("Agg")
 
@@ -52,6 +53,28 @@ def plot_curves(log: Path, out: Path) -> None:
     rates.set(xlabel="updates", ylim=(0, 1), title="boundaries")
     if records[-1]["z_rates"]:
         rates.legend(frameon=False)
+    _save(figure, out)
+
+
+def plot_sweep(sweep: Sweep, out: Path) -> None:
+    """What each learning rate of a sweep came to: each seed a dot, the mean a line, the best, which there is, a ring."""
+    figure, axes = plt.subplots(figsize=(5.5, 3.8), layout="constrained")
+    found = [(point.rate, point.valid) for point in sweep.points if point.valid is not None]
+    axes.plot(*zip(*found, strict=True), ".", color=COLOURS[0], alpha=0.6)
+    means = [(rate, mean) for rate in sweep.rates if (mean := sweep.mean(rate)) is not None]
+    axes.plot(*zip(*means, strict=True), color=COLOURS[0], lw=1.5, label="mean over seeds")
+    best = [(rate, mean) for rate, mean in means if rate == sweep.best]
+    axes.plot(*zip(*best, strict=True), "o", ms=11, mfc="none", color=COLOURS[1], label=f"best: {sweep.best:g}")
+    for point in sweep.points:
+        if point.valid is None:
+            axes.axvline(point.rate, color=COLOURS[2], lw=1, ls=":", label="could not go on")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sweep.rates, [f"{rate:g}" for rate in sweep.rates])
+    axes.minorticks_off()
+    axes.set(xlabel="learning rate", ylabel=f"validation, {sweep.unit}")
+    handles, labels = axes.get_legend_handles_labels()
+    known = dict(zip(labels, handles, strict=True))
+    axes.legend(known.values(), known.keys(), frameon=False)
     _save(figure, out)
 
 

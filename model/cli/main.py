@@ -17,6 +17,7 @@ from model.checkpoints.widen import WidenError
 from model.checkpoints.widen import widen as widened
 from model.cli.console import device_named, fail
 from model.cli.recogniser import recogniser_app
+from model.cli.sweep import sweep
 from model.cli.train import train
 from model.codec import HandwritingCodec, InkCodec
 from model.config import ConfigError
@@ -30,6 +31,7 @@ from model.training.evaluate import protocol_of, summarise
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(recogniser_app, name="recognise")
 app.command()(train)
+app.command()(sweep)
 
 
 @app.command()

@@ -1,10 +1,9 @@
 """The command `python -m model train`: one training, or one for each of several seeds."""
 
-import shutil
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Self, get_type_hints
+from typing import Annotated, Any, Self
 
 import typer
 from rich.markup import escape
@@ -14,6 +13,7 @@ from model.checkpoints import checkpoint as checkpoints
 from model.checkpoints.checkpoint import LAST, CheckpointError
 from model.checkpoints.start import symbols_of
 from model.cli.console import console, device_named, fail
+from model.cli.options import overridden, preset_named, whether_compiled, whole_numbers
 from model.config import PRESETS, ConfigError, Preset
 from model.data.corpus import Corpus
 from model.data.errors import DataError
@@ -48,14 +48,12 @@ def train(
     ] = None,
 ) -> None:
     """Train a network on a corpus, for a time; with --seeds several, each in a folder of its own."""
-    if preset not in PRESETS:
-        raise fail(f"there is no preset {preset!r}; choose one of {', '.join(PRESETS)}")
     try:
-        chosen = _overridden(PRESETS[preset], settings or [])
+        chosen = overridden(preset_named(preset), settings or [])
         begun = None if start is None else checkpoints.load(start)
         symbols = None if begun is None else symbols_of(begun)
         corpus = Corpus.load(chosen.model.kind, data, symbols, protocol, texts=chosen.model.writes_text)
-        fused = shutil.which("g++") is not None if compiled is None else compiled
+        fused = whether_compiled(compiled)
         workers = Workers.join(device_named(device))
         wanted = {out: chosen} if seeds is None else _seeded(chosen, seeds, out, workers)
         with _Progress(shown=workers.is_first) as progress:
@@ -88,10 +86,7 @@ def train(
 
 def _draw(folder: Path, corpus: Corpus) -> None:
     """The pictures of a training that has been evaluated at least once."""
-    from model.analysis.plots import (
-        plot_boundaries,
-        plot_curves,  # matplotlib only where it is used
-    )
+    from model.analysis.plots import plot_boundaries, plot_curves  # matplotlib only where it is used
 
     if (folder / "log.jsonl").exists():
         plot_curves(folder / "log.jsonl", folder / "curves.png")
@@ -104,41 +99,8 @@ def _seeded(preset: Preset, seeds: str, out: Path, workers: Workers) -> dict[Pat
         raise ConfigError(f"{out} holds a training of one seed, whose best network would be lost: take another --out")
     if workers.count > 1:
         raise ConfigError("--seeds trains in one process: several workers train one network together")
-    try:
-        numbers = [int(seed) for seed in seeds.split(",")]
-    except ValueError as error:
-        raise ConfigError(f"--seeds {seeds!r}: expected whole numbers with commas between, like 1,2,3") from error
-    if len(set(numbers)) != len(numbers):
-        raise ConfigError(f"--seeds {seeds!r}: a seed twice is one training twice")
+    numbers = whole_numbers(seeds, "--seeds")
     return {out / f"seed-{seed}": replace(preset, train=replace(preset.train, seed=seed)) for seed in numbers}
-
-
-def _overridden(preset: Preset, settings: list[str]) -> Preset:
-    """Apply `model.hidden=128,128` or `train.batch=64` to a preset."""
-    parts: dict[str, Any] = {"model": preset.model, "train": preset.train}
-    for setting in settings:
-        key, _, text = setting.partition("=")
-        part, _, name = key.partition(".")
-        if part not in parts or name not in {f.name for f in fields(parts[part])} or not text:
-            raise ConfigError(
-                f"{setting!r}: expected model.FIELD=VALUE or train.FIELD=VALUE with a field of model/config.py"
-            )
-        parts[part] = replace(parts[part], **{name: _parse(text, get_type_hints(type(parts[part]))[name], setting)})
-    return Preset(**parts)
-
-
-def _parse(text: str, wanted: Any, setting: str) -> Any:
-    parsers: dict[Any, Any] = {
-        bool: lambda word: {"true": True, "false": False}[word.lower()],
-        int: int,
-        float: float,
-        tuple[int, ...]: lambda words: tuple(int(word) for word in words.split(",")),
-        tuple[float, float]: lambda words: tuple(float(word) for word in words.split(",")),
-    }
-    try:
-        return parsers.get(wanted, str)(text)
-    except (KeyError, ValueError) as error:
-        raise ConfigError(f"{setting!r}: {text!r} is no value for this field") from error
 
 
 class _Progress:
