@@ -96,7 +96,8 @@ class ChoicesReply:
 
     async def _take(self) -> Delta:
         delta = await self._choices.take()
-        assert delta, "nothing nudges these streams"
+        while delta is None:  # woken by what an earlier call returned already
+            delta = await self._choices.take()
         if delta.end:
             self._ends.append(delta.end)
         return delta

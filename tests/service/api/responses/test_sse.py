@@ -280,6 +280,26 @@ async def test_choices_are_streamed_from_a_position(rig: Rig) -> None:
     assert get_contextvars()["steps"] == 5
 
 
+async def test_a_slow_reader_misses_nothing(rig: Rig) -> None:
+    """What the engine writes while an event is being sent comes with the next one."""
+
+    class Slow(Client):
+        async def send(self, message: Message) -> None:
+            await super().send(message)
+            await asyncio.sleep(0.002)
+
+    rig.runner.open()
+    counts = (8, 200)  # the first one ends while an event is being sent
+    sequences = [
+        TextSequence(CODEC, [1], 0, TextParams(seed=1, max_tokens=count), choice=choice)
+        for choice, count in enumerate(counts)
+    ]
+    client, choices = Slow(), submit_all(rig.engine, rig.executor, sequences)
+    await client.get(EventStream(StreamedReply(choices, Letters()), QUIET_S, {}))
+    sent = b"".join(event.data.encode() for event in client.events()[:-1])
+    assert sorted(sent) == sorted(text_of(8) + text_of(200) + b"..")
+
+
 async def test_choices_of_a_client_that_left_end_and_are_logged(rig: Rig) -> None:
     """All choices are cancelled, the engine's confirmation is awaited, and the log line says so."""
     client = Client()
