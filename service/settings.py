@@ -100,7 +100,7 @@ class Settings(BaseSettings):
         ge=0,
         le=10_000,
         allow_inf_nan=False,
-        description="... or this many milliseconds after the last event; with more than 64 streams, proportionally later.",
+        description="... or this many milliseconds after the last event; proportionally later with over 64 streams.",
     )
     state_keys: SecretStr | None = Field(
         None,
