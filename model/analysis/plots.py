@@ -57,7 +57,7 @@ def plot_curves(log: Path, out: Path) -> None:
 
 
 def plot_sweep(sweep: Sweep, out: Path) -> None:
-    """What each learning rate of a sweep came to: each seed a dot, the mean a line, the best, which there is, a ring."""
+    """What each learning rate of a sweep came to: each seed a dot, the mean a line, the best a ring."""
     figure, axes = plt.subplots(figsize=(5.5, 3.8), layout="constrained")
     found = [(point.rate, point.valid) for point in sweep.points if point.valid is not None]
     axes.plot(*zip(*found, strict=True), ".", color=COLOURS[0], alpha=0.6)

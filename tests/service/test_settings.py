@@ -1,4 +1,4 @@
-"""Settings come from COPYIST_ variables, within their limits, and cannot be changed afterwards."""
+"""Settings come from COPYIST_ variables, are checked against limits, and cannot be changed afterwards."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from service.settings import Settings
 
 
 def test_defaults_are_safe(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a word from the operator the service listens to this machine only, and everything is bounded."""
+    """By default the service listens to this machine only."""
     for name in Settings.model_fields:
         monkeypatch.delenv(f"COPYIST_{name.upper()}", raising=False)
     settings = Settings()
@@ -19,7 +19,7 @@ def test_defaults_are_safe(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_environment_is_read_by_one_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each field is set by its variable; what else is in the environment is nobody's business."""
+    """Each field is set by its variable; the rest of the environment is ignored."""
     monkeypatch.setenv("COPYIST_PORT", "9001")
     monkeypatch.setenv("COPYIST_BUNDLES", "/somewhere")
     monkeypatch.setenv("COPYIST_DATA", "/elsewhere")
@@ -56,13 +56,13 @@ def test_each_limit_at_n_and_beyond(field: str, good: object, bad: object) -> No
 
 
 def test_settings_do_not_change() -> None:
-    """What was handed to the application is what it runs with."""
+    """A setting cannot be assigned."""
     with pytest.raises(ValidationError):
         Settings().port = 1  # type: ignore[misc]
 
 
 def test_state_keys_are_a_list_of_secrets() -> None:
-    """Commas separate them, blanks do not matter, and none is shown or short enough to be guessed."""
+    """Secrets are separated by commas, blanks are ignored, none is shown, and short ones are refused."""
     settings = Settings(state_keys=SecretStr(f"{'a' * 32}, {'b' * 40},"))
     assert settings.state_secrets == ["a" * 32, "b" * 40]
     assert Settings().state_secrets == Settings(state_keys=SecretStr("")).state_secrets == []

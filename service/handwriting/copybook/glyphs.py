@@ -1,6 +1,6 @@
-"""Letters as pen strokes: read from single-line fonts, accents composed, what no font has replaced.
+"""Letters as pen strokes, from single-line fonts. Accents are composed; characters that no font has are replaced.
 
-Lengths are in x-heights of the hand: a lower-case x is 1 high, its baseline at y = 0, y downwards.
+Lengths are in x-heights: a lower-case x is 1 high. The baseline is at y = 0, with y downwards.
 """
 
 import unicodedata
@@ -15,11 +15,11 @@ from service.handwriting.copybook.pacing import smooth
 
 Floats = NDArray[np.float64]
 
-BOX = "\u25a1"  # stands for what cannot be drawn
+BOX = "\u25a1"  # drawn in place of a character that no rule covers
 _FLAT = "acemnorsuvwxz"  # letters that stand on the baseline and end at the x-height
 _MARK_GAP = 0.22
 
-# Above or below the letter, centred at x = 0; y from the gap's edge on, in x-heights.
+# Marks above or below a letter, centred at x = 0; y counts from the edge of the gap, in x-heights.
 _ABOVE: dict[str, list[list[tuple[float, float]]]] = {
     "\u0300": [[(-0.16, -0.3), (0.12, 0.0)]],  # grave
     "\u0301": [[(0.16, -0.3), (-0.12, 0.0)]],  # acute
@@ -49,7 +49,8 @@ _BELOW: dict[str, list[list[tuple[float, float]]]] = {
     "\u032e": [[(-0.22, 0.08), (-0.12, 0.26), (0.0, 0.32), (0.12, 0.26), (0.22, 0.08)]],  # breve
     "\u0331": [[(-0.25, 0.14), (0.25, 0.14)]],  # macron
 }
-# Across the letter, in shares of its box: these have no decomposition of their own.
+# Letters with a line through them, which Unicode does not decompose: base letter and ends of the line, in shares of
+# the letter's box.
 _ACROSS: dict[str, tuple[str, tuple[float, float], tuple[float, float]]] = {
     "\u0142": ("l", (-0.1, 0.62), (1.1, 0.38)),
     "\u0141": ("L", (-0.15, 0.6), (0.55, 0.35)),
@@ -62,7 +63,7 @@ _ACROSS: dict[str, tuple[str, tuple[float, float], tuple[float, float]]] = {
     "\u01b6": ("z", (0.1, 0.5), (0.9, 0.5)),
     "\u0268": ("i", (-0.3, 0.7), (1.3, 0.7)),
 }
-# Written with other characters that say the same; each such case is reported.
+# Characters that are written with others of the same meaning. Each use is reported to the client.
 INSTEAD = {
     "\u2026": "...", "\u2018": "'", "\u2019": "'", "\u201a": ",", "\u201b": "'", "\u201e": '"', "\u201f": '"',
     "\u2032": "'", "\u2033": '"', "\u2010": "-", "\u2011": "-", "\u2012": "-", "\u2015": "-", "\u2212": "-",
@@ -77,11 +78,11 @@ INSTEAD = {
 
 @dataclass(frozen=True, eq=False)
 class Glyph:
-    """A letter's strokes and how far the pen moves on for the next letter.
+    """The strokes of a letter.
 
     Attributes:
-        strokes: each float64 (n, 2), n at least 1, smooth.
-        advance: in x-heights.
+        strokes: float64 (n, 2) each, n at least 1.
+        advance: distance to the next letter, in x-heights.
     """
 
     strokes: tuple[Floats, ...]
@@ -89,7 +90,7 @@ class Glyph:
 
     @property
     def box(self) -> tuple[float, float, float, float]:
-        """Left, top, right, bottom; of no width where there is no stroke."""
+        """Bounding box as (left, top, right, bottom); without strokes, the advance on the baseline."""
         if not self.strokes:
             return 0.0, 0.0, self.advance, 0.0
         points = np.concatenate(self.strokes)
@@ -102,8 +103,8 @@ class Drawn:
     """What is drawn for one character of a text.
 
     Attributes:
-        glyphs: in their order; none for what leaves no trace on paper.
-        instead: what was written in its place where it is not the character itself, else None.
+        glyphs: the glyphs in order; none for a character that is left out.
+        instead: the characters drawn in its place ("" for none), or None if the character itself is drawn.
     """
 
     glyphs: tuple[Glyph, ...]
@@ -111,10 +112,10 @@ class Drawn:
 
 
 class Font:
-    """The letters of one hand.
+    """A single-line font.
 
     Args:
-        glyphs: by character, as the font has them; each is made smooth when it is first drawn.
+        glyphs: the font's glyphs by character. Each is made smooth when it is first drawn.
     """
 
     def __init__(self, glyphs: dict[str, Glyph]) -> None:
@@ -123,19 +124,19 @@ class Font:
         self._drawn: dict[str, Drawn] = {}
 
     def draw(self, cluster: str) -> Drawn:
-        """Return what is drawn for a character with the marks that combine with it.
+        """Return what is drawn for a cluster: a character and the marks that combine with it.
 
-        A space is a glyph without strokes. Never fails: what no rule covers is an empty box.
+        A space is a glyph without strokes. A cluster that no rule covers is drawn as an empty box.
         """
         found = self._drawn.get(cluster)
         if found is None:
             found = self._settle(cluster)
-            if len(self._drawn) < 4096:  # bounded, whatever is asked for
+            if len(self._drawn) < 4096:  # bounds the memory, whatever clients send
                 self._drawn[cluster] = found
         return found
 
     def _settle(self, cluster: str) -> Drawn:
-        """The font's own letter, else a composed one, else others in its place, else a box."""
+        """Choose what is drawn: the font's own letter, or a composed one, or other characters, or a box."""
         glyph = self._compose(unicodedata.normalize("NFC", cluster))
         if glyph:
             return Drawn((glyph,))
@@ -150,7 +151,7 @@ class Font:
         return Drawn((_box(),), BOX)
 
     def _compose(self, character: str) -> Glyph | None:
-        """A letter of the font, or one with marks drawn to it, or None."""
+        """Return a letter of the font, a letter with a line or with marks, or None."""
         if character in self._raw:
             return self._letter(character)
         if character in _ACROSS:
@@ -168,14 +169,14 @@ class Font:
         return glyph
 
     def _letter(self, character: str) -> Glyph:
-        """A letter of the font as a smooth curve."""
+        """Return a letter of the font as smooth curves."""
         if character not in self._smooth:
             raw = self._raw[character]
             self._smooth[character] = Glyph(tuple(smooth(stroke) for stroke in raw.strokes), raw.advance)
         return self._smooth[character]
 
     def _dotless(self, letter: str) -> Glyph:
-        """An i or j without its dot."""
+        """Return an i or j without its dot."""
         if letter == "i" and "\u0131" in self._raw:
             return self._letter("\u0131")
         glyph = self._letter(letter)
@@ -184,7 +185,7 @@ class Font:
 
 
 def marked(glyph: Glyph, mark: str) -> Glyph:
-    """A letter with one mark above or below it."""
+    """Return a letter with one mark above or below it."""
     left, top, right, bottom = glyph.box
     strokes = _ABOVE.get(mark) or _BELOW[mark]
     centre = (left + right) / 2
@@ -197,12 +198,12 @@ def marked(glyph: Glyph, mark: str) -> Glyph:
 
 
 def is_mark(character: str) -> bool:
-    """Whether a combining character can be drawn to a letter."""
+    """Whether a combining character can be drawn with a letter."""
     return character in _ABOVE or character in _BELOW
 
 
 def _struck(glyph: Glyph, ends: Floats) -> Glyph:
-    """A letter with a line through it, its ends in shares of the letter's box."""
+    """Return a letter with a line through it. The ends of the line are in shares of the letter's box."""
     left, top, right, bottom = glyph.box
     size = (max(right - left, 0.35), bottom - top)
     line = smooth(ends * size + ((left + right - size[0]) / 2, top))
@@ -210,17 +211,18 @@ def _struck(glyph: Glyph, ends: Floats) -> Glyph:
 
 
 def _box() -> Glyph:
-    """An empty box."""
+    """Return an empty box."""
     corners = np.array([(0.1, 0.0), (0.1, -1.4), (1.0, -1.4), (1.0, 0.0), (0.1, 0.0)])
     return Glyph((smooth(corners),), 1.15)
 
 
 @cache
 def fonts() -> dict[str, Font]:
-    """Return the fonts by name, read once."""
+    """Return the fonts by name. They are read once."""
     source = resources.files("service.handwriting.copybook.fonts") / "strokes.npz"
     with resources.as_file(source) as path, np.load(path, allow_pickle=False) as archive:
         data = {name: archive[name] for name in archive.files}
+    # Glyphs are stored one after the other, as differences between points; `lifts` marks the ends of strokes.
     ends = np.cumsum(data["counts"], dtype=np.int64)
     raw: dict[str, dict[str, tuple[list[Floats], float]]] = {}
     names = [name.decode() for name in data["style_name"]]
@@ -236,7 +238,7 @@ def fonts() -> dict[str, Font]:
 
 
 def _scaled(letters: dict[str, tuple[list[Floats], float]]) -> dict[str, Glyph]:
-    """Bring a font's letters to x-heights above its baseline, both found from its flat letters."""
+    """Convert a font's letters to x-heights from the baseline. Both are measured on the letters without ascenders."""
     flat = [np.concatenate(letters[letter][0])[:, 1] for letter in _FLAT]
     baseline = float(np.median([y.max() for y in flat]))
     x_height = baseline - float(np.median([y.min() for y in flat]))

@@ -1,7 +1,7 @@
-"""From the corners of a letter's outline to the points of a moving pen.
+"""Turns the polyline of a stroke into the points of a moving pen.
 
-Lengths are in x-heights. A pen keeps to a curve through the given points, slows down where the curve is tight and
-where a stroke begins and ends, and is looked at RATE times a second, as by a tablet.
+Lengths are in x-heights. The pen follows a smooth curve through the given points. It slows down in tight turns and at
+both ends of a stroke, and it is sampled RATE_HZ times a second, as by a tablet.
 """
 
 import numpy as np
@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 RATE_HZ = 100.0
-_STEP = 0.03  # between points of a smooth curve
-_CORNER = np.cos(np.deg2rad(50.0))
+_STEP = 0.03  # distance between points of a smooth curve
+_CORNER = np.cos(np.deg2rad(50.0))  # a sharper turn than 50 degrees stays a corner
 _SPEED = 22.0  # x-heights per second on a straight line
-_END_SPEED = 0.3  # share of it at the ends of a stroke
-_RAMP = 0.6  # way in which the pen gets from there to full speed
-_TIGHT = 1.2  # curvature, in 1 / x-heights, at which speed has halved
+_END_SPEED = 0.3  # share of that speed at the ends of a stroke
+_RAMP = 0.6  # distance over which the pen reaches full speed
+_TIGHT = 1.2  # curvature, in 1 / x-heights, at which the speed is halved
 
 
 def smooth(points: Floats) -> Floats:
-    """Return a curve (m, 2) through points (n, 2), its points about _STEP apart.
+    """Return a curve (m, 2) through points (n, 2), with its points about _STEP apart.
 
-    Piecewise cubic with tangents from both neighbours. A sharp turn stays a corner, and so do the ends of a piece that
-    is long beside its neighbour: it was drawn as a straight line.
+    The curve is a cubic between each two points, with tangents that depend on both neighbours. A sharp turn stays a
+    corner. So do the ends of a piece that is much longer than its neighbour, because it was drawn as a straight line.
     """
     keep = np.ones(len(points), np.bool_)
     keep[1:] = (np.diff(points, axis=0) != 0).any(axis=1)
@@ -33,6 +33,7 @@ def smooth(points: Floats) -> Floats:
     lengths = np.hypot(steps[:, 0], steps[:, 1])
     chords = steps / lengths[:, None]
     leaving, arriving = _tangents(chords, lengths)
+    # A cubic Hermite spline, sampled at equal steps of its parameter.
     pieces = [points[:1]]
     for index, length in enumerate(lengths.tolist()):
         count = max(1, round(length / _STEP))
@@ -48,13 +49,14 @@ def smooth(points: Floats) -> Floats:
 
 
 def _tangents(chords: Floats, lengths: Floats) -> tuple[Floats, Floats]:
-    """Directions (n-1, 2) in which each piece leaves its first point and arrives at its second."""
+    """Return the directions (n-1, 2) in which each piece leaves its first point and arrives at its second."""
     leaving, arriving = chords.copy(), chords.copy()
     before, after = lengths[:-1, None], lengths[1:, None]
     tangent = (chords[:-1] * after + chords[1:] * before) / (before + after)
     is_curve = (chords[:-1] * chords[1:]).sum(axis=1) > _CORNER
     leaving[1:][is_curve] = tangent[is_curve]
     arriving[:-1][is_curve] = tangent[is_curve]
+    # Pieces that are long beside a neighbour stay straight.
     long = np.zeros(len(lengths), np.bool_)
     long[1:] |= lengths[1:] > 2.5 * lengths[:-1]
     long[:-1] |= lengths[:-1] > 2.5 * lengths[1:]
@@ -63,14 +65,14 @@ def _tangents(chords: Floats, lengths: Floats) -> tuple[Floats, Floats]:
 
 
 def pace(curve: Floats, speed: float = 1.0) -> tuple[Floats, Floats]:
-    """Look at a pen that follows a curve, RATE_HZ times a second.
+    """Sample a pen that follows a curve, RATE_HZ times a second.
 
     Args:
         curve: (n, 2), n at least 1.
-        speed: of the pen; 1 is usual.
+        speed: factor of the usual speed.
 
     Returns:
-        (points, times): (m, 2) and seconds (m,) from 0 on; the curve's ends are among the points.
+        (points, times): float64 (m, 2) and seconds (m,) from 0. Both ends of the curve are among the points.
     """
     if len(curve) < 2:
         return curve, np.zeros(1)
@@ -85,11 +87,11 @@ def pace(curve: Floats, speed: float = 1.0) -> tuple[Floats, Floats]:
 
 
 def _slowness(curve: Floats, steps: Floats, way: Floats) -> Floats:
-    """Share of full speed at each point of a curve."""
+    """Return the share of full speed at each point of a curve."""
     headings = np.unwrap(np.arctan2(*np.diff(curve, axis=0).T[::-1]))
     turn = np.zeros(len(curve))
     turn[1:-1] = np.abs(np.diff(headings)) / ((steps[1:] + steps[:-1]) / 2 + 1e-9)
-    # A pen sees a turn coming: curvature counts in a neighbourhood.
+    # A pen slows down before a turn, so the curvature is averaged over neighbouring points.
     window = np.hanning(11)[1:-1]
     padded = np.pad(turn, len(window) // 2, mode="edge")
     turn = np.convolve(padded, window / window.sum(), mode="valid")

@@ -1,8 +1,8 @@
-"""The copybook: a writer that needs no network and no restricted data, so that anyone may use what it writes.
+"""The copybook writer: it needs no network and no restricted data, so anyone may use what it writes.
 
-It takes the strokes of single-line fonts and writes them as a hand would: letters differ in slant, size and place, the
-line drifts, the pen slows down in curves. All that is drawn at random is a pure function of the seed and of where in
-the text a letter stands, so any line comes out the same whenever and wherever it is written.
+It writes the strokes of single-line fonts as a hand would: letters vary in slant, size and position, the line drifts,
+and the pen slows down in curves. Random numbers depend only on the seed and on a letter's index in the text, so a line
+is the same whenever it is written.
 """
 
 import hashlib
@@ -27,26 +27,26 @@ LICENCE = "letters: SIL Open Font License 1.1, Hershey fonts; code: Apache-2.0"
 USE = "any, commercial use included"
 DESCRIPTION = "Writes any text in one of several hands, from single-line fonts with the irregularity of a pen."
 
-_LETTERS, _LINES, _PAGE = 0, 1, 2  # what a draw is for
-_JOIN = 0.22  # a letter that begins this close to the end of the one before is written without lifting the pen
-_AIR_SPEED = 26.0  # of a lifted pen, in x-heights per second
+_LETTERS, _LINES, _PAGE = 0, 1, 2  # streams of random numbers
+_JOIN = 0.22  # a joined letter that begins this close to the end of the last one is written without lifting the pen
+_AIR_SPEED = 26.0  # speed of a lifted pen, in x-heights per second
 _LIFT_S = 0.06
 _TAB_SPACES = 4
 
 
 @dataclass(frozen=True)
 class Style:
-    """A hand.
+    """A handwriting style.
 
     Attributes:
-        name: that clients use.
-        font: whose letters it writes.
-        description: in a few words.
-        slant: added to the font's own, in degrees to the right.
-        unrest: how much letters differ from each other; 1 is an ordinary hand.
-        speed: of the pen; 1 is ordinary.
+        name: the name that clients use.
+        font: name of the font.
+        description: a few words for clients.
+        slant: added to the slant of the font, in degrees to the right.
+        unrest: how much letters vary; 1 is usual.
+        speed: factor of the usual speed of the pen.
         joins: whether letters that touch are written in one stroke.
-        spacing: added after each letter, in x-heights.
+        spacing: extra space after each letter, in x-heights.
     """
 
     name: str
@@ -80,15 +80,15 @@ DEFAULT_STYLE = "plain"
 
 
 class Copybook:
-    """Writes lines of one text in one hand.
+    """Writes the lines of one text in one style.
 
     Args:
-        text: all of it; what is written is told by its indices.
-        style: the hand.
-        seed: settles all that varies.
-        bias: more writes neater; 0 as restless as the hand is.
-        wobble: how far the line drifts from the ruled one; 1 is ordinary.
-        skips_unsupported: whether what cannot be drawn is left out instead of replaced.
+        text: the whole text; lines are given as indices into it.
+        style: the handwriting style.
+        seed: determines everything that varies.
+        bias: 0 varies as much as the style does; larger values write more regularly.
+        wobble: how far lines drift from a straight one; 1 is usual.
+        skips_unsupported: whether unsupported characters are left out instead of replaced.
     """
 
     def __init__(
@@ -101,24 +101,26 @@ class Copybook:
         *,
         skips_unsupported: bool = False,
     ) -> None:
-        self._text, self._style, self._seed = text, style, seed
+        self._text = text
+        self._style = style
+        self._seed = seed
         self._skips = skips_unsupported
         self._font: Font = fonts()[style.font]
         self._unrest = style.unrest / (1.0 + bias)
         self._wobble = wobble * style.unrest / (1.0 + bias)
+        # Slant, width and speed vary from text to text, as a hand does from day to day.
         page = uniforms(seed, _PAGE, 0, 1)[0] * 2 - 1
-        # One and the same hand has its days: slant, width and haste of a whole page.
         self._slant = np.tan(np.deg2rad(style.slant + 2.5 * float(page[0]) * self._unrest))
         self._width = 1.0 + 0.04 * float(page[1]) * self._unrest
         self._speed = style.speed * (1.0 + 0.15 * float(page[2]))
         self._words = words_of(text)
 
     def width(self, text: str) -> float:
-        """Return how far the pen moves to write a text, in x-heights, but for what varies."""
+        """Return the width of a text in x-heights, without the variation of its letters."""
         return sum(self._advance(drawn) for _, drawn in self._clusters(text)) * self._width
 
     def substitutions(self) -> list[Substitution]:
-        """Return what is not drawn as it stands in the text, in the text's order."""
+        """Return the characters that are replaced or left out, in the order of the text."""
         return [
             Substitution(index, ord(self._text[index]), drawn.instead)
             for index, drawn in self._clusters(self._text)
@@ -130,13 +132,13 @@ class Copybook:
 
         Args:
             start: index of its first character in the text.
-            stop: index after its last.
-            line: its number, which settles how it drifts.
+            stop: index after its last character.
+            line: index of the line, on which its drift depends.
 
         Returns:
-            Ink in x-heights, the baseline at y = 0, the first letter at x = 0, times from 0 on.
+            Ink in x-heights, with the baseline at y = 0, the first letter at x = 0 and times from 0.
         """
-        strokes: list[tuple[Floats, int]] = []
+        strokes: list[tuple[Floats, int]] = []  # (points, index of their character)
         later: list[tuple[Floats, int]] = []  # dots and crosses of a joined word, which a hand adds at its end
         x = 0.0
         all_draws = uniforms(self._seed, _LETTERS, 2 * start, 2 * (stop - start)).reshape(-1, 8) * 2 - 1
@@ -145,6 +147,7 @@ class Copybook:
             for glyph in drawn.glyphs:
                 letter = [(stroke + np.array([x, 0.0]), index) for stroke in self._letter(glyph, draws)]
                 is_space = not glyph.strokes
+                # The longest stroke of a joined letter goes into the word, the others wait for its end.
                 if self._style.joins and letter:
                     letter.sort(key=lambda stroke: -_length(stroke[0]))
                     later += letter[1:]
@@ -152,30 +155,31 @@ class Copybook:
                 else:
                     strokes += [*later, *letter]
                     later = []
+                # Spaces vary more than letters.
                 jitter = (0.12 if is_space else 0.035) * float(draws[5]) * self._unrest
                 x += (glyph.advance + self._style.spacing + jitter) * self._width
         return self._paced(strokes + later, line)
 
     def _letter(self, glyph: Glyph, draws: Floats) -> list[Floats]:
-        """A glyph's strokes with the slant, size and place of this one instance."""
+        """Return a glyph's strokes, varied in slant, size, rotation and height by random numbers in [-1, 1]."""
         amount = self._unrest * (0.35 if self._style.joins else 1.0)
         slant = self._slant + np.tan(np.deg2rad(2.0 * draws[0] * amount))
         tall = 1.0 + 0.05 * draws[1] * amount
         wide = (1.0 + 0.05 * draws[2] * amount) * self._width
         turn = np.deg2rad(1.5 * draws[3] * amount)
-        shape = np.array([[wide, -slant * tall], [0.0, tall]]).T  # y downwards: leaning right is to the left below
+        shape = np.array([[wide, -slant * tall], [0.0, tall]]).T  # y is downwards, so a slant to the right is negative
         turned = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]).T
         lift = np.array([0.0, 0.035 * draws[4] * amount])
         return [stroke @ shape @ turned + lift for stroke in glyph.strokes]
 
     def _paced(self, strokes: list[tuple[Floats, int]], line: int) -> Ink:
-        """Bend the letters along the line, join what a hand joins, and set the pen in motion."""
+        """Bend letters along the drifting line, join them where a hand would, and add the times of the pen."""
         drift = self._drift(line)
         pieces: list[Ink] = []
-        clock = 0.0
-        place: Floats | None = None
+        clock = 0.0  # time at which the pen was last lifted
+        place: Floats | None = None  # where it was lifted
         curve = np.zeros((0, 2))
-        owners: list[tuple[float, int]] = []  # (share of the points so far, character), for strokes of several letters
+        owners: list[tuple[float, int]] = []  # (number of points so far, character) of each letter in the curve
         for at, (stroke, index) in enumerate(strokes):
             bent = drift(stroke)
             curve = np.concatenate([curve, bent])
@@ -183,6 +187,7 @@ class Copybook:
             following = strokes[at + 1] if at + 1 < len(strokes) else None
             if following and self._joins(curve[-1], drift(following[0][:1])[0], index, following[1]):
                 continue
+            # The curve is complete. The pen moves to it through the air, and then along it.
             points, times = pace(curve, self._speed)
             if place is not None:
                 clock += _LIFT_S + float(np.hypot(*(points[0] - place))) / (_AIR_SPEED * self._speed)
@@ -193,16 +198,18 @@ class Copybook:
         return Ink.join(pieces)
 
     def _joins(self, end: Floats, start: Floats, index: int, following: int) -> bool:
-        """Whether the pen goes from one stroke to the next without lifting."""
+        """Whether the pen stays down between a stroke that ends and one that starts at these points."""
         is_next_letter = self._style.joins and following != index
         return is_next_letter and float(np.hypot(*(start - end))) < _JOIN
 
     def _piece(self, points: Floats, times: Floats, characters: NDArray[np.int64], line: int) -> Ink:
+        """Return one stroke as ink."""
         pen = np.zeros(len(points), np.int64)
         pen[-1] = 1
         return Ink(points, times, pen, characters, self._words[characters], np.full(len(points), line, np.int64))
 
     def _drift(self, line: int) -> "_Drift":
+        """Return the drift of a line, from random numbers of its own."""
         draws = uniforms(self._seed, _LINES, 16 * line, 12)
         return _Drift(draws, self._unrest, self._wobble)
 
@@ -217,24 +224,27 @@ class Copybook:
             yield index, drawn
 
     def _advance(self, drawn: Drawn) -> float:
+        """Return the space that a cluster takes, in x-heights."""
         return sum(glyph.advance + self._style.spacing for glyph in drawn.glyphs)
 
 
 class _Drift:
-    """How a line bends: a slow wander off the ruled line, and a tremor that keeps two same letters from being equal.
+    """The drift of one line: slow waves and a slope move the baseline, and a tremor makes equal letters differ.
 
     Args:
-        draws: (12, 4) uniform numbers.
-        unrest: of the letters.
-        wobble: of the line.
+        draws: (12, 4) uniform random numbers in [0, 1).
+        unrest: size of the tremor; 1 is usual.
+        wobble: size of the slow waves and the slope; 1 is usual.
     """
 
     def __init__(self, draws: Floats, unrest: float, wobble: float) -> None:
         slow, quick = draws[:4], draws[4:]
+        # A slope, and three slow waves along x.
         self._slope = np.tan(np.deg2rad(0.35 * (2 * slow[0, 0] - 1) * wobble))
         self._slow_length = 14.0 + 50.0 * slow[1:, 0]
         self._slow_phase = 2 * np.pi * slow[1:, 1]
         self._slow_size = 0.09 * wobble * (0.5 + slow[1:, 2]) / 3
+        # The tremor: eight short plane waves in all directions, each with a displacement in a direction of its own.
         heading = 2 * np.pi * quick[:, 0]
         length = 1.1 + 2.6 * quick[:, 1]
         self._waves = np.column_stack([np.cos(heading), np.sin(heading)]) * (2 * np.pi / length)[:, None]
@@ -243,7 +253,7 @@ class _Drift:
         self._swing = np.column_stack([np.cos(swing), np.sin(swing)]) * (0.028 * unrest / np.sqrt(len(quick) / 4))
 
     def __call__(self, points: Floats) -> Floats:
-        """Return points (n, 2) of the line, bent."""
+        """Return points (n, 2) of the line, displaced by the drift."""
         x = points[:, :1]
         wander = (self._slow_size * np.sin(2 * np.pi * x / self._slow_length + self._slow_phase)).sum(axis=1)
         tremor = np.sin(points @ self._waves.T + self._phase) @ self._swing
@@ -253,11 +263,18 @@ class _Drift:
 
 
 def _nearest_owner(curve: Floats, points: Floats, owners: list[tuple[float, int]]) -> NDArray[np.int64]:
-    """Return for each point which character it belongs to, by its way along the curve."""
+    """Return the character of each point (m,), by its distance along the curve.
+
+    Args:
+        curve: (n, 2), the smooth curve through one or several letters.
+        points: (m, 2), the points of the pen on it.
+        owners: (number of points of the curve up to its end, character) of each letter.
+    """
     if len(owners) == 1:
         return np.full(len(points), owners[0][1], np.int64)
     way = np.concatenate([[0.0], np.hypot(*np.diff(curve, axis=0).T).cumsum()])
     along = np.concatenate([[0.0], np.hypot(*np.diff(points, axis=0).T).cumsum()])
+    # The pen cuts corners, so its way is scaled to that of the curve.
     along *= way[-1] / along[-1] if along[-1] else 1.0
     ends = [way[int(count) - 1] for count, _ in owners]
     letters = np.array([index for _, index in owners])
@@ -266,12 +283,13 @@ def _nearest_owner(curve: Floats, points: Floats, owners: list[tuple[float, int]
 
 
 def _length(points: Floats) -> float:
+    """Return the length of a polyline."""
     return float(np.hypot(*np.diff(points, axis=0).T).sum())
 
 
 @cache
 def fingerprint() -> str:
-    """Return the sha256 of the letters, as hexadecimal."""
+    """Return the SHA-256 of the letters, as hexadecimal digits."""
     return hashlib.sha256(
         (resources.files("service.handwriting.copybook.fonts") / "strokes.npz").read_bytes()
     ).hexdigest()

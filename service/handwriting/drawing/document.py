@@ -1,8 +1,8 @@
-"""Ink on a page: the one document that all formats are made from.
+"""Ink on a page: the document that every output format is made from.
 
-All lengths are in millimetres, x grows to the right and y downwards, times are in seconds from the first point on.
-Ink is a set of columns with one entry per point; a stroke is what lies between two lifts of the pen, and strokes are
-grouped by line, word and letter. Pages of one document lie below each other on one tall sheet.
+Lengths are in millimetres, with x to the right and y downwards. Times are in seconds since the first point. Ink is
+stored in columns with one entry per point. A stroke is what the pen draws between two lifts, and strokes are grouped by
+line, word and letter. The pages of a document lie below each other on one tall sheet.
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,16 +24,16 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Ink:
-    """Points in the order of writing, as columns.
+    """Points of a pen in the order of writing, as columns of n entries.
 
     Attributes:
         xy: float64 (n, 2), millimetres.
         time: float64 (n,), seconds.
-        pen: (n,), 1 where the pen lifts after the point, else 0.
-        character: (n,), index into the text of the character the point belongs to, or NONE.
-        word: (n,), index of its word in the text, or NONE.
-        line: (n,), index of its line on the page.
-        trace: one byte per point of what the network's layers did on reading it, or nothing at all.
+        pen: int64 (n,), 1 where the pen lifts after the point, else 0.
+        character: int64 (n,), index in the text of the character that the point belongs to, or NONE.
+        word: int64 (n,), index of its word in the text, or NONE.
+        line: int64 (n,), index of its line, counted over all pages.
+        trace: one trace byte per point (what the network's layers did on reading it), or empty.
     """
 
     xy: Floats
@@ -46,13 +46,13 @@ class Ink:
 
     @classmethod
     def empty(cls) -> Self:
-        """Return ink of no points."""
+        """Return ink without points."""
         none = np.zeros(0, np.int64)
         return cls(np.zeros((0, 2)), np.zeros(0), none, none, none, none)
 
     @classmethod
     def join(cls, pieces: Iterable["Ink"]) -> Self:
-        """Return pieces as one, in their order."""
+        """Return several pieces of ink as one, in their order."""
         parts = list(pieces)
         if not parts:
             return cls.empty()
@@ -65,7 +65,7 @@ class Ink:
         return len(self.pen)
 
     def __getitem__(self, part: slice) -> "Ink":
-        """Return some of the points."""
+        """Return a slice of the points."""
         return Ink(
             self.xy[part],
             self.time[part],
@@ -77,19 +77,19 @@ class Ink:
         )
 
     def placed(self, xy: Floats, line: int, start_s: float) -> "Ink":
-        """Return the same points elsewhere, rounded as they are told.
+        """Return the ink at new positions and times, rounded to the precision of the output formats.
 
         Args:
-            xy: (n, 2) where they lie.
-            line: that they are.
-            start_s: to be added to their times.
+            xy: (n, 2), the new positions.
+            line: index of their line.
+            start_s: seconds to add to their times.
         """
         time = (self.time + start_s).round(TIME_DECIMALS)
         # + 0.0 makes -0 a plain 0
         return replace(self, xy=xy.round(DECIMALS) + 0.0, time=time, line=np.full(len(self), line, np.int64))
 
     def strokes(self) -> list["Ink"]:
-        """Cut after each lift of the pen and return the pieces, none of them empty."""
+        """Return the strokes: the ink cut after each lift of the pen. None is empty."""
         cuts = [0, *(np.flatnonzero(self.pen) + 1).tolist(), len(self)]
         return [self[slice(start, stop)] for start, stop in pairwise(cuts) if stop > start]
 
@@ -105,12 +105,12 @@ class Box:
 
     @classmethod
     def around(cls, xy: Floats, margin: float = 0.0) -> "Box":
-        """Return the box of points (n, 2), n at least 1, with a margin on each side."""
+        """Return the bounding box of points (n, 2), n at least 1, with a margin on each side."""
         low, high = xy.min(axis=0) - margin, xy.max(axis=0) + margin
         return cls(float(low[0]), float(low[1]), float(high[0]), float(high[1]))
 
     def with_(self, other: "Box") -> "Box":
-        """Return the box that holds both."""
+        """Return the smallest box that holds both boxes."""
         return Box(
             min(self.left, other.left),
             min(self.top, other.top),
@@ -136,12 +136,12 @@ class Box:
 
 @dataclass(frozen=True)
 class Look:
-    """How ink looks where it is drawn.
+    """How ink is drawn.
 
     Attributes:
         pen_mm: width of the pen.
-        colour: "#rrggbb", or None for whatever is the default of the format.
-        outline: whether strokes are drawn as the outline of a pen that broadens where it is slow.
+        colour: "#rrggbb", or None for the default of the format.
+        outline: whether strokes are filled outlines, wider where the pen is slow, instead of lines of one width.
     """
 
     pen_mm: float = 0.4
@@ -151,13 +151,13 @@ class Look:
 
 @dataclass(frozen=True, eq=False)
 class Document:
-    """Ink, the sheet it lies on, and what it says.
+    """Ink, the pages it lies on, and the text it says.
 
     Attributes:
         ink: all of it.
-        pages: the pages from the first on, at least one; without paper the box around the ink.
-        title: what is written, for those who cannot see it.
-        text: that the characters' indices point into, or "".
+        pages: all pages in order, at least one; without paper, the box around the ink.
+        title: a description for people who cannot see the picture.
+        text: the text that `Ink.character` indexes, or "".
         look: how to draw it.
     """
 
@@ -169,15 +169,15 @@ class Document:
 
     @property
     def sheet(self) -> Box:
-        """The box of all pages."""
+        """The box around all pages."""
         first, last = self.pages[0], self.pages[-1]
         return Box(first.left, first.top, first.right, last.bottom)
 
     def lines(self) -> Iterator[tuple[int, Iterator[tuple[int, Iterator[tuple[int, list[Ink]]]]]]]:
         """Yield (line, its words), each word as (word, its letters), each letter as (character, its strokes).
 
-        A stroke belongs where its first point does. A pen that comes back to a word, to dot an i, makes a group of its
-        own, because groups keep the order of writing.
+        A stroke belongs to the line, word and character of its first point. Groups keep the order of writing, so a pen
+        that returns to a word, to dot an i, starts a new group of that word.
         """
         strokes = self.ink.strokes()
         for line, in_line in groupby(strokes, lambda stroke: int(stroke.line[0])):
@@ -188,7 +188,7 @@ class Document:
             yield word, ((letter, list(group)) for letter, group in groupby(in_word, _first_character))
 
     def page_of(self, stroke: Ink) -> int:
-        """Return the index of the page that a stroke's middle is on."""
+        """Return the index of the page that holds a stroke's mean height."""
         middle = float(stroke.xy[:, 1].mean())
         return next((index for index, page in enumerate(self.pages) if middle < page.bottom), len(self.pages) - 1)
 
@@ -198,10 +198,10 @@ def _first_character(stroke: Ink) -> int:
 
 
 def number(value: Any, decimals: int = DECIMALS) -> str:
-    """Return a coordinate as decimal text without needless zeros; -0 is 0."""
+    """Return a coordinate as decimal text without trailing zeros; -0 becomes 0."""
     return f"{round(float(value), decimals) + 0.0:.{decimals}f}".rstrip("0").rstrip(".")
 
 
 def printable(text: str) -> str:
-    """Return a text without what XML and plain-text headers cannot hold: control characters and lone surrogates."""
+    """Replace what XML and PDF titles cannot hold (control characters, lone surrogates) with spaces."""
     return "".join(character if character.isprintable() else " " for character in text)

@@ -1,4 +1,4 @@
-"""All pictures and files that one document can become."""
+"""The output formats, and one function that renders a document in any of them."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -23,11 +23,11 @@ MEDIA_TYPES: dict[Format, str] = {
 
 @dataclass(frozen=True)
 class Making:
-    """What a format needs to know beyond the document.
+    """Options that only one format needs.
 
     Attributes:
-        dpi: of a PNG.
-        feed: of a G-code program, in mm per minute.
+        dpi: resolution of a PNG, in pixels per inch.
+        feed: feed rate of a G-code program, in mm per minute.
     """
 
     dpi: int = 150
@@ -35,10 +35,10 @@ class Making:
 
 
 def render(document: Document, picture: Picture, making: Making) -> bytes:
-    """Return a document in a format.
+    """Return a document as the bytes of a file.
 
     Raises:
-        LayoutError: the sheet is too large for it.
+        LayoutError: the pages are too large for the format.
     """
     if picture == "png":
         return _png(document, making.dpi)
@@ -52,7 +52,7 @@ def render(document: Document, picture: Picture, making: Making) -> bytes:
 
 
 def _png(document: Document, dpi: int) -> bytes:
-    from service.handwriting.drawing import png  # a library that other formats do not need
+    from service.handwriting.drawing import png  # imports a library that other formats do not need
 
     width, height = png.size_px(document.sheet, dpi)
     if width * height > png.MAX_PIXELS:
@@ -61,7 +61,7 @@ def _png(document: Document, dpi: int) -> bytes:
 
 
 def _pdf(document: Document) -> bytes:
-    from service.handwriting.drawing import pdf  # a library that other formats do not need
+    from service.handwriting.drawing import pdf  # imports a library that other formats do not need
 
     longest = max(max(page.width, page.height) for page in document.pages)
     if longest > pdf.MAX_MM:

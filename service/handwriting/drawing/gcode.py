@@ -1,21 +1,21 @@
-"""Ink as G-code for pen plotters: millimetres, absolute, the origin at the bottom left of each page.
+"""Ink as G-code for pen plotters, in absolute millimetres from the bottom left of each page.
 
-Z lifts the pen and lowers it; between pages the machine pauses for a fresh sheet. Comments are our own words only: what
-was written never gets into a program.
+The Z axis lifts and lowers the pen. Between pages the machine pauses for a new sheet. Comments never hold the text that
+was written, because text could contain commands.
 """
 
 from service.handwriting.drawing.document import Document, Ink, number
 
 UP_MM, DOWN_MM = 5, 0
-_PLUNGE = 600  # mm per minute, for lowering the pen
+_PLUNGE = 600  # feed rate for lowering the pen, in mm per minute
 
 
 def render(document: Document, feed: int) -> str:
-    """Return the program of a document.
+    """Return a program that draws a document.
 
     Args:
-        document: to be drawn.
-        feed: of the lowered pen, in mm per minute.
+        document: the document.
+        feed: feed rate of the lowered pen, in mm per minute.
     """
     by_page: list[list[Ink]] = [[] for _ in document.pages]
     for stroke in document.ink.strokes():

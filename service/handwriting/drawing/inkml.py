@@ -1,4 +1,4 @@
-"""Ink as InkML: one trace per stroke with x, y and time, in trace groups for lines, words and letters."""
+"""Ink as InkML: one trace of x, y and time per stroke, in nested trace groups for lines, words and letters."""
 
 from xml.etree import ElementTree as ET
 
@@ -9,7 +9,7 @@ _CHANNELS = (("X", "mm"), ("Y", "mm"), ("T", "s"))
 
 
 def render(document: Document) -> bytes:
-    """Return the InkML of a document, UTF-8."""
+    """Return a document as InkML, in UTF-8."""
     root = ET.Element("ink", {"xmlns": NAMESPACE})
     definitions = ET.SubElement(root, "definitions")
     context = ET.SubElement(definitions, "context", {"xml:id": "page"})
@@ -33,7 +33,7 @@ def render(document: Document) -> bytes:
 
 
 def _letter(word: ET.Element, character: int, strokes: list[Ink], document: Document) -> None:
-    """Add a group of the traces of one letter."""
+    """Add the trace group of one letter to a word."""
     group = ET.SubElement(word, "traceGroup")
     _annotate(group, "type", "letter")
     if character != NONE:

@@ -1,7 +1,7 @@
-"""Where lines of text lie on paper: wrapping, alignment, line pitch, pages.
+"""Layout of handwritten lines on paper: wrapping, alignment, line pitch, pages.
 
-A writer is asked how wide a text will be, before it writes, and then writes line by line in its own units: x-heights,
-with the baseline at y = 0. Everything here is the same for any writer that can do these two things.
+A writer says how wide a text will be, and writes it line by line in units of x-heights, with the baseline at y = 0.
+The layout needs nothing else of it, so it is the same for every writer.
 """
 
 from collections.abc import Iterator
@@ -22,19 +22,19 @@ PAPERS = {
     "letter": (215.9, 279.4),
     "legal": (215.9, 355.6),
 }
-ASCENT, DESCENT = 2.2, 1.3  # room for letters above and below the baseline, in x-heights
-LINE_PITCH = 4.0  # from baseline to baseline at a line spacing of 1, in x-heights
+ASCENT, DESCENT = 2.2, 1.3  # space for letters above and below the baseline, in x-heights
+LINE_PITCH = 4.0  # between baselines at a line spacing of 1, in x-heights
 MIN_LINE_MM = 10.0
-RETURN_S = 0.45  # the hand goes back to the left
-_TIGHTEST = 0.9  # a line that came out longer than it was measured is squeezed, but not beyond this
-_OPENING = 1.25  # a justified line is not opened wider than this: a short one stays ragged
+RETURN_S = 0.45  # time in which the hand moves to the next line
+_TIGHTEST = 0.9  # a line that came out too long is squeezed, by this factor at most
+_OPENING = 1.25  # a line is justified only if it grows by this factor at most
 
 
 class Measure(Protocol):
     """Says how wide text comes out; all lengths are in x-heights."""
 
     def width(self, text: str) -> float:
-        """Return about how wide a text will come out."""
+        """Return the approximate width of a text."""
         ...
 
 
@@ -42,16 +42,16 @@ class Writer(Measure, Protocol):
     """Writes a text line by line; all lengths are in x-heights."""
 
     def write(self, start: int, stop: int, line: int) -> Ink:
-        """Return the ink of text[start:stop], its baseline at y = 0, from x = 0 and from time 0 on."""
+        """Return the ink of text[start:stop] with the baseline at y = 0, starting at x = 0 and time 0."""
         ...
 
 
 class LayoutError(ValueError):
-    """The text cannot be laid out so; `field` says which wish is at fault.
+    """The text does not fit on the paper as requested.
 
     Args:
-        message: why.
-        field: of the request.
+        message: the reason.
+        field: the request field at fault.
     """
 
     def __init__(self, message: str, field: str) -> None:
@@ -61,7 +61,7 @@ class LayoutError(ValueError):
 
 @dataclass(frozen=True)
 class Row:
-    """One line: a part of the text, and whether its paragraph goes on."""
+    """One line: text[start:stop], and whether its paragraph continues on the next line."""
 
     start: int
     stop: int
@@ -70,15 +70,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Layout:
-    """How lines are put on paper, in millimetres.
+    """Page size, margins and lines, in millimetres.
 
     Attributes:
-        paper: width and height of a page, or None for as much as is needed.
+        paper: width and height of a page, or None for one page that is as large as the ink.
         margin: on all four sides of a page, or around the ink without paper.
-        line_width: of the lines; None is all that the paper leaves.
-        x_height: of a lower-case x.
-        line_spacing: 1 is ordinary.
-        align: of lines that are shorter than their width.
+        line_width: width of the lines, or None for what the margins leave.
+        x_height: height of a lower-case x.
+        line_spacing: factor of the usual distance between lines.
+        align: alignment of lines that are shorter than the line width.
     """
 
     paper: tuple[float, float] | None = None
@@ -90,21 +90,21 @@ class Layout:
 
     @property
     def width(self) -> float:
-        """Width of the lines."""
+        """Width of the lines: 160 mm where neither line width nor paper is given."""
         if self.line_width is not None:
             return self.line_width
         return self.paper[0] - 2 * self.margin if self.paper else 160.0
 
     @property
     def pitch(self) -> float:
-        """From baseline to baseline."""
+        """Distance between two baselines."""
         return LINE_PITCH * self.line_spacing * self.x_height
 
     def check(self) -> None:
-        """See that there is room for a line.
+        """Check that a page has room for a line.
 
         Raises:
-            LayoutError: there is none.
+            LayoutError: it has none, or the lines are wider than the paper allows.
         """
         if self.width < MIN_LINE_MM:
             raise LayoutError(
@@ -119,7 +119,7 @@ class Layout:
 
     @property
     def rows_per_page(self) -> int:
-        """Lines that one page takes; 0 when it is too low for any."""
+        """Number of lines on a page; 0 if the page is too low for any."""
         assert self.paper, "only paper has pages"
         room = self.paper[1] - 2 * self.margin - (ASCENT + DESCENT) * self.x_height
         return int(np.floor(room / self.pitch + 1e-9)) + 1 if room >= 0 else 0
@@ -158,7 +158,7 @@ class Layout:
         return [*rows, Row(row_start, stop, goes_on=False)]
 
     def lines(self, rows: list[Row], text: str, writer: Writer) -> Iterator[Ink]:
-        """Write rows and yield each one's ink where it lies on the sheet; rows of spaces give none."""
+        """Write rows and yield the ink of each at its place on the sheet. Rows of spaces yield nothing."""
         clock = 0.0
         for number, row in enumerate(rows):
             shown = len(text[row.start : row.stop].rstrip())
@@ -170,17 +170,18 @@ class Layout:
             yield placed
 
     def placed(self, ink: Ink, number: int, row: Row, start_s: float) -> Ink:
-        """Return a line's ink, in x-heights, where it lies on the sheet, from a time on."""
+        """Move a line's ink, given in x-heights, to its place on the sheet and to a start time."""
         return ink.placed(self._place(ink, number, row), number, start_s)
 
     def _place(self, ink: Ink, number: int, row: Row) -> NDArray[np.float64]:
-        """Points of a row on the sheet."""
+        """Return the points of a row on the sheet: scaled, squeezed or aligned, and moved."""
         xy = ink.xy * self.x_height
         end = float(xy[:, 0].max())
         spare = self.width - end
         if spare < 0:
             xy[:, 0] *= max(_TIGHTEST, self.width / end)
         elif self.align == "justify" and row.goes_on and end * _OPENING > self.width:
+            # Move each word by its share of the spare width; `gaps` counts the spaces before it.
             gaps = np.searchsorted(np.unique(ink.word), ink.word)
             if gaps.max():
                 xy[:, 0] += spare * gaps / gaps.max()
@@ -189,18 +190,18 @@ class Layout:
         return xy + self.origin(number)
 
     def origin(self, number: int) -> tuple[float, float]:
-        """Return where the baseline of a line begins on the sheet."""
+        """Return the point on the sheet where the baseline of a line begins."""
         if not self.paper:
             return 0.0, number * self.pitch
         page, row = divmod(number, self.rows_per_page)
         return self.margin, page * self.paper[1] + self.margin + ASCENT * self.x_height + row * self.pitch
 
     def pages(self, num_rows: int, ink: Ink) -> tuple[Box, ...]:
-        """Return the pages that so many lines take, or the box around the ink where there is no paper."""
+        """Return the pages for a number of lines, or without paper the box around the ink."""
         return self.pages_around(num_rows, ink.xy if len(ink) else np.zeros((1, 2)))
 
     def pages_around(self, num_rows: int, points: NDArray[np.float64]) -> tuple[Box, ...]:
-        """Return the same for points (n, 2), n at least 1, that reach as far as the ink does."""
+        """Return the pages for points (n, 2), n at least 1, whose bounding box is that of the ink."""
         if not self.paper:
             return (Box.around(points, self.margin),)
         width, height = self.paper
@@ -209,7 +210,7 @@ class Layout:
 
 
 def _pieces(text: str, start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """Cut text[start:stop] into runs of spaces and runs of others."""
+    """Yield (start, stop) of each run of spaces and of each run of other characters."""
     at = start
     while at < stop:
         end = at + 1

@@ -1,4 +1,4 @@
-"""Ink as a PDF of lines and curves, page by page; the same document gives the same bytes."""
+"""Ink as a PDF with vector paths, one page per page. The same document gives the same bytes."""
 
 import io
 
@@ -9,12 +9,12 @@ from reportlab.pdfgen.pathobject import PDFPathObject
 from service.handwriting.drawing.document import MM_PER_INCH, Box, Document, Floats, printable
 from service.handwriting.drawing.outline import outline
 
-MAX_MM = 5080.0  # more than 14,400 points a side is no page for most readers
+MAX_MM = 5080.0  # most PDF readers refuse pages of more than 14,400 points a side
 _POINTS_PER_MM = 72 / MM_PER_INCH
 
 
 def render(document: Document) -> bytes:
-    """Return the PDF of a document, no page of which is larger than MAX_MM."""
+    """Return a document as PDF. No side of a page may be longer than MAX_MM."""
     target = io.BytesIO()
     canvas = Canvas(target, invariant=1, pageCompression=1, initialFontName="Helvetica")
     canvas.setTitle(printable(document.title))
@@ -30,7 +30,7 @@ def render(document: Document) -> bytes:
 
 
 def _page(canvas: Canvas, page: Box, shapes: list[Floats], document: Document) -> None:
-    """Draw one page and turn it over."""
+    """Draw one page, and start the next."""
     look = document.look
     colour = HexColor(look.colour or "#000000")
     canvas.setPageSize((page.width * _POINTS_PER_MM, page.height * _POINTS_PER_MM))
@@ -44,14 +44,14 @@ def _page(canvas: Canvas, page: Box, shapes: list[Floats], document: Document) -
         _follow(path, shape, page)
         if look.outline:
             path.close()
-            canvas.drawPath(path, stroke=0, fill=1, fillMode=1)  # 1 is nonzero winding
+            canvas.drawPath(path, stroke=0, fill=1, fillMode=1)  # 1: the nonzero rule
         else:
             canvas.drawPath(path, stroke=1, fill=0)
     canvas.showPage()
 
 
 def _follow(path: PDFPathObject, shape: Floats, page: Box) -> None:
-    """Add points to a path; y grows upwards in a PDF. A single point is a line of no length, which round ends show."""
+    """Add points to a path, with y upwards. A single point becomes a line of no length, which its round ends show."""
     (x, y), *rest = (((px - page.left), (page.bottom - py)) for px, py in shape.tolist())
     path.moveTo(x * _POINTS_PER_MM, y * _POINTS_PER_MM)
     for px, py in rest or [(x, y)]:

@@ -1,4 +1,4 @@
-"""Ink as a PNG: black, or a colour, on white."""
+"""Ink as a PNG: in black or a colour, on white."""
 
 import io
 
@@ -8,21 +8,22 @@ from service.handwriting.drawing.document import MM_PER_INCH, Box, Document, Flo
 from service.handwriting.drawing.outline import widths
 
 MAX_PIXELS = 25_000_000
-_SMOOTHING = 3  # drawn so many times larger, then reduced
-_BAND_PX = 512  # of the picture's rows, drawn at a time: bounds the memory
+_SMOOTHING = 3  # the picture is drawn this many times larger and then reduced
+_BAND_PX = 512  # height of the part that is drawn at a time, which bounds the memory
 
 
 def size_px(sheet: Box, dpi: int) -> tuple[int, int]:
-    """Return width and height of the picture of a sheet."""
+    """Return the width and height of a sheet in pixels, each at least 1."""
     scale = dpi / MM_PER_INCH
     return max(1, round(sheet.width * scale)), max(1, round(sheet.height * scale))
 
 
 def render(document: Document, dpi: int) -> bytes:
-    """Return the picture of a document, `size_px` large, with its title as a text chunk."""
+    """Return a document as PNG of the size `size_px`, with its title as a text chunk."""
     sheet, scale = document.sheet, dpi / MM_PER_INCH
     width, height = size_px(sheet, dpi)
     strokes = [_Line(stroke, document, scale * _SMOOTHING) for stroke in document.ink.strokes()]
+    # Draw band by band, enlarged; the reduced bands say how much of each pixel is covered by ink.
     cover = Image.new("L", (width, height), 0)
     for top in range(0, height, _BAND_PX):
         band_px = min(_BAND_PX, height - top)
@@ -31,6 +32,7 @@ def render(document: Document, dpi: int) -> bytes:
         for stroke in strokes:
             stroke.draw(draw, top * _SMOOTHING, (top + band_px) * _SMOOTHING)
         cover.paste(band.reduce(_SMOOTHING), (0, top))
+    # Colour on white, by coverage.
     picture = Image.new("RGB", (width, height), "white")
     picture.paste(ImageColor.getrgb(document.look.colour or "#000000"), mask=cover)
     about = PngImagePlugin.PngInfo()
@@ -41,7 +43,7 @@ def render(document: Document, dpi: int) -> bytes:
 
 
 class _Line:
-    """A stroke in pixels of the enlarged picture."""
+    """One stroke, in pixels of the enlarged picture."""
 
     def __init__(self, stroke: Ink, document: Document, scale: float) -> None:
         look, sheet = document.look, document.sheet
@@ -49,10 +51,11 @@ class _Line:
         broad = widths(stroke, look.pen_mm) if look.outline else widths(stroke, look.pen_mm) * 0 + look.pen_mm
         self._half: Floats = (broad * scale / 2).clip(min=0.75)
         margin = float(self._half.max())
-        self._top, self._bottom = float(self._xy[:, 1].min()) - margin, float(self._xy[:, 1].max()) + margin
+        self._top = float(self._xy[:, 1].min()) - margin
+        self._bottom = float(self._xy[:, 1].max()) + margin
 
     def draw(self, draw: ImageDraw.ImageDraw, top: int, bottom: int) -> None:
-        """Draw what lies between two rows."""
+        """Draw the part of the stroke that lies between two rows of the picture."""
         if self._bottom < top or self._top > bottom:
             return
         points = [(x, y - top) for x, y in self._xy.tolist()]

@@ -1,7 +1,7 @@
-"""Ink as SVG: one path per stroke, grouped by line, word and letter, so that a plotter can follow it.
+"""Ink as SVG in millimetres: one path per stroke, grouped by line, word and letter.
 
-The drawing's unit is the millimetre. The animated picture writes itself, stroke by stroke in the times of the pen, by
-style sheet alone: it runs wherever a picture may, and stands still for readers who want no motion.
+The animated picture draws its strokes at the times of the pen. It needs only a style sheet, so it also runs where
+scripts do not, and it stands still for readers who prefer reduced motion.
 """
 
 from xml.sax.saxutils import escape
@@ -25,12 +25,13 @@ path.dot { stroke-dasharray: none; animation: show 1ms linear forwards }
 
 
 def render(document: Document, *, animated: bool = False) -> str:
-    """Return the SVG of a document.
+    """Return a document as SVG.
 
     Args:
-        document: to be drawn.
-        animated: whether it writes itself; strokes are then lines of one width, never outlines.
+        document: the document.
+        animated: whether the picture draws itself. Strokes are then lines of one width, never outlines.
     """
+    # The head: size and paint for all strokes.
     sheet, look = document.sheet, document.look
     view = " ".join(number(value) for value in (sheet.left, sheet.top, sheet.width, sheet.height))
     has_outline = look.outline and not animated
@@ -48,6 +49,7 @@ def render(document: Document, *, animated: bool = False) -> str:
         _ANIMATION if animated else "",
         f"<g {paint}>\n",
     ]
+    # Nested groups of lines, words and letters.
     for line, words in document.lines():
         pieces.append(f'<g class="line" data-line="{line}">\n')
         for word, letters in words:
@@ -62,7 +64,7 @@ def render(document: Document, *, animated: bool = False) -> str:
 
 
 def _path(stroke: Ink, document: Document, *, animated: bool) -> str:
-    """One stroke."""
+    """Return the path of one stroke."""
     if animated:
         start, took = float(stroke.time[0]), max(float(stroke.time[-1] - stroke.time[0]), 0.01)
         timing = f"animation-delay:{number(start, 3)}s;animation-duration:{number(took, 3)}s"
@@ -74,7 +76,7 @@ def _path(stroke: Ink, document: Document, *, animated: bool) -> str:
 
 
 def path_data(xy: Floats) -> str:
-    """Return points (n, 2) as the `d` of an SVG path; a single point is a dot of zero length."""
+    """Return points (n, 2) as the `d` attribute of an SVG path. A single point becomes a line of no length."""
     pairs = [f"{number(x)},{number(y)}" for x, y in xy.tolist()]
     if len(pairs) == 1:
         return f"M{pairs[0]}h0"

@@ -20,7 +20,7 @@ def test_it_trains_at_every_rate_and_draws(tmp_path: Path, monkeypatch: pytest.M
     call = ["sweep", "tiny", "--data", str(data), "--out", str(out), "--updates", "6", "--seeds", "1,2", *SMALL]
     first = command(*call, "--rates", "1e-3,1e-2")
     assert first.exit_code == 0, first.output
-    printed = first.stdout
+    printed = first.output
     found = read_sweep(out)
     assert {point.seed for point in found.points} == {1, 2}
     assert len(found.rates) > 2  # six updates want a rate beyond the edge
@@ -32,7 +32,7 @@ def test_it_trains_at_every_rate_and_draws(tmp_path: Path, monkeypatch: pytest.M
     assert (out / "sweep.png").stat().st_size > 5000
     before = (out / SWEEP).read_bytes()
     again = command(*call, "--rates", "1e-3,1e-2")
-    assert again.stdout.splitlines()[-1] == printed.splitlines()[-1]
+    assert again.output.splitlines()[-1] == printed.splitlines()[-1]
     assert (out / SWEEP).read_bytes() == before
 
 

@@ -1,4 +1,4 @@
-"""With keys set, everything but the probes and the page asks for one, and nobody learns a key from the service."""
+"""With API keys set, everything but the probes and the page needs one, and the service never reveals a key."""
 
 import hashlib
 from collections.abc import Iterator
@@ -17,19 +17,19 @@ REQUEST = {"model": "small-text", "prompt": "a", "max_tokens": 2}
 
 @pytest.fixture(scope="module")
 def guarded(bundles: Path) -> Iterator[Server]:
-    """A server that lets in two keys."""
+    """A server with two valid keys."""
     entries = ",".join(f"{name}:{hashlib.sha256(key.encode()).hexdigest()}" for name, key in KEYS.items())
     with running(bundles, api_keys=entries) as started:
         yield started
 
 
 def bearer(key: str) -> dict[str, str]:
-    """The header that has a key."""
+    """Return the header that carries a key."""
     return {"authorization": f"Bearer {key}"}
 
 
 def test_every_declared_path_but_the_probes_needs_a_key(guarded: Server) -> None:
-    """Each operation of the description, and the description, is 401 without a key; probes and page are not."""
+    """Without a key, every operation of the API description and the description itself answer 401; open paths not."""
     assert guarded.client.get("/openapi.json").status_code == 401
     description = guarded.client.get("/openapi.json", headers=bearer(KEYS["ann"])).json()
     assert description["components"]["securitySchemes"]["key"] == {"type": "http", "scheme": "bearer"}
@@ -60,7 +60,7 @@ def test_every_declared_path_but_the_probes_needs_a_key(guarded: Server) -> None
     ],
 )
 def test_without_a_known_key_it_is_401(guarded: Server, headers: list[tuple[str, str]]) -> None:
-    """The refusal is the error object with a challenge, for paths that do not exist as for those that do."""
+    """A refusal is the error object with a challenge, whether or not the path exists."""
     for path in ("/v1/models", "/v1/nothing", "/metrics"):
         response = guarded.client.get(path, headers=headers)
         assert response.status_code == 401
@@ -82,13 +82,13 @@ def test_without_a_known_key_it_is_401(guarded: Server, headers: list[tuple[str,
     ],
 )
 def test_no_spelling_of_a_path_opens_it(guarded: Server, path: str) -> None:
-    """Paths are compared as they are routed; what only resembles an open one is guarded."""
+    """Paths are compared as they are routed; a path that only resembles an open one needs a key."""
     response = guarded.client.get(httpx.URL(guarded.url).copy_with(raw_path=path.encode()))
     assert response.status_code == 401
 
 
 def test_a_known_key_is_let_in_and_named_in_the_log(guarded: Server) -> None:
-    """Either key works whatever the case of the scheme; the request's line has the name, and no line has a key."""
+    """Both keys work, in any case of the scheme; the log line has the name of the key, and no line has a key."""
     for name, key in KEYS.items():
         headers = {"authorization": f"bearer  {key}", "x-request-id": f"by-{name}"}
         assert guarded.client.post("/v1/completions", json=REQUEST, headers=headers).status_code == 200
@@ -101,14 +101,14 @@ def test_a_known_key_is_let_in_and_named_in_the_log(guarded: Server) -> None:
 
 
 def test_a_body_is_not_read_without_a_key(guarded: Server) -> None:
-    """A large body without a key is refused at its head and the connection is closed."""
+    """A large body without a key is refused after its headers, and the connection is closed."""
     response = httpx.post(f"{guarded.url}/v1/completions", content=b" " * 1000, timeout=PATIENCE_S)
     assert response.status_code == 401
     assert response.headers["connection"] == "close"
 
 
 def test_the_openai_client_understands(guarded: Server) -> None:
-    """Its key is let in, and a wrong one is its AuthenticationError."""
+    """OpenAI's client works with its key, and raises its AuthenticationError for a wrong one."""
     with openai.OpenAI(base_url=f"{guarded.url}/v1", api_key=KEYS["bob"], max_retries=0) as client:
         assert client.models.list().data
     with (
@@ -120,7 +120,7 @@ def test_the_openai_client_understands(guarded: Server) -> None:
 
 
 def test_without_keys_everyone_is_let_in(server: Server) -> None:
-    """By default no key is needed, and one that is sent does no harm; the description asks for none."""
+    """By default no key is needed, a key that is sent is ignored, and the API description asks for none."""
     assert server.client.get("/v1/models", headers=bearer("any")).status_code == 200
     description = server.client.get("/openapi.json").json()
     assert "securitySchemes" not in description["components"]
@@ -132,7 +132,7 @@ ORIGIN = "https://desk.example"
 
 @pytest.fixture(scope="module")
 def shared(bundles: Path) -> Iterator[Server]:
-    """A server that pages of one other origin may ask, with a key."""
+    """A server that pages of one other origin may call, with a key."""
     digest = hashlib.sha256(KEYS["ann"].encode()).hexdigest()
     with running(bundles, cors_origins=ORIGIN, api_keys=f"ann:{digest}") as started:
         yield started
@@ -140,13 +140,13 @@ def shared(bundles: Path) -> Iterator[Server]:
 
 class TestCors:
     def test_off_by_default(self, server: Server) -> None:
-        """No page of another origin is told that it may read anything."""
+        """By default, pages of other origins may not read anything."""
         for method, headers in (("GET", {}), ("OPTIONS", {"access-control-request-method": "GET"})):
             response = server.client.request(method, "/v1/models", headers={"origin": ORIGIN, **headers})
             assert not any(name.startswith("access-control") for name in response.headers)
 
     def test_a_listed_origin_may_ask(self, shared: Server) -> None:
-        """Its preflight needs no key and allows one to be sent; its refusals can be read by it."""
+        """The preflight needs no key and allows sending one; the page can read refusals."""
         asks = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type"}
         preflight = shared.client.options("/v1/completions", headers={"origin": ORIGIN, **asks})
         assert preflight.status_code == 200
@@ -159,7 +159,7 @@ class TestCors:
         assert "retry-after" in refused.headers["access-control-expose-headers"]
 
     def test_another_origin_may_not(self, shared: Server) -> None:
-        """An origin that is not listed gets no permission, one that resembles a listed one neither."""
+        """An origin that is not listed gets no permission, even if it resembles a listed one."""
         for origin in ("https://other.example", ORIGIN + ".evil.example", "null"):
             headers = {"origin": origin, **bearer(KEYS["ann"])}
             assert "access-control-allow-origin" not in shared.client.get("/v1/models", headers=headers).headers

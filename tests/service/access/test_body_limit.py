@@ -1,4 +1,4 @@
-"""Bodies are weighed as they come and have a deadline, whatever the client says of them."""
+"""Bodies are counted as they arrive and have a deadline, whatever the client declares."""
 
 import http.client
 import socket
@@ -13,12 +13,12 @@ LIMIT = 2000
 
 @pytest.fixture(scope="module")
 def strict(small_limits: Server) -> Server:
-    """A server that takes 2,000 bytes within half a second."""
+    """A server that accepts 2,000 bytes within half a second."""
     return small_limits
 
 
 def of_size(size: int) -> bytes:
-    """A valid request of exactly so many bytes."""
+    """Return a valid request of exactly this many bytes."""
     body = b'{"model":"small-text","prompt":"a","max_tokens":1}'
     return body + b" " * (size - len(body))
 
@@ -47,7 +47,7 @@ def test_chunks_are_counted_as_they_come(strict: Server, piece: int) -> None:
 
 
 def test_an_endless_body_is_cut_off(strict: Server) -> None:
-    """A client that never stops sending is answered and hung up on."""
+    """A client that never stops sending gets an answer, and its connection is closed."""
     with socket.create_connection(address(strict), PATIENCE_S) as client:
         client.sendall(
             b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -67,7 +67,7 @@ def test_an_endless_body_is_cut_off(strict: Server) -> None:
 
 
 def test_a_body_that_drips_has_a_deadline(strict: Server) -> None:
-    """A body that never ends arriving is answered with 408 and the time there was."""
+    """A body that does not arrive in time is answered with 408 and the limit."""
     with socket.create_connection(address(strict), PATIENCE_S) as client:
         client.sendall(
             b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -96,7 +96,7 @@ def test_a_body_that_drips_has_a_deadline(strict: Server) -> None:
     ],
 )
 def test_only_json_is_read(server: Server, content_type: str, status: int) -> None:
-    """Anything that does not call itself JSON is refused unread."""
+    """A body whose Content-Type is not JSON is refused without reading it."""
     response = server.client.post("/v1/completions", content=of_size(100), headers={"content-type": content_type})
     assert response.status_code == status
     if status == 415:
@@ -114,14 +114,14 @@ def test_only_json_is_read(server: Server, content_type: str, status: int) -> No
     ],
 )
 def test_only_utf_8_is_read(server: Server, body: bytes) -> None:
-    """JSON travels as UTF-8: what is good in another encoding, or holds half a character, is refused."""
+    """JSON must be UTF-8: other encodings and incomplete characters are refused."""
     response = server.client.post("/v1/completions", content=body, headers={"content-type": "application/json"})
     assert response.status_code == 400
     assert problem(response)["message"] == "The body is not UTF-8."
 
 
 def test_a_client_that_leaves_in_its_body_leaves_nothing_behind(strict: Server) -> None:
-    """A connection that ends before its body does is no request at all."""
+    """If the connection ends before the body is complete, there is no request."""
     before = strict.gauges()["finished"]
     with socket.create_connection(address(strict), PATIENCE_S) as client:
         client.sendall(
@@ -132,6 +132,6 @@ def test_a_client_that_leaves_in_its_body_leaves_nothing_behind(strict: Server) 
 
 
 def address(server: Server) -> tuple[str, int]:
-    """Host and port of a server."""
+    """Return host and port of a server."""
     host, _, port = server.url.removeprefix("http://").partition(":")
     return host, int(port)

@@ -1,4 +1,4 @@
-"""Keys are known by their hashes, named, made at random, and refused where a mistake would open the service."""
+"""Keys are stored as hashes, have names and are random; mistakes in their settings never open the service."""
 
 import hashlib
 import subprocess
@@ -14,12 +14,12 @@ from tests.service.live_server import PATIENCE_S, ROOT
 
 
 def entry(name: str, key: str) -> str:
-    """What lets a key in."""
+    """Return the entry of a key."""
     return f"{name}:{hashlib.sha256(key.encode()).hexdigest()}"
 
 
 def test_a_key_is_its_names() -> None:
-    """Each key says whose it is, two may be one's, and no other is anyone's."""
+    """Each key gives its name, two keys may have the same name, and any other key has none."""
     keys = Keys.parse(f"{entry('ann', 'one')}, {entry('bob', 'two')}\n{entry('ann', 'three')}  # the new one\n")
     assert [keys.whose(key) for key in (b"one", b"two", b"three")] == ["ann", "bob", "ann"]
     assert keys.names == {"ann", "bob"}
@@ -43,14 +43,14 @@ def test_a_key_is_its_names() -> None:
     ],
 )
 def test_mistakes_are_refused_by_their_place(text: str, words: str) -> None:
-    """What would let in nobody, or someone unnamed, is an error that repeats nothing of it."""
+    """A malformed, missing or repeated entry is an error, which gives its position and not its content."""
     with pytest.raises(ValueError, match=words) as caught:
         Keys.parse(text)
     assert "secret" not in str(caught.value)
 
 
 def test_settings_take_both_a_list_and_a_file(tmp_path: Path) -> None:
-    """Keys of the environment and of a file are let in together; neither is shown by settings."""
+    """Keys of the environment and of a file are both valid; the settings show neither."""
     file = tmp_path / "keys"
     file.write_text(f"# ours\n{entry('bob', 'two')}\n")
     settings = Settings(api_keys=SecretStr(entry("ann", "one")), api_keys_file=file)
@@ -60,7 +60,7 @@ def test_settings_take_both_a_list_and_a_file(tmp_path: Path) -> None:
 
 
 def test_an_empty_setting_does_not_open_the_service(tmp_path: Path) -> None:
-    """A variable or a file that was meant to hold keys and is empty is an error, not an open door."""
+    """An empty variable or file is an error, and does not mean that no key is needed."""
     with pytest.raises(ValidationError, match="no key"):
         Settings(api_keys=SecretStr(""))
     (tmp_path / "keys").write_text("\n")
@@ -71,7 +71,7 @@ def test_an_empty_setting_does_not_open_the_service(tmp_path: Path) -> None:
 
 
 def test_a_key_is_made_and_let_in() -> None:
-    """The command prints a key and its entry; the entry lets in the key, and no two keys are the same."""
+    """The command prints a key and its entry; the entry makes the key valid, and no two keys are equal."""
     command = [sys.executable, "-m", "service.keys", "ann"]
     made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     key, line = made.stdout.splitlines()

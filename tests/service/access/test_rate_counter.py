@@ -1,4 +1,4 @@
-"""Counts in shared memory are those that `limits` keeps in its own, and no process can spoil them for the others."""
+"""The counter in shared memory behaves as the memory of `limits`, and no process can break it for the others."""
 
 import asyncio
 import multiprocessing
@@ -22,7 +22,7 @@ WORKERS, TIMES = 4, 300
 
 
 def tally() -> "RateCounter":
-    """An empty one."""
+    """Return an empty counter."""
     return RateCounter(os.memfd_create("test"))
 
 
@@ -36,7 +36,7 @@ def tally() -> "RateCounter":
     )
 )
 def test_it_counts_as_the_librarys_own_memory_does(orders: list[tuple[str, str, int]]) -> None:
-    """After any calls, count and end of each key are those of MemoryStorage."""
+    """After any calls, the count and expiry of each key equal those of MemoryStorage."""
 
     async def follow() -> None:
         mine, theirs = tally(), MemoryStorage()
@@ -50,7 +50,7 @@ def test_it_counts_as_the_librarys_own_memory_does(orders: list[tuple[str, str, 
 
 
 def test_a_count_ends() -> None:
-    """When its time is over a key begins at 0 again."""
+    """When its count has expired, a key starts at 0 again."""
 
     async def follow() -> None:
         store = tally()
@@ -65,12 +65,12 @@ def test_a_count_ends() -> None:
 
 
 def test_what_is_given_back_is_never_more_than_was_taken() -> None:
-    """A count does not go below 0, also when it ended in between."""
+    """A count does not go below 0, even if it expired in between."""
     assert asyncio.run(tally().incr("ann", 60, -5)) == 0
 
 
 def test_nothing_is_lost_between_processes() -> None:
-    """Several that count at once come to the sum."""
+    """Processes that count at the same time arrive at the sum."""
     store, context = tally(), multiprocessing.get_context("fork")
 
     def count() -> None:
@@ -90,7 +90,7 @@ def test_nothing_is_lost_between_processes() -> None:
 
 
 def test_one_that_dies_while_it_counts_stops_nobody() -> None:
-    """The lock of a killed process is free."""
+    """The lock of a killed process is released."""
     store, context = tally(), multiprocessing.get_context("fork")
     asyncio.run(store.incr("ann", 60, 3))
     holds, tells = context.Pipe(duplex=False)

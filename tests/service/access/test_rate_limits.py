@@ -1,4 +1,4 @@
-"""Each key has so many steps in a while; what is left is told, and what was refused costs nothing."""
+"""Each key has a budget of steps per window; headers say what is left, and refused requests cost nothing."""
 
 import hashlib
 import shutil
@@ -22,13 +22,13 @@ LIMIT = 100
 
 
 def complete(server: Server, steps: int, key: str = "none", **body: object) -> httpx.Response:
-    """Ask for a completion that may take so many steps: five for the prompt, the rest to write."""
+    """Request a completion of at most this many steps: five for the prompt, the rest to write."""
     request = {"model": "small-text", "prompt": "abcde", "max_tokens": steps - 5, **body}
     return server.client.post("/v1/completions", json=request, headers={"authorization": f"Bearer {key}"})
 
 
 def left(response: httpx.Response) -> int:
-    """What the headers say is left."""
+    """Return the steps that are left, from the headers."""
     assert response.headers["ratelimit-policy"] == f'"steps";q={LIMIT};w=3600'
     name, remaining, reset = response.headers["ratelimit"].split(";")
     assert name == '"steps"'
@@ -38,13 +38,13 @@ def left(response: httpx.Response) -> int:
 
 @pytest.fixture(scope="module")
 def limited(bundles: Path) -> Iterator[Server]:
-    """A server of 100 steps an hour for each of two keys, and of four for whoever has none of them."""
+    """A server with 100 steps per hour for each key."""
     with running(bundles, rate_limit=f"{LIMIT}/hour", api_keys=ENTRIES) as started:
         yield started
 
 
 def test_a_key_may_ask_for_so_many_steps(limited: Server) -> None:
-    """n steps are served in pieces, the next is 429 with what is left, and another key has all of its own."""
+    """n steps are served over several requests, the next is a 429, and another key has its own budget."""
     key = KEYS["ann"]
     assert left(complete(limited, 60, key)) == 40
     refused = complete(limited, 41, key)
@@ -61,7 +61,7 @@ def test_a_key_may_ask_for_so_many_steps(limited: Server) -> None:
 
 
 def test_what_is_refused_costs_nothing(limited: Server) -> None:
-    """A bad request, an unknown model and one that can never be served leave what there was."""
+    """A bad request, an unknown model and a request above the whole budget leave the budget as it was."""
     key = KEYS["bob"]
     before = left(complete(limited, 6, key))
     assert complete(limited, 20, key, temperature=9).status_code == 400
@@ -74,7 +74,7 @@ def test_what_is_refused_costs_nothing(limited: Server) -> None:
 
 
 def test_what_asks_for_nothing_is_not_counted(limited: Server) -> None:
-    """Models, metrics and probes have no price and no such headers."""
+    """Models, metrics and probes cost nothing and have no RateLimit headers."""
     for path in ("/v1/models", "/metrics", "/healthz"):
         response = limited.client.get(path, headers={"authorization": f"Bearer {KEYS['ann']}"})
         assert response.status_code == 200
@@ -82,7 +82,7 @@ def test_what_asks_for_nothing_is_not_counted(limited: Server) -> None:
 
 
 def test_everything_that_steps_the_network_is_charged(bundles: Path) -> None:
-    """Ink that is read costs its points, branches cost their prompt once, and a browser's stream its maker's steps."""
+    """Given ink costs its points, choices share the cost of a prompt, and a stream is charged to its maker."""
     ink = {"x": list(range(60)), "y": [index % 5 for index in range(60)], "pen": [0] * 59 + [1]}
     ann = {"authorization": f"Bearer {KEYS['ann']}"}
     with running(bundles, rate_limit=f"{LIMIT * 1000}/hour", api_keys=ENTRIES) as server:
@@ -116,7 +116,7 @@ def test_everything_that_steps_the_network_is_charged(bundles: Path) -> None:
 
 
 def test_a_full_queue_gives_steps_back(bundles: Path) -> None:
-    """Who is refused because others wait is not charged for it."""
+    """A request that is refused because the queue is full is not charged."""
     settings = {"rows": 1, "queue": 0, "max_tokens": 1_000_000, "rate_limit": f"{LIMIT * 10**6}/hour"}
     endless = {"model": "small-text", "prompt": "a", "max_tokens": 1_000_000, "stream": True}
     with (
@@ -130,7 +130,7 @@ def test_a_full_queue_gives_steps_back(bundles: Path) -> None:
 
 
 def test_after_retry_after_it_is_served(bundles: Path) -> None:
-    """A client that waits as long as it was told to is served, as OpenAI's does by itself."""
+    """A client that waits for Retry-After is served; OpenAI's client waits by itself."""
     with running(bundles, rate_limit="20 per 1 second") as server:
         for _ in range(2):
             while (refused := complete(server, 20)).status_code == 200:
@@ -143,19 +143,19 @@ def test_after_retry_after_it_is_served(bundles: Path) -> None:
 
 
 def test_without_a_limit_nothing_is_counted(server: Server) -> None:
-    """By default there are no rates and no headers of them."""
+    """By default there are no limits and no RateLimit headers."""
     assert "ratelimit" not in server.post("/v1/completions", model="small-text", prompt="a").headers
 
 
 @pytest.mark.parametrize("rate", ["", "many", "10", "10/eon", "-5/minute"])
 def test_a_rate_that_is_none_is_refused(rate: str) -> None:
-    """A mistyped rate keeps the service from starting."""
+    """The service does not start with a malformed rate."""
     with pytest.raises(ValidationError, match="a rate is like"):
         Settings(rate_limit=rate)
 
 
 def test_a_store_that_is_not_known_is_refused() -> None:
-    """Only memory and Redis count; what the address may hold of a password is not repeated."""
+    """Only memory and Redis are stores; the error does not show a password in the address."""
     with pytest.raises(ValidationError) as caught:
         Settings(rate_store=SecretStr("mongodb://user:secret-word@host"))
     assert "secret-word" not in str(caught.value)
@@ -177,7 +177,7 @@ class TestRedis:
             process.kill()
 
     def test_replicas_share_what_is_left(self, redis: tuple[str, subprocess.Popen[bytes]], bundles: Path) -> None:
-        """Steps taken on one replica are gone on the other; when the store dies both serve on and say so."""
+        """Replicas share the budget; when the store dies, both continue to serve and log a warning."""
         settings = {"rate_limit": f"{LIMIT}/hour", "rate_store": redis[0], "api_keys": ENTRIES}
         first, second = Server(bundles, **settings), Server(bundles, **settings)
         try:

@@ -1,4 +1,4 @@
-"""Sealed tokens: what goes in comes out, under any key that is known, until it expires; anything else is refused."""
+"""Sealed tokens open with any known key until they expire; everything else is refused."""
 
 import base64
 import re
@@ -16,17 +16,17 @@ MAX_BYTES = 500
 
 
 class Clock:
-    """Unix seconds that tests set."""
+    """A clock that tests set."""
 
     now = 1_000_000.0
 
     def __call__(self) -> float:
-        """Tell them."""
+        """Return unix seconds."""
         return self.now
 
 
 def refusal(sealer: Sealer, token: str, purpose: Purpose = Purpose.STATE) -> tuple[str | None, str | None]:
-    """Code and field of the error that a token meets with."""
+    """Return the code and field of the error for a token."""
     with pytest.raises(InvalidTokenError) as caught:
         sealer.open(purpose, token, MAX_BYTES, "state")
     assert caught.value.status == 400
@@ -35,7 +35,7 @@ def refusal(sealer: Sealer, token: str, purpose: Purpose = Purpose.STATE) -> tup
 
 @given(st.binary(max_size=MAX_BYTES), st.sampled_from(Purpose))
 def test_what_goes_in_comes_out(content: bytes, purpose: Purpose) -> None:
-    """A token is what fits a URL, of the length that was foretold, and another process with the secret opens it."""
+    """A token fits a URL, has the predicted length, and opens in another process with the same secret."""
     token = Sealer([NEW], LIFETIME_S).seal(purpose, content)
     assert re.fullmatch("[A-Za-z0-9_-]+", token)
     assert len(token) == token_chars(len(content))
@@ -43,7 +43,7 @@ def test_what_goes_in_comes_out(content: bytes, purpose: Purpose) -> None:
 
 
 def test_the_content_cannot_be_seen_and_no_token_is_like_another() -> None:
-    """Tokens are encrypted, and the same content twice gives two tokens that have nothing but their head in common."""
+    """Tokens are encrypted; two tokens of the same content share nothing but their head."""
     sealer = Sealer([NEW], LIFETIME_S)
     first, second = (sealer.seal(Purpose.STATE, b"confidential" * 9) for _ in range(2))
     raw = [base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)) for token in (first, second)]
@@ -54,7 +54,7 @@ def test_the_content_cannot_be_seen_and_no_token_is_like_another() -> None:
 
 
 def test_keys_are_rotated_without_a_gap() -> None:
-    """A replica that has the new key in front opens what the old one sealed, and what it seals needs the new one."""
+    """A replica with the new secret first opens old tokens, and seals tokens that need the new secret."""
     old, both, new = Sealer([OLD], LIFETIME_S), Sealer([NEW, OLD], LIFETIME_S), Sealer([NEW], LIFETIME_S)
     before = old.seal(Purpose.STATE, b"before")
     after = both.seal(Purpose.STATE, b"after")
@@ -64,7 +64,7 @@ def test_keys_are_rotated_without_a_gap() -> None:
 
 
 def test_without_a_secret_a_token_ends_with_its_process() -> None:
-    """A made-up key is nobody else's."""
+    """Without secrets, a token opens in its own process only."""
     sealer = Sealer([], LIFETIME_S)
     token = sealer.seal(Purpose.STATE, b"here")
     assert sealer.open(Purpose.STATE, token, MAX_BYTES, "state") == b"here"
@@ -72,7 +72,7 @@ def test_without_a_secret_a_token_ends_with_its_process() -> None:
 
 
 def test_each_kind_of_wrong_token_has_its_own_code() -> None:
-    """Too long, no token, another version or purpose, changed, expired: six codes."""
+    """Too long, malformed, another version or purpose, damaged, expired: six codes."""
     clock = Clock()
     sealer = Sealer([NEW], LIFETIME_S, clock)
     token = sealer.seal(Purpose.STATE, b"content")
@@ -103,5 +103,5 @@ def test_no_bit_can_be_changed(data: st.DataObject) -> None:
 
 @given(st.text(max_size=800))
 def test_any_text_is_refused_and_nothing_else_happens(text: str) -> None:
-    """Whatever is sent as a token, the answer is that it is none."""
+    """Arbitrary text is refused as a token."""
     refusal(Sealer([OTHER], LIFETIME_S), text)

@@ -1,7 +1,7 @@
 """Make `strokes.npz` from a folder of single-line fonts: python -m service.handwriting.copybook.fonts.pack FOLDER.
 
 FOLDER holds `stroke_fonts.npz` (dx, dy, eos, offsets, x0, y0, text, text_offsets, font, font_name, advance). Only the
-fonts that a style uses are taken, under names of our own: the licence reserves the fonts' names.
+fonts that a style uses are packed, under names of our own, because the licence reserves the fonts' names.
 """
 
 import io
@@ -33,7 +33,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def pack(folder: Path) -> bytes:
-    """Return the archive: the same bytes for the same fonts."""
+    """Return the archive. The same fonts give the same bytes."""
     with np.load(folder / "stroke_fonts.npz") as source:
         fonts = {name: source[name] for name in source.files}
     names = [name.decode() for name in fonts["font_name"]]
@@ -64,13 +64,13 @@ def pack(folder: Path) -> bytes:
 
 
 def _spans(offsets: NDArray[Any]) -> list[tuple[int, int]]:
-    """Start and end of each piece."""
+    """Return (start, stop) of each piece."""
     bounds: list[int] = offsets.tolist()
     return list(pairwise(bounds))
 
 
 def _archive(arrays: dict[str, NDArray[Any]]) -> bytes:
-    """An npz without a time of its making."""
+    """Return an npz file with a fixed time, so that its bytes depend on the arrays alone."""
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in arrays.items():

@@ -1,4 +1,4 @@
-"""The copybook writes whatever it is given, says what it could not, and always the same for the same seed."""
+"""The copybook writes any text, reports substitutions, and is a pure function of its seed."""
 
 import os
 import unicodedata
@@ -110,7 +110,7 @@ def test_any_text_is_written(text: str, style: Style, seed: int) -> None:
 @given(ANY_STYLE, st.integers(0, 2**63 - 1), st.integers(0, 500))
 @settings(max_examples=20)
 def test_the_same_seed_is_the_same_bits(style: Style, seed: int, line: int) -> None:
-    """Seed, style and line settle every bit; another seed gives another drawing; equal letters differ."""
+    """Seed, style and line determine every bit; another seed gives another drawing; equal letters differ."""
     again = [write("eel", style, seed, line) for _ in range(2)]
     assert again[0].xy.tobytes() == again[1].xy.tobytes()
     assert again[0].time.tobytes() == again[1].time.tobytes()
@@ -122,7 +122,7 @@ def test_the_same_seed_is_the_same_bits(style: Style, seed: int, line: int) -> N
 
 
 def test_bias_and_wobble_calm_the_hand() -> None:
-    """More bias, letters closer to the font's; no wobble and much bias, a straight line."""
+    """With more bias, letters are closer to the font's; with much bias and no wobble, lines are straight."""
 
     def spread(bias: float) -> float:
         heights = []
@@ -145,7 +145,7 @@ def test_bias_and_wobble_calm_the_hand() -> None:
 
 
 def test_joined_hands_join_and_points_belong_to_their_letters() -> None:
-    """A joined hand lifts less than once a letter, and within a stroke the characters go from one to the next."""
+    """A joined style lifts the pen less than once per letter, and characters within a stroke are in order."""
     text = "minimum"
     joined, apart = write(text, STYLES["quick"]), write(text, STYLES["plain"])
     assert len(joined.strokes()) < len(text) <= len(apart.strokes())
@@ -157,7 +157,7 @@ def test_joined_hands_join_and_points_belong_to_their_letters() -> None:
 
 
 def test_words_are_numbered() -> None:
-    """Each point knows its word, also across line breaks."""
+    """Each point has the index of its word, also across line breaks."""
     writer = Copybook("one two\nthree", PLAIN, 1)
     assert sorted(set(writer.write(0, 7, 0).word.tolist())) == [0, 1]
     assert set(writer.write(8, 13, 1).word.tolist()) == {2}
@@ -165,7 +165,7 @@ def test_words_are_numbered() -> None:
 
 
 def test_the_pen_is_slow_in_curves_and_at_ends() -> None:
-    """Looks come at a steady rate, so their distance is the speed: less at the ends and in tight curves."""
+    """Points come at a steady rate, so their distance is the speed: lower at the ends and in tight curves."""
     line, times = pace(smooth(np.array([[0.0, 0.0], [4.0, 0.0]])))
     assert np.allclose(np.diff(times), times[1], rtol=1e-6)
     assert abs(float(times[1]) * RATE_HZ - 1) < 0.1
@@ -178,7 +178,7 @@ def test_the_pen_is_slow_in_curves_and_at_ends() -> None:
 
 
 def test_curves_go_through_their_points_and_corners_stay() -> None:
-    """Smoothing keeps every given point, does not round a right angle, and leaves a dot a dot."""
+    """Smoothing keeps every given point, right angles and single dots."""
     corner = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]])
     curve = smooth(corner)
     assert all((np.hypot(*(curve - point).T) < 1e-12).any() for point in corner)
@@ -187,7 +187,7 @@ def test_curves_go_through_their_points_and_corners_stay() -> None:
 
 
 def test_the_letters_come_with_their_licences() -> None:
-    """Credits name every hand's font, and the licence's text and the acknowledgement go with the package."""
+    """The credits name the font of every style, and the licence and the acknowledgement are in the package."""
     folder = resources.files("service.handwriting.copybook.fonts")
     named = (folder / "CREDITS.txt").read_text()
     assert all(source in named or source.startswith("Hershey") for source in SOURCES.values())
@@ -197,7 +197,7 @@ def test_the_letters_come_with_their_licences() -> None:
 
 
 def test_the_packed_letters_are_those_of_the_source() -> None:
-    """The archive in the package is what the packer makes of the fonts."""
+    """The archive in the package equals what the packer makes of the fonts."""
     folder = Path(os.environ.get("COPYIST_DATA", ROOT.parent / "shared" / "data")) / "stroke_fonts"
     if not folder.is_dir():
         pytest.skip("needs the data sets: set COPYIST_DATA to their folder")

@@ -1,4 +1,4 @@
-"""One document in every format, read back by readers of others: the same strokes, in the same places, in mm."""
+"""Every format, read back by independent readers, holds the same strokes in the same places, in mm."""
 
 import io
 import re
@@ -31,7 +31,7 @@ POINTS_PER_MM = 72 / 25.4
 
 
 def document(layout: Layout = PAPER, text: str = TEXT, style: str = "plain", look: Look = Look()) -> Document:  # noqa: B008
-    """Write a text on its sheet."""
+    """Return a document of a written text."""
     writer = Copybook(text, STYLES[style], 7)
     rows = layout.wrap(text, writer)
     ink = Ink.join(layout.lines(rows, text, writer))
@@ -105,7 +105,7 @@ def test_svg_has_the_columns_points() -> None:
 
 
 def test_the_animated_svg_keeps_the_pens_time_and_needs_no_script() -> None:
-    """Each stroke starts when the pen did and takes as long; style alone moves it, and it can be left still."""
+    """Each stroke has the start and duration of the pen, by style alone, and respects reduced motion."""
     made = document()
     content = render(made, "svg-animated").decode()
     assert "<script" not in content
@@ -198,7 +198,7 @@ def test_gcode_draws_only_with_the_pen_down_and_within_the_page() -> None:
 
 
 def test_an_outline_is_broad_where_the_pen_is_slow() -> None:
-    """Widths vary about the pen's, and are broader at a stroke's slow end than where it is fastest."""
+    """Widths vary around the pen's width, and are larger at a stroke's slow end than where it is fastest."""
     stroke = max(document(style="formal").ink.strokes(), key=len)
     broad = widths(stroke, 0.4)
     steps = np.hypot(*np.diff(stroke.xy, axis=0).T)
@@ -207,7 +207,7 @@ def test_an_outline_is_broad_where_the_pen_is_slow() -> None:
 
 
 def test_without_paper_the_sheet_fits_the_ink() -> None:
-    """Every point lies in the view with the margin around, also of a text that leaves no ink."""
+    """Every point lies inside the view box with its margin, even for a text without ink."""
     made = document(Layout(margin=3.0))
     sheet = made.sheet
     low, high = made.ink.xy.min(axis=0), made.ink.xy.max(axis=0)
@@ -220,7 +220,7 @@ def test_without_paper_the_sheet_fits_the_ink() -> None:
 
 
 def test_sheets_too_large_for_a_format_are_refused() -> None:
-    """A PNG has a bound in pixels and a PDF one in length; each names the field, and just below it is drawn."""
+    """A PNG is limited in pixels, a PDF in length; the error names the field, and just below the limit it works."""
     made = document()
     with pytest.raises(LayoutError) as caught:
         render(document(Layout(paper=(3000.0, 3000.0))), "png", Making(dpi=150))
@@ -234,7 +234,7 @@ def test_sheets_too_large_for_a_format_are_refused() -> None:
 
 @pytest.mark.parametrize("picture", formats.PICTURES)
 def test_nothing_a_text_holds_breaks_a_format(picture: Picture) -> None:
-    """Markup, control characters, lone surrogates and marks in a text come out as sound files."""
+    """Texts with markup, control characters, lone surrogates and marks give valid files."""
     text = 'a</title><script>"&\x00\x08\ud800]]>\u202e\u0301\n;M30 (x) 你🙂'
     content = render(document(Layout(), text=text), picture)
     if picture in {"svg", "svg-animated", "inkml"}:
@@ -247,7 +247,7 @@ def test_nothing_a_text_holds_breaks_a_format(picture: Picture) -> None:
 
 @pytest.mark.parametrize("style", ["plain", "quick", "formal"])
 def test_golden_pictures(style: str, renew_golden: bool) -> None:
-    """The hands look as they did when they were last looked at."""
+    """The styles look as in the golden pictures."""
     path = GOLDEN / f"dear-ada-in-{style}.svg"
     content = render(document(style=style, look=Look(outline=style == "formal")), "svg")
     if renew_golden:

@@ -1,4 +1,4 @@
-"""Lines wrap, align and fill pages within their margins, whoever writes."""
+"""Lines wrap, align and fill pages within their margins, with any writer."""
 
 from itertools import pairwise
 
@@ -42,7 +42,7 @@ class Blocks:
 
 
 def lines(layout: Layout, text: str = TEXT) -> list[Ink]:
-    """Lay bars out."""
+    """Return a laid-out text of bars."""
     writer = Blocks(text)
     return list(layout.lines(layout.wrap(text, writer), text, writer))
 
@@ -82,7 +82,7 @@ def test_alignment(align: str, left: int | None, right: int | None) -> None:
 
 
 def test_justified_lines_reach_both_sides_but_the_last() -> None:
-    """All lines of a paragraph but the last are as wide as the line, opened between words only."""
+    """All lines of a paragraph but the last fill the line width, with space added between words only."""
     layout = Layout(line_width=60.0, x_height=2.0, align="justify")
     *full, last = lines(layout)
     for ink in full:
@@ -120,7 +120,7 @@ def test_lines_fill_pages_within_their_margins() -> None:
 def test_rows_per_page_is_the_most_that_fits(
     x_height: float, spacing: float, paper: tuple[float, float], margin: float
 ) -> None:
-    """One row more would not fit between the margins with its ascenders and descenders."""
+    """One more row, with ascenders and descenders, would not fit between the margins."""
     layout = Layout(paper=paper, margin=margin, x_height=x_height, line_spacing=spacing)
     count, room = layout.rows_per_page, paper[1] - 2 * margin
     needs = (2.2 + 1.3) * x_height
@@ -137,7 +137,7 @@ def test_rows_per_page_is_the_most_that_fits(
     ],
 )
 def test_what_leaves_no_room_is_refused_by_field(layout: Layout, field: str) -> None:
-    """Each impossible wish names its field; a hair less is possible."""
+    """An impossible value is refused by the name of its field; a slightly smaller one is possible."""
     with pytest.raises(LayoutError) as caught:
         layout.check()
     assert caught.value.field == field
@@ -149,7 +149,7 @@ def test_what_leaves_no_room_is_refused_by_field(layout: Layout, field: str) -> 
 @given(st.sampled_from(list(STYLES.values())), st.integers(0, 1000))
 @settings(max_examples=15)
 def test_a_restless_hand_keeps_to_the_width(style: object, seed: int) -> None:
-    """Lines of a real hand, measured before they are written, come out no longer than the line but for a swash."""
+    """Lines of the copybook are no longer than the line width, except for a swash."""
     layout = Layout(line_width=90.0)
     writer = Copybook(TEXT, style, seed)  # type: ignore[arg-type]
     for ink in layout.lines(layout.wrap(TEXT, writer), TEXT, writer):
