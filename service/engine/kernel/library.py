@@ -1,10 +1,13 @@
-"""Finds the compiled kernel. It is built when Copyist is installed, if there is a C compiler; nothing needs it."""
+"""Finds the compiled kernel, which computes a step of a network with 8-bit weights.
+
+It is built when Copyist is installed, if there is a C compiler. Without it ONNX Runtime runs the graphs.
+"""
 
 import ctypes
 from functools import cache
 from importlib.util import find_spec
 
-VARIANTS = ("plain", "avx2", "vnni")  # from the plainest up, as kernel.c numbers them
+VARIANTS = ("plain", "avx2", "vnni")  # by the instructions they need, as kernel.c numbers them
 
 
 @cache
@@ -27,6 +30,6 @@ def library() -> ctypes.CDLL | None:
 
 
 def best_variant() -> str | None:
-    """Return which of the kernel's variants this processor runs best, or None where there is no kernel."""
+    """Return the name of the fastest variant that this processor can run, or None where there is no kernel."""
     found = library()
     return None if found is None else VARIANTS[found.copyist_variant()]

@@ -1,4 +1,4 @@
-"""A bundle's weights, laid out as the kernel reads them (kernel.h)."""
+"""Lays out a bundle's weights as the kernel reads them; the structures are those of `kernel.h`."""
 
 import ctypes
 from collections.abc import Mapping
@@ -12,8 +12,8 @@ from export.bundle.folder import Bundle
 
 Array = NDArray[Any]
 
-TILE, LANES = 16, 8
-MOST_LAYERS = 5  # whose boundaries, before a step and after it, fit into a trace byte
+TILE, LANES = 16, 8  # columns of a tile of 8-bit weights; floats of a vector
+MOST_LAYERS = 5  # the boundaries of more layers, before and after a step, do not fit into a trace byte
 HIDDEN_ZERO = 64  # the byte that stands for 0 in a rounded h
 # As in `model.network.heads` and `model.network.attention`, which bring PyTorch with them; a test holds them together.
 CORRELATION_LIMIT, LOG_SCALE_FLOOR, LOG_SCALE_CEILING, STRIDE = 0.999, -6.0, 4.0, 15.0
@@ -74,7 +74,7 @@ class _Network(ctypes.Structure):
 
 
 def can_run(bundle: Bundle) -> bool:
-    """Whether the kernel computes networks like a bundle's: hierarchical, in bytes, of at most five layers."""
+    """Return whether the kernel can run a bundle: an HM-LSTM with 8-bit weights and at most five layers."""
     model = bundle.model
     return (
         model["cell"] == "hmlstm"
@@ -85,15 +85,17 @@ def can_run(bundle: Bundle) -> bool:
 
 
 class KernelNetwork:
-    """A network for the kernel, made once from a bundle that `can_run`.
+    """The weights of a bundle for which `can_run` is true, in the kernel's layout.
 
     Attributes:
-        address: where the kernel finds it, for as long as this lives.
+        address: address of the network structure, valid as long as this object lives.
     """
 
     def __init__(self, bundle: Bundle) -> None:
         self._kept: list[Any] = []
-        model, arrays = bundle.model, _Constants(bundle.constants)
+        model = bundle.model
+        arrays = _Constants(bundle.constants)
+        # The layers, then the network around them.
         layers = (_Layer * len(bundle.hidden))()
         for number, size in enumerate(bundle.hidden, start=1):
             layers[number - 1] = self._layer(arrays, bundle, number, size)
@@ -111,7 +113,8 @@ class KernelNetwork:
             scale_floor=LOG_SCALE_FLOOR,
             scale_ceiling=LOG_SCALE_CEILING,
         )
-        # In doubles, so that the last bit of a sum does not depend on the order that NumPy adds in.
+        # The table of first-layer inputs, one row per symbol or coordinate. It is computed in float64, so that the last
+        # float32 bit of a sum does not depend on the order in which NumPy adds.
         first = arrays["input.weight"].astype(np.float64)
         network.table = self._rows(arrays["embedding"].astype(np.float64) @ first, stride)
         if bundle.reader is not None:
@@ -122,6 +125,7 @@ class KernelNetwork:
         self.address = ctypes.addressof(network)
 
     def _layer(self, arrays: "_Constants", bundle: Bundle, number: int, size: int) -> _Layer:
+        """Lay out one layer, numbered from 1, of `size` units; the top layer has no detector and no layer above."""
         name = f"layer{number}"
         layer = _Layer(
             own=self._matrix(arrays, f"{name}.own.weight"),
@@ -139,7 +143,9 @@ class KernelNetwork:
         return layer
 
     def _window(self, network: _Network, arrays: "_Constants", bundle: Bundle, stride: int) -> None:
-        count, width = bundle.model["window_mixtures"], bundle.model["character_width"]
+        """Lay out the attention window over the text and the weights that it is multiplied with."""
+        count = bundle.model["window_mixtures"]
+        width = bundle.model["character_width"]
         # The graph has a column of zeros beside each of the last 2K, which the kernel has no use for.
         columns = [*range(count), *range(count + 1, 5 * count, 2)]
         bias = np.atleast_2d(arrays["window.bias"])[0]
@@ -148,13 +154,15 @@ class KernelNetwork:
         sent = arrays["window.out.weight"]
         network.window_out_width = _up(sent.shape[1], TILE)
         network.window_out = self._rows(sent, network.window_out_width)
-        network.window_mixtures, network.character_width = count, width
-        network.slots = next(wish.shape[1] for wish in bundle.draws if wish.name == "text")
+        network.window_mixtures = count
+        network.character_width = width
+        network.slots = next(spec.shape[1] for spec in bundle.draws if spec.name == "text")
         network.window_stride = STRIDE
 
     def _matrix(self, arrays: "_Constants", name: str) -> _Matrix:
-        """Bytes (K, N) in tiles of 16 columns, four rows of a column beside each other."""
-        codes, scale = arrays[name], arrays[f"{name}.scale"]
+        """Lay out 8-bit weights (K, N) in tiles of 16 columns, with four rows of a column beside each other."""
+        codes = arrays[name]
+        scale = arrays[f"{name}.scale"]
         depth, width = _up(codes.shape[0], 4), _up(codes.shape[1], TILE)
         whole = np.zeros((depth, width), np.int8)
         whole[: codes.shape[0], : codes.shape[1]] = codes
@@ -163,17 +171,18 @@ class KernelNetwork:
         return _Matrix(self._keep(tiles), self._keep(offset), self._rows(scale[None], width), depth, width)
 
     def _dense(self, values: Array, bias: Array) -> _Dense:
+        """Lay out float32 weights (K, N) and their bias (N,), padded to whole vectors."""
         width = _up(values.shape[1], LANES)
         return _Dense(self._rows(values, width), self._rows(bias.reshape(1, -1), width), len(values), width)
 
     def _rows(self, values: Array, width: int) -> int:
-        """Keep rows of floats with zeros after them, and return where."""
+        """Keep rows of float32, padded with zeros to `width`, and return their address."""
         whole = np.zeros((len(values), width), np.float32)
         whole[:, : values.shape[1]] = values
         return self._keep(whole)
 
     def _keep(self, values: Array) -> int:
-        """Keep an array at an address that a cache line begins at, with room to read a vector too much."""
+        """Copy an array to the start of a cache line and return its address; a vector may be read past its end."""
         values = np.ascontiguousarray(values)
         room = np.zeros(values.nbytes + 128, np.uint8)
         start = -room.ctypes.data % 64
@@ -184,7 +193,7 @@ class KernelNetwork:
 
 
 class _Constants:
-    """A graph's arrays by name, floats of 16 bits as those of 32 that they stand for."""
+    """The arrays of a graph by name; those stored as float16 are returned as float32."""
 
     def __init__(self, arrays: Mapping[str, Array]) -> None:
         self._arrays = arrays
@@ -198,5 +207,5 @@ class _Constants:
 
 
 def _up(size: int, step: int) -> int:
-    """The next multiple of a step."""
+    """Return the smallest multiple of `step` that is not below `size`."""
     return -(-size // step) * step
