@@ -22,7 +22,7 @@ from tests.service.live_server import Server
 
 @pytest.mark.parametrize("name", ["small-text", "small-ink"])
 def test_a_sound_bundle_passes_and_leaves_fresh_rows(bundles: Path, name: str) -> None:
-    """Companies of many sizes are compared, and the first sequence finds rows as new."""
+    """Batches of many sizes are compared, and the first sequence finds the rows cleared."""
     bundle = bundles_of.load(bundles / name)
     runner = OnnxRunner(bundle, 256)
     report = check_batch_invariance(bundle, runner)
@@ -30,8 +30,8 @@ def test_a_sound_bundle_passes_and_leaves_fresh_rows(bundles: Path, name: str) -
     assert report.row_steps == 12 * (4 + 2 + 3 + 7 + 31 + 64)
     fresh = OnnxRunner(bundle, 1)
     assert {runner.save(row) for row in range(65)} == {fresh.save(0)}
-    for wish, values in fresh.sampling_inputs.items():
-        assert all(np.array_equal(runner.sampling_inputs[wish][row], values[0]) for row in range(65))
+    for key, values in fresh.sampling_inputs.items():
+        assert all(np.array_equal(runner.sampling_inputs[key][row], values[0]) for row in range(65))
 
 
 def test_a_runner_of_one_row_has_nothing_to_compare_but_itself(bundles: Path) -> None:
@@ -56,7 +56,7 @@ def test_a_millionth_counts(bundles: Path) -> None:
         check_batch_invariance(bundle, OnnxRunner(bundle, 9))
 
 
-def test_prompts_are_to_be_read_as_steps_read_them(bundles: Path) -> None:
+def test_prefill_has_to_leave_what_steps_leave(bundles: Path) -> None:
     """The graph that reads many inputs is tried too."""
     bundle = bundles_of.load(bundles / "small-text")
     model = onnx.ModelProto.FromString(bundle.prompt)
