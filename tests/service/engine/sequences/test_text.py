@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from model.codec import REPLACEMENT, TextCodec
@@ -50,6 +50,8 @@ def joined(deltas: list[Delta]) -> Delta:
     st.booleans(),
     st.sets(st.integers(0, 60)),
 )
+@example([], [237, 160], False, set())  # two characters at the end
+@example([237], [160, 97], True, {1})
 def test_echo_and_scores_fit_the_text(
     prompt: list[int], tokens: list[int], boundaries: bool, taken_at: set[int]
 ) -> None:
