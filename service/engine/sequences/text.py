@@ -273,7 +273,9 @@ class TextSequence(Sequence):
         for token in self._counts:
             self._set_bias(token)
         if has_prompt:
-            self._items += self._decoder.flush()
+            broken = self._decoder.flush()
+            self._items += broken
+            self._item_scores += [[] for _ in broken] if self.params.logprobs is not None else []
         else:
             for character in start.held:
                 self._stops.push(character)

@@ -9,6 +9,7 @@ from model.codec import REPLACEMENT, TextCodec
 from service.engine.sampling import FAILED, SMALLEST, uniforms
 from service.engine.sequences.base import Delta, Score
 from service.engine.sequences.free_ink import InkParams, InkSequence
+from service.engine.sequences.snapshot import Snapshot, StreamPart
 from service.engine.sequences.text import TextParams, TextSequence
 
 LETTERS = TextCodec(("a", "b", "c", "\n", REPLACEMENT), "replace")
@@ -155,6 +156,15 @@ def test_bytes_become_whole_characters(text: str, boundaries: bool, taken_at: se
     assert "".join(whole.items) == text
     for delta in deltas:
         assert len(delta.trace) == (len("".join(delta.items)) if boundaries else 0)
+
+
+def test_a_character_broken_by_a_prompt_takes_no_scores_of_others() -> None:
+    """Where a prompt follows half a character, its replacement has no scores, and later characters have their own."""
+    part = StreamPart(Snapshot(b"", 226, 1, unfinished=bytes([226])))
+    params = TextParams(seed=0, max_tokens=2, logprobs=1)
+    whole = joined(run(TextSequence(BYTES, [97], 65, params, part=part), [98, 99]))
+    assert "".join(whole.items) == "\ufffdbc"
+    assert [[score.token for score in scores] for scores in whole.scores] == [[], [98], [99]]
 
 
 def test_an_unfinished_character_becomes_one_replacement() -> None:
