@@ -1,4 +1,4 @@
-"""One line per request that says everything about it but its content; console on a terminal, JSON elsewhere."""
+"""The log: one line per request, with everything about it except its content; console on a terminal, else JSON."""
 
 import logging
 import re
@@ -24,7 +24,12 @@ _QUIET_ROUTES = ("/healthz", "/readyz", "/metrics")
 
 
 def configure(settings: Settings, **facts: Any) -> None:
-    """Send our log and that of the libraries to standard error, in one form, each line with these facts."""
+    """Send our log and the libraries' logs to standard error in one format.
+
+    Args:
+        settings: say format and level.
+        facts: fields that are added to every line.
+    """
 
     def add_facts(_logger: Any, _method: str, entry: EventDict) -> EventDict:
         entry.update(facts)
@@ -37,7 +42,7 @@ def configure(settings: Settings, **facts: Any) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    # Plain tracebacks: the richer ones print local variables, and with them what clients sent.
+    # Plain tracebacks, because richer ones print local variables, and with them what clients sent.
     render: list[Any] = (
         [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if is_console
@@ -47,7 +52,7 @@ def configure(settings: Settings, **facts: Any) -> None:
     structlog.configure(
         processors=[*shared, *render],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        # It writes a line and its end at once, so that lines of several processes do not run into each other.
+        # It writes a line and its newline in one call, so that the lines of several processes do not mix.
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )
     handler = logging.StreamHandler(sys.stderr)
@@ -60,24 +65,27 @@ def configure(settings: Settings, **facts: Any) -> None:
 
 
 class RequestLog:
-    """ASGI middleware that names each request, times it and logs it once.
+    """ASGI middleware that gives each request an id, times it and logs it in one line.
 
-    A client's own X-Request-Id is kept if it is a plain word; the response carries the id in any case.
+    A client's own X-Request-Id is kept if it is 1 to 64 plain characters. Every response carries the id.
 
     Args:
-        app: what follows.
-        note: is told method, route, status, seconds and the error's code of each, for the metrics.
+        app: the application that it wraps.
+        note: called with method, route, status, seconds and error code of each request, for the metrics.
     """
 
     def __init__(self, app: ASGIApp, note: Callable[[str, str | None, int, float, str | None], None]) -> None:
-        self._app, self._note = app, note
+        self._app = app
+        self._note = note
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on and log how it went."""
+        """Pass the request on and log it when it ends."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, request_id, status = time.perf_counter(), _request_id(scope), 0
+        began = time.perf_counter()
+        request_id = _request_id(scope)
+        status = 0
         scope.setdefault("state", {})["request_id"] = request_id
         clear_contextvars()
         bind_contextvars(request_id=request_id)
@@ -92,7 +100,7 @@ class RequestLog:
         try:
             await self._app(scope, receive, noting)
         except Exception:
-            status = status or 500  # which the error handler around all of this will answer
+            status = status or 500  # the error handler around this middleware answers with it
             raise
         finally:
             route = getattr(scope.get("route"), "path", None)
@@ -104,6 +112,7 @@ class RequestLog:
 
 
 def _request_id(scope: Scope) -> str:
+    """Return the client's id of a request if it is a plain one, else a new id."""
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return str(value.decode("ascii"))
@@ -111,7 +120,7 @@ def _request_id(scope: Scope) -> str:
 
 
 def log_ends(ends: Seq[End]) -> None:
-    """Add to the request's log line what the engine knows of its choices: all their steps, the rest of the last."""
+    """Add to the request's log line the steps of all its choices, and reason and times of the last one."""
     times = ends[-1].times
     bind_contextvars(
         finish_reason=ends[-1].reason,
@@ -122,4 +131,5 @@ def log_ends(ends: Seq[End]) -> None:
 
 
 def _between_ms(earlier: float | None, later: float | None) -> float | None:
+    """Return the milliseconds between two times in seconds, or None if one is missing."""
     return None if earlier is None or later is None else round(1000 * (later - earlier), 2)

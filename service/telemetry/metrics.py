@@ -1,8 +1,8 @@
-"""What Prometheus is told, at GET /metrics: names and units as other servers of language models have them.
+"""Metrics for Prometheus, at GET /metrics, with names and units like those of other servers of language models.
 
-Nothing is recorded per character. What the engine counts anyway is read when it is asked for, a sequence is recorded
-once, at its end, and a request once, when it is answered. Labels are names of bundles, routes, layers and words from
-this code, never anything that a client sends.
+Nothing is recorded per character. The engine's own counters are read at each scrape, a sequence is recorded once, at
+its end, and a request once, when it is answered. Labels are names of bundles, routes and layers, and words from this
+code, never anything that a client sends.
 """
 
 from collections.abc import Iterable, Iterator
@@ -37,21 +37,21 @@ STEPS = (1, 4, 16, 64, 256, 1024, 4096, 16_384, 65_536, 262_144, 1_048_576)
 
 
 class Metrics:
-    """All there is to tell of one service.
+    """The metrics of one service.
 
     Args:
-        registry: of the bundles it serves.
-        engine: that steps them; its ends are recorded from now on.
-        sealer: of state and stream tokens.
-        siblings: the other processes of the service.
+        registry: the bundles that are served.
+        engine: steps the bundles; the ends of its sequences are recorded from now on.
+        sealer: seals state and stream tokens, and counts them.
+        peers: the other processes of the service.
 
     Attributes:
-        registry: what this process tells.
+        registry: the metrics of this process.
     """
 
-    def __init__(self, registry: ModelRegistry, engine: Engine, sealer: Sealer, siblings: Peers) -> None:
-        self._siblings = siblings
-        # They double the number of series and say no more than when this process began.
+    def __init__(self, registry: ModelRegistry, engine: Engine, sealer: Sealer, peers: Peers) -> None:
+        self._peers = peers
+        # Series of creation times would double the number of series, and only say when this process began.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._models: dict[str, ServedModel] = {model.name: model for model in registry}
@@ -82,7 +82,7 @@ class Metrics:
         self._refused = self._counter(
             "refusals", "Requests and connections refused, by the code of their error.", "code"
         )
-        for name in self._models:  # a rate can only be told from a series that began at 0
+        for name in self._models:  # a rate can only be computed from a series that began at 0
             for reason in get_args(Reason):
                 self._finished.labels(name, reason)
         self.registry.register(_Now(self._models, engine, sealer))
@@ -90,21 +90,24 @@ class Metrics:
         engine.on_end = self.ended
 
     def ended(self, stream: Stream, end: End) -> None:
-        """Record a sequence that has ended, whatever the reason."""
+        """Record a sequence that has ended, for whatever reason."""
         model = self._models[stream.executor.name]
         name, times = model.name, end.times
+        # What was read and written.
         self._finished.labels(name, end.reason).inc()
         self._prompt.labels(name).inc(end.num_prompt)
         if isinstance(model, TextModel):
             self._tokens.labels(name).inc(end.num_drawn)
         else:
             self._points.labels(name).inc(max(0, len(end.trace) - end.num_prompt))
+        # What the layers did.
         for layer, letters in enumerate(model.hierarchy.operations(end.trace), 1):
             for letter, operation in OPERATIONS.items():
                 self._operations.labels(name, str(layer), operation).inc(letters.count(letter))
         for layer, digits in enumerate(model.hierarchy.boundaries(end.trace), 1):
             self._boundaries.labels(name, str(layer)).inc(digits.count("1"))
         self._steps.labels(name).observe(len(end.trace))
+        # How long it took.
         if times.submitted is None:
             return
         if times.admitted is not None:
@@ -120,11 +123,11 @@ class Metrics:
         """Record a request that was answered.
 
         Args:
-            method: of the request.
-            route: as it is declared, or None where none was found.
-            status: of the response; 0 where the client left before one began.
-            took_s: how long it took.
-            code: of the error that was answered, if one was.
+            method: method of the request.
+            route: the route as it is declared, or None if none was found.
+            status: status of the response; 0 if the client left before it began.
+            took_s: seconds from the request's head to the end of the response.
+            code: code of the error in the response, or None.
         """
         place = route or "other"
         self._http.labels(method if method in METHODS else "other", place, str(status)).inc()
@@ -133,24 +136,24 @@ class Metrics:
             self.refused(code)
 
     def refused(self, code: str) -> None:
-        """Record a connection that was refused before there was a request, by the code of its error."""
+        """Record a request or connection that was refused, by the code of its error."""
         self._refused.labels(code).inc()
 
     def families(self) -> list[Metric]:
-        """Return all that this process tells."""
+        """Return the metrics of this process."""
         return list(self.registry.collect())
 
     async def scrape(self, request: Request) -> Response:
-        """Return everything, in the form that the scraper asks for; of several processes, each with its number."""
+        """Answer a scrape in the format it asks for; with several processes each sample is labelled with its number."""
         encode, media_type = choose_encoder(request.headers.get("accept", ""))
-        told: Collector = self.registry
-        if self._siblings.are_any:
-            told = _Joined()
-            told.add(self._siblings.number, self.families())
-            for number, families in (await self._siblings.ask("families")).items():
+        metrics: Collector = self.registry
+        if self._peers.are_any:
+            metrics = joined = _Joined()
+            joined.add(self._peers.number, self.families())
+            for number, families in (await self._peers.ask("families")).items():
                 if not isinstance(families, Silence):
-                    told.add(number, families)
-        return Response(encode(told), headers={"content-type": media_type})
+                    joined.add(number, families)
+        return Response(encode(metrics), headers={"content-type": media_type})
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"copyist_{name}", text, labels, registry=self.registry)
@@ -160,13 +163,13 @@ class Metrics:
 
 
 class _Joined(Collector):
-    """What several processes tell: the samples of each with its number as a label."""
+    """The metrics of several processes: the samples of each with its number as a label."""
 
     def __init__(self) -> None:
         self._families: dict[str, Metric] = {}
 
     def add(self, number: int, families: list[Metric]) -> None:
-        """Add what a process tells."""
+        """Add the metrics of a process."""
         for family in families:
             joined = self._families.setdefault(
                 family.name, Metric(family.name, family.documentation, family.type, family.unit)
@@ -181,10 +184,12 @@ class _Joined(Collector):
 
 
 class _Now(Collector):
-    """What is read off the engine and the registry when it is asked for."""
+    """Metrics that are read from the engine, the sealer and the registry at each scrape."""
 
     def __init__(self, models: dict[str, ServedModel], engine: Engine, sealer: Sealer) -> None:
-        self._models, self._engine, self._sealer = models, engine, sealer
+        self._models = models
+        self._engine = engine
+        self._sealer = sealer
 
     def collect(self) -> Iterator[Any]:
         """Yield the families."""

@@ -1,7 +1,7 @@
-"""What the processes of one service share, so that its clients meet one service: a secret, counts, word of each other.
+"""What the processes of one service share: a secret, memory for rate counts, and sockets to ask each other questions.
 
-All of it is made by the parent, before there are children, and inherited by them. So it outlives each of them, and no
-other program can put itself in the place of one that is being replaced.
+The parent makes all of it before it starts children, and they inherit it. So it outlives each of them, and no other
+program can take the place of a process that is being replaced.
 """
 
 import asyncio
@@ -15,22 +15,22 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
-PATIENCE_S = 1.0
+PATIENCE_S = 1.0  # for an answer of another process
 _CREDENTIALS = struct.Struct("3i")
 
 
 class Silence:
-    """What a process that should have answered is said to have answered."""
+    """Stands for the answer of a process that did not answer in time."""
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What the parent makes.
+    """What the parent makes for its children.
 
     Attributes:
-        secret: that seals tokens, unless the operator has secrets.
+        secret: seals tokens, unless secrets are configured.
         tally: file descriptor of the memory in which rates are counted.
-        doors: a local socket of each process, at which the others ask. It listens once its process does.
+        doors: a local socket for each process, at which the others ask it; it listens once its process is up.
     """
 
     secret: str
@@ -39,30 +39,30 @@ class Shared:
 
     @classmethod
     def make(cls, count: int) -> Self:
-        """Make what so many processes share."""
+        """Make what `count` processes share."""
         doors = tuple(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) for _ in range(count))
         for door in doors:
-            door.bind("")  # Linux finds a name for it, which lies in no folder
+            door.bind("")  # Linux chooses an abstract name, which is in no folder
         return cls(_secret(), os.memfd_create("copyist rates"), doors)
 
     def close(self) -> None:
-        """Part from all of it."""
+        """Close all file descriptors."""
         os.close(self.tally)
         for door in self.doors:
             door.close()
 
 
 class Peers:
-    """The other processes of a service, as one of them meets them.
+    """The other processes of a service, as one process sees them.
 
     Args:
-        shared: of them all; None for one that is alone.
-        number: of this one.
+        shared: what the parent made for all of them; None for a process without peers.
+        number: number of this process.
 
     Attributes:
-        secret: that seals tokens, unless the operator has secrets.
-        tally: file descriptor of memory to count rates in, None for one that is alone.
-        number: of this one.
+        secret: seals tokens, unless secrets are configured.
+        tally: file descriptor of the memory in which rates are counted, or None without peers.
+        number: number of this process.
     """
 
     def __init__(self, shared: Shared | None = None, number: int = 0) -> None:
@@ -75,19 +75,23 @@ class Peers:
 
     @property
     def are_any(self) -> bool:
-        """Whether there are others."""
+        """Whether there are other processes."""
         return bool(self._doors)
 
     async def answer(self, answers: Mapping[str, Callable[[], Any]]) -> None:
-        """Tell the others what they ask for from now on, by its name."""
+        """Answer the other processes from now on.
+
+        Args:
+            answers: for each question, by name, what returns the answer; answers are pickled.
+        """
         if self._doors:
             self._answers = answers
-            self._door = await asyncio.start_unix_server(self._tell, sock=self._doors[self.number].dup())
+            self._door = await asyncio.start_unix_server(self._answer_one, sock=self._doors[self.number].dup())
 
     async def ask(self, what: str) -> dict[int, Any]:
-        """Return what each of the others says, by its number; a Silence for one that says nothing in time.
+        """Return the answers of the other processes to a question, by their numbers.
 
-        One that has not come up yet is left out.
+        A process that does not answer within PATIENCE_S gives a Silence. One that is not up yet is left out.
         """
         found: dict[int, Any] = {}
 
@@ -99,18 +103,19 @@ class Peers:
         return found
 
     def close(self) -> None:
-        """Answer no more."""
+        """Stop answering."""
         if self._door:
             self._door.close()
 
     async def _ask(self, number: int, what: str) -> Any:
+        """Return the answer of one process, or a Silence."""
         try:
             async with asyncio.timeout(PATIENCE_S):
                 return await _asked(self._doors[number].getsockname(), what)
         except (TimeoutError, EOFError, ConnectionResetError, BrokenPipeError, pickle.UnpicklingError):
             return Silence()
 
-    async def _tell(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _answer_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one question, if it is asked by a process of the same user."""
         try:
             if _user(writer.get_extra_info("socket")) == os.getuid():
@@ -126,7 +131,7 @@ def _secret() -> str:
 
 
 async def _asked(door: bytes, what: str) -> Any:
-    """Ask at a door, which only the parent of us all can have made."""
+    """Ask a question at a door, which only our parent can have made, and return the answer."""
     caller = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     caller.setblocking(False)
     try:
@@ -137,12 +142,12 @@ async def _asked(door: bytes, what: str) -> Any:
         raise
     try:
         writer.write(what.encode("ascii") + b"\n")
-        return pickle.loads(await reader.read())  # noqa: S301 - from a process of our own
+        return pickle.loads(await reader.read())  # noqa: S301 - sent by a process of this service
     finally:
         writer.close()
 
 
 def _user(connection: socket.socket) -> int:
-    """Who is at the other end, by the system's word."""
+    """Return the user id of the process at the other end, as the kernel knows it."""
     _, user, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     return int(user)

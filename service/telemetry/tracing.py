@@ -1,8 +1,8 @@
-"""Spans for whoever collects them: one per request, part of the caller's trace, sent by OpenTelemetry's protocol.
+"""Tracing: one span per request, part of the caller's trace, sent to a collector by OpenTelemetry's protocol (OTLP).
 
-A span says what a request's log line says and nothing else: no body, no header, and of the path only the route, since
-a path can hold a token; FastAPI's own spans say the path as it came, so they stay off. Attributes have OpenTelemetry's
-names where it has one. Needs the extra `otel`, which is imported only where an operator asks for spans.
+A span says what the request's log line says and nothing else: no body, no header, and only the route instead of the
+path, because a path can hold a token. FastAPI's own spans contain the path, so they stay off. Attributes have
+OpenTelemetry's names where there is one. Needs the extra `otel`, which is imported only if tracing is configured.
 """
 
 from collections.abc import Callable
@@ -14,8 +14,8 @@ from structlog.contextvars import bind_contextvars, get_contextvars
 
 from service.registry.fingerprint import VERSION
 
-OFF: Any = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}  # for FastAPI's own
-EXPORT_TIMEOUT_S = 2  # a collector that is away does not keep the service from stopping
+OFF: Any = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}  # FastAPI's own telemetry
+EXPORT_TIMEOUT_S = 2  # short, so that an unreachable collector does not keep the service from stopping
 _QUIET_PATHS = ("/healthz", "/readyz", "/metrics")
 _FACTS = {
     "request_id": "copyist.request_id",
@@ -30,11 +30,11 @@ _FACTS = {
 
 
 def install(app: FastAPI, url: str) -> Callable[[], None]:
-    """Have an application send spans; return what sends the last of them.
+    """Make an application send spans; return a function that sends the last ones and stops.
 
     Args:
-        app: to which the middleware is added.
-        url: that takes spans by HTTP, such as http://collector:4318/v1/traces.
+        app: the application, which gets the middleware.
+        url: where spans are sent by HTTP, such as http://collector:4318/v1/traces.
     """
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
@@ -49,24 +49,27 @@ def install(app: FastAPI, url: str) -> Callable[[], None]:
 
 
 class Spans:
-    """ASGI middleware that makes a span of each request but those of probes and scrapers.
+    """ASGI middleware that makes a span of each request, except those of probes and scrapers.
 
-    Its trace's id is added to the request's log line.
+    The id of the trace is added to the request's log line.
 
     Args:
-        app: what follows.
-        tracer: OpenTelemetry's.
+        app: the application that it wraps.
+        tracer: a tracer of OpenTelemetry.
     """
 
     def __init__(self, app: ASGIApp, tracer: Any) -> None:
         from opentelemetry.trace import SpanKind, StatusCode
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        self._app, self._tracer, self._kind, self._failed = app, tracer, SpanKind.SERVER, StatusCode.ERROR
+        self._app = app
+        self._tracer = tracer
+        self._kind = SpanKind.SERVER
+        self._failed = StatusCode.ERROR
         self._propagator = TraceContextTextMapPropagator()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, and tell of it when it is answered."""
+        """Pass the request on and describe it in a span once it is answered."""
         if scope["type"] != "http" or scope["path"] in _QUIET_PATHS:
             await self._app(scope, receive, send)
             return
@@ -78,9 +81,9 @@ class Spans:
                 status = message["status"]
             await send(message)
 
-        told = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        caller = self._propagator.extract(told)
-        # An exception's message may hold what a client sent: the log has it, a span does not.
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        caller = self._propagator.extract(headers)
+        # An exception's message may hold what a client sent. It goes to the log and not into a span.
         quiet = {"record_exception": False, "set_status_on_exception": False}
         with self._tracer.start_as_current_span(scope["method"], caller, self._kind, **quiet) as span:
             bind_contextvars(trace_id=f"{span.get_span_context().trace_id:032x}")
@@ -93,7 +96,7 @@ class Spans:
                 self._describe(span, scope, status)
 
     def _describe(self, span: Any, scope: Scope, status: int) -> None:
-        """Say of a request what its log line says."""
+        """Set the attributes of a span to the facts of the request's log line."""
         facts, route = get_contextvars(), getattr(scope.get("route"), "path", None)
         span.set_attribute("http.request.method", scope["method"])
         if status:

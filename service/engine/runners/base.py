@@ -1,6 +1,6 @@
-"""The rows of one bundle: what each carries from step to step, what it reads, and how its next input is drawn.
+"""The abstract runner: holds the rows of one bundle, that is their states, inputs and sampling inputs.
 
-Whoever steps them works on these arrays in place, so a step allocates and copies nothing.
+A runner steps its rows in place on these arrays, so that a step allocates and copies nothing.
 """
 
 import math
@@ -17,18 +17,19 @@ NEUTRAL = {"temperature", "top_p"}  # sampling inputs whose neutral value is 1; 
 
 
 class Runner(ABC):
-    """Rows that can be stepped.
+    """Base class of what steps the rows of one bundle.
 
     Args:
         bundle: a checked bundle.
         capacity: number of rows.
 
     Attributes:
-        stepper: by whom they are stepped; what two of them make of a row differs in the last bits.
-        inputs: (capacity,) int64 or (capacity, 3) float32: what each row reads at the next step.
-        sampling inputs: by name, (capacity, ...): how each row's next input is drawn at the next step, noise included.
-        drawn: (capacity,) int64 or (capacity, 3) float32: what each row's last step has drawn from its output.
-        codes: uint8 (capacity,): trace byte of each row's last step, as `trace.Hierarchy` reads it.
+        stepper: name of the implementation; the results of two implementations differ in the last bits.
+        inputs: (capacity,) int64 ids or (capacity, 3) float32 offsets that the rows read at the next step.
+        sampling_inputs: arrays (capacity, ...) by name that say how the next step draws from its output: sampling
+            parameters, the random numbers, and for written lines text and hand.
+        drawn: (capacity,) int64 ids or (capacity, 3 or more) float32 offsets that the last step drew.
+        codes: (capacity,) uint8 trace bytes of the last step, as `operations.Hierarchy` decodes them.
     """
 
     stepper: str
@@ -36,9 +37,9 @@ class Runner(ABC):
     def __init__(self, bundle: Bundle, capacity: int) -> None:
         self.capacity = capacity
         self.inputs = zeros(bundle.input, capacity)
-        self.sampling_inputs = {wish.name: zeros(wish, capacity) for wish in bundle.draws}
+        self.sampling_inputs = {spec.name: zeros(spec, capacity) for spec in bundle.draws}
         for name in NEUTRAL & self.sampling_inputs.keys():
-            self.sampling_inputs[name][:] = True
+            self.sampling_inputs[name][:] = 1
         self.drawn = zeros(bundle.drawn, capacity)
         self.codes = np.zeros(capacity, np.uint8)
         self._outputs = zeros(bundle.output, capacity)
@@ -48,53 +49,65 @@ class Runner(ABC):
 
     @abstractmethod
     def step(self, count: int) -> NDArray[np.float32]:
-        """Run one step of rows 0 .. count-1 and return their outputs (count, V or 6M+1), valid until the next step."""
+        """Run one step of rows 0 .. count-1.
+
+        Returns:
+            Outputs (count, V or 6M+1) float32, valid until the next step.
+        """
 
     @abstractmethod
     def prefill(self, row: int, inputs: Seq[Any]) -> NDArray[np.uint8]:
-        """Have a row read inputs, at least one, of which nothing is drawn; return the trace bytes of these steps."""
+        """Run a row through inputs whose outputs are not needed.
+
+        Args:
+            row: index of the row.
+            inputs: T symbol ids or offsets, at least one.
+
+        Returns:
+            Trace bytes of these steps, (T,) uint8.
+        """
 
     def clear(self, row: int) -> None:
-        """Set a row to the state every sequence starts from, zeros, and its sampling inputs to neutral ones."""
+        """Set the state of a row to zeros, as a sequence begins, and its sampling inputs to neutral values."""
         for tensor in self._now.values():
             tensor[row] = 0
         for name, values in self.sampling_inputs.items():
             values[row] = name in NEUTRAL
 
     def move(self, source: int, target: int) -> None:
-        """Copy a row's state, input and sampling inputs over another's."""
+        """Copy the state, input and sampling inputs of row `source` to row `target`."""
         for tensor in (*self._now.values(), *self.sampling_inputs.values(), self.inputs):
             tensor[target] = tensor[source]
 
     @property
     def row_bytes(self) -> int:
-        """Size of what `save` returns, the same for every row and position."""
+        """Number of bytes that `save` returns, the same for every row and position."""
         return sum(np.dtype(state.dtype).itemsize * _size(state) for state in self._states)
 
     def save(self, row: int) -> bytes:
-        """Return a row's state: its tensors one after the other in the bundle's order, little-endian."""
+        """Return the state of a row: its tensors one after the other in the bundle's order, little-endian."""
         return b"".join(_little_endian(self._now[state.name][row]).tobytes() for state in self._states)
 
     def restore(self, row: int, saved: bytes) -> None:
-        """Set a row to a state that was saved, here or by another runner of the same bundle.
+        """Set a row to a state that was saved here or by another runner of the same bundle.
 
         Raises:
-            ValueError: it is not of this bundle's size, or holds what no step leaves behind.
+            ValueError: the state has another size than this bundle's, or holds values that no step leaves behind.
         """
         tensors = self._parse(saved)
         for name, values in tensors.items():
             self._now[name][row] = values
 
     def check(self, saved: bytes) -> None:
-        """Say whether `restore` would take a state.
+        """Check that `restore` would accept a state.
 
         Raises:
-            ValueError: as `restore` does.
+            ValueError: `restore` would raise it too.
         """
         self._parse(saved)
 
     def _parse(self, saved: bytes) -> dict[str, NDArray[Any]]:
-        """A saved state as its tensors, each of a row's shape."""
+        """Return the tensors of a saved state by name, each without the axis of rows."""
         if len(saved) != self.row_bytes:
             raise ValueError(f"a state of this bundle has {self.row_bytes} bytes, not {len(saved)}")
         tensors, start = {}, 0
@@ -111,21 +124,21 @@ class Runner(ABC):
 
 
 def detectors(bundle: Bundle) -> list[str]:
-    """Return the names of the boundaries a bundle carries, from layer 1 up; an LSTM carries none."""
+    """Return the names of the boundaries in a bundle's state, from layer 1 up; an LSTM has none."""
     carried = {state.name for state in bundle.states}
     return [name for layer in range(1, len(bundle.hidden)) if (name := f"z{layer}") in carried]
 
 
 def zeros(spec: TensorSpec, capacity: int) -> NDArray[Any]:
-    """Return zeros for so many rows of a tensor."""
+    """Return an array of zeros for a tensor with so many rows."""
     return np.zeros(spec.shape_for(capacity), np.dtype(spec.dtype))
 
 
 def _size(state: TensorSpec) -> int:
-    """Numbers of a tensor that belong to one row."""
+    """Return how many numbers of a tensor belong to one row."""
     return math.prod(state.shape_for(1))
 
 
 def _little_endian(values: NDArray[Any]) -> NDArray[Any]:
-    """The same values as every machine writes them."""
+    """Return the same values in little-endian byte order, whatever the machine's own."""
     return values.astype(values.dtype.newbyteorder("<"), copy=False)

@@ -1,4 +1,4 @@
-"""Who steps a bundle's rows: our kernel where it was built and agrees with the bundle's graphs, else ONNX Runtime."""
+"""Chooses a bundle's runner: our kernel if it was built and agrees with the bundle's graphs, else ONNX Runtime."""
 
 import numpy as np
 import structlog
@@ -11,19 +11,20 @@ from service.engine.runners.onnx import OnnxRunner
 _log = structlog.get_logger(__name__)
 
 STEPS, ROWS = 24, 4
-# From one and the same state, two ways of adding up floats differ by less than this, unless an h lies so close to the
-# middle between two bytes that they round it to different ones. That happens to one row's step in some hundreds.
+# From the same state, kernel and graph add floats in another order, and their outputs differ by less than CLOSE. An
+# exception is an h so close to the middle between two bytes that they round it differently. That happens in one step of
+# a row in several hundred, so not all steps have to agree.
 CLOSE = 1e-3
 MOSTLY = 0.9
 
 
 def open_runner(bundle: Bundle, capacity: int, *, kernel: bool = True) -> Runner:
-    """Return rows of a bundle, to be stepped by the kernel if it is wanted, is here and computes what the graphs do.
+    """Return a runner of a bundle: the kernel if it is wanted, was built, and computes the same as the graphs.
 
     Args:
         bundle: a checked bundle.
         capacity: number of rows.
-        kernel: whether it is wanted.
+        kernel: whether the kernel may be used.
     """
     if not kernel or not has_kernel(bundle):
         return OnnxRunner(bundle, capacity)
@@ -35,7 +36,10 @@ def open_runner(bundle: Bundle, capacity: int, *, kernel: bool = True) -> Runner
 
 
 def agreement(bundle: Bundle) -> float:
-    """Return the share of steps of which kernel and graph make the same from the same state: outputs and boundaries."""
+    """Return the share of steps, 0 to 1, at which kernel and graph give the same outputs and boundaries.
+
+    Both step random inputs, each time from the state that the graph has reached.
+    """
     random = np.random.default_rng(0)
     graphs, kernel = OnnxRunner(bundle, ROWS), KernelRunner(bundle, ROWS)
     for name in graphs.sampling_inputs.keys() - {"temperature", "top_p", "top_k", "logit_bias", "bias", "noise"}:

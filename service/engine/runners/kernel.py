@@ -1,4 +1,4 @@
-"""Steps the rows of one bundle with our own kernel: the step of a network in bytes, compiled (`service/kernel`)."""
+"""The runner of our own C kernel, which computes the step of a network with 8-bit weights (`service/engine/kernel`)."""
 
 import ctypes
 from collections.abc import Sequence as Seq
@@ -15,7 +15,7 @@ from service.engine.runners.base import Runner
 
 
 class _Rows(ctypes.Structure):
-    """`Runner` of kernel.h."""
+    """`Rows` of kernel.h: the addresses of a runner's arrays."""
 
     _fields_ = (
         ("h", c_void_p),
@@ -41,12 +41,15 @@ class _Rows(ctypes.Structure):
 
 
 class KernelRunner(Runner):
-    """Rows that the kernel steps; arguments and attributes as for `Runner`.
+    """A runner whose rows the kernel steps; attributes as for `Runner`.
 
     Args:
-        bundle: one that the kernel can run, where there is a kernel (`has_kernel`).
+        bundle: a bundle for which `has_kernel` is true.
         capacity: number of rows.
-        variant: of the kernel, by default the best that this processor runs.
+        variant: variant of the kernel; the fastest one for this processor if None.
+
+    Raises:
+        RuntimeError: the kernel was not built here.
     """
 
     stepper = "kernel"
@@ -59,11 +62,13 @@ class KernelRunner(Runner):
         self._variant = VARIANTS.index(variant or best)
         self._library = found
         self._network = KernelNetwork(bundle)
+        # Tensors of the state that each layer has: arrays of addresses, null where a layer has no such tensor.
         layers = range(1, len(bundle.hidden) + 1)
         by_layer = {
             kind: (POINTER(c_float) * len(layers))(*(self._pointer(f"{kind}{layer}") for layer in layers))
             for kind in "hcze"
         }
+        # All fields of `_Rows` by name; missing ones stay null.
         addresses = {kind: ctypes.addressof(pointers) for kind, pointers in by_layer.items()}
         arrays = {
             "position": self._now.get("window_position"),
@@ -76,18 +81,22 @@ class KernelRunner(Runner):
         }
         addresses |= {name: array.ctypes.data for name, array in arrays.items() if array is not None}
         self._rows = _Rows(**addresses)
-        self._kept = by_layer, arrays
+        self._kept = by_layer, arrays  # the C code holds only addresses, so the arrays have to live as long as this
         self._addresses = self._network.address, ctypes.addressof(self._rows)
 
     def step(self, count: int) -> NDArray[np.float32]:
-        """Run one step of rows 0 .. count-1 and return their outputs (count, V or 6M+1), valid until the next step."""
+        """Run one step of rows 0 .. count-1.
+
+        Returns:
+            Outputs (count, V or 6M+1) float32, valid until the next step.
+        """
         if not self._library.copyist_step(*self._addresses, 0, count, self._variant):
             raise MemoryError
         outputs: NDArray[np.float32] = self._outputs[:count]
         return outputs
 
     def prefill(self, row: int, inputs: Seq[Any]) -> NDArray[np.uint8]:
-        """Have a row read inputs, at least one, of which nothing is drawn; return the trace bytes of these steps."""
+        """Run a row through inputs whose outputs are not needed; return the trace bytes of these steps, (T,) uint8."""
         given = np.ascontiguousarray(inputs, self.inputs.dtype)
         codes = np.zeros(len(given), np.uint8)
         where = given.ctypes.data, len(given), codes.ctypes.data
@@ -96,11 +105,11 @@ class KernelRunner(Runner):
         return codes
 
     def _pointer(self, name: str) -> Any:
-        """Where a tensor of the state lies, nowhere if there is none of this name."""
+        """Return the address of a tensor of the state, null if there is none of this name."""
         array = self._now.get(name)
         return POINTER(c_float)() if array is None else array.ctypes.data_as(POINTER(c_float))
 
 
 def has_kernel(bundle: Bundle) -> bool:
-    """Whether the kernel was built here and computes networks like this bundle's."""
+    """Return whether the kernel was built here and can run this bundle's network."""
     return library() is not None and can_run(bundle)

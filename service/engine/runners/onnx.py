@@ -1,13 +1,13 @@
-"""Steps the rows of one bundle with ONNX Runtime, by the graphs of the bundle.
+"""The runner of ONNX Runtime, which steps the rows of one bundle with the graphs of the bundle.
 
-Everything is laid out once, and ONNX Runtime is bound to it by address, once for each range of rows. h, c and e are
-read and written in place: whatever writes one of them needs the results of all that read it. A boundary is not safe in
-that way, since what resets c may read it after the new one is known; so boundaries have two buffers that change roles
-with every step, and both together make the trace bytes.
+All arrays are allocated once, and ONNX Runtime is bound to their addresses, once for each range of rows. h, c and e are
+read and written in place. That is safe because the node that writes one of them needs the results of all nodes that
+read it. It is not safe for a boundary, because the node that resets c may read it after the new one is known. So
+boundaries have two buffers that change roles at every step. Both together give the trace bytes.
 
-A single row goes through the graph with branches, more rows through the graph that gathers them, at most 64 at a time:
-beyond that the activations of a step outgrow a core's own cache. A third graph reads many inputs of a row in one go,
-for half of what it costs to step through them. All graphs give a row the same bits.
+A single row runs through a graph with branches, several rows through a graph that gathers them, at most MAX_ROWS at a
+time: with more, the activations of a step do not fit into a core's own cache. A third graph prefills: it reads many
+inputs of a row in one run, at half the cost of single steps. All graphs give a row the same bits.
 """
 
 from collections.abc import Sequence as Seq
@@ -21,36 +21,42 @@ from export.bundle.folder import Bundle
 from service.engine.runners.base import Runner
 
 MAX_ROWS = 64
-BOUNDARIES = "boundaries"  # what the graph that reads prompts tells of its steps
+BOUNDARIES = "boundaries"  # output of the prefill graph: z of every detector after each step, (T, L-1)
 
 
 class OnnxRunner(Runner):
-    """Rows that ONNX Runtime steps; arguments and attributes as for `Runner`."""
+    """A runner whose rows ONNX Runtime steps; arguments and attributes as for `Runner`."""
 
     stepper = "graphs"
 
     def __init__(self, bundle: Bundle, capacity: int) -> None:
         super().__init__(bundle, capacity)
-        self._single, self._batch, self._prompt = (
-            open_session(bundle.single),
-            open_session(bundle.graph),
-            open_session(bundle.prompt),
-        )
-        first, *others = (one.name for one in self._prompt.get_inputs())
-        self._prompt_input, self._prompt_given = first, others
+        self._single = open_session(bundle.single)
+        self._batch = open_session(bundle.graph)
+        self._prompt = open_session(bundle.prompt)
+        # Names of the prefill graph: its first input is what a prompt gives, the others are state and sampling inputs.
+        self._prompt_input, *self._prompt_given = (one.name for one in self._prompt.get_inputs())
         self._prompt_outputs = [one.name for one in self._prompt.get_outputs()]
-        self._input, self._output, self._drawn = bundle.input, bundle.output, bundle.drawn
+        self._input = bundle.input
+        self._output = bundle.output
+        self._drawn = bundle.drawn
+        # The two buffers of the boundaries, and the state as it is with the one and with the other.
         self._z = np.zeros((2, len(self._detectors), capacity), np.float32)
         self._sides = tuple({**self._now, **dict(zip(self._detectors, side, strict=True))} for side in self._z)
         self._turn = 0
         self._now = self._sides[0]
         self._bindings: dict[tuple[int, int, int], Any] = {}
-        # Bits of a trace byte for `_z` as it lies: z after the step in the lower ones, z before it above them.
+        # The value of each boundary's bit in a trace byte, for both roles of the buffers: z after the step has the
+        # lower bits, z before it the higher ones.
         bits = 2.0 ** np.arange(2 * len(self._detectors), dtype=np.float32)
         self._bits = bits, np.roll(bits, len(self._detectors))
 
     def step(self, count: int) -> NDArray[np.float32]:
-        """Run one step of rows 0 .. count-1 and return their outputs (count, V or 6M+1), valid until the next step."""
+        """Run one step of rows 0 .. count-1.
+
+        Returns:
+            Outputs (count, V or 6M+1) float32, valid until the next step.
+        """
         for start in range(0, count, MAX_ROWS):
             size = min(MAX_ROWS, count - start)
             binding = self._bindings.get((start, size, self._turn)) or self._bind(start, size)
@@ -58,14 +64,15 @@ class OnnxRunner(Runner):
         self._turn ^= 1
         self._now = self._sides[self._turn]
         if self._detectors:
-            # A comparison, because a row that is not finite has no boundary and must not upset the others.
+            # Compared, because NaN in the product would spread to the other rows; a row that is not finite gets 0.
             fired = self._z.reshape(-1, self.capacity)[:, :count] > 0.5
             self.codes[:count] = self._bits[self._turn] @ fired
         outputs: NDArray[np.float32] = self._outputs[:count]
         return outputs
 
     def prefill(self, row: int, inputs: Seq[Any]) -> NDArray[np.uint8]:
-        """Have a row read inputs, at least one, of which nothing is drawn; return the trace bytes of these steps."""
+        """Run a row through inputs whose outputs are not needed; return the trace bytes of these steps, (T,) uint8."""
+        # Run the graph on the row's state and sampling inputs, and store the state after the last input.
         side = self._now
         given = {
             name: (side[name] if name in side else self.sampling_inputs[name])[row : row + 1]
@@ -78,12 +85,13 @@ class OnnxRunner(Runner):
             side[state.name][row] = found[state.next][0]
         if not self._detectors:
             return np.zeros(len(inputs), np.uint8)
+        # The trace byte of a step holds the boundaries after it and those after the step before.
         fired = np.concatenate([[before], found[BOUNDARIES]]) > 0.5
         codes: NDArray[np.uint8] = (np.concatenate([fired[1:], fired[:-1]], 1) @ self._bits[0]).astype(np.uint8)
         return codes
 
     def _bind(self, start: int, size: int) -> Any:
-        """Bind a range of rows to the buffers of this side's step, once."""
+        """Bind a range of rows to the arrays that a step with the current roles of the buffers reads and writes."""
         binding = (self._single if size == 1 else self._batch).io_binding()
         rows = slice(start, start + size)
         before, after = self._now, self._sides[self._turn ^ 1]
@@ -109,5 +117,5 @@ def open_session(graph: bytes) -> Any:
 
 
 def _bind(bind: Any, name: str, array: NDArray[Any]) -> None:
-    """Give ONNX Runtime the address of rows; the arrays live as long as the runner and its bindings."""
+    """Bind a name to the address of an array, which must live as long as the binding."""
     bind(name, "cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)

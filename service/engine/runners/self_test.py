@@ -1,9 +1,8 @@
-"""Before anything is served: does a row keep its bits in any company, on this processor, with this very bundle?
+"""The test of batch invariance that every bundle passes before it is served, on the processor that serves it.
 
-The promise "same seed, same bytes, whoever else is served" rests on code that is chosen by the processor it finds,
-ONNX Runtime's or our own. So it is not believed but tried: random rows with sampling inputs of their own are stepped
-all together, then again alone and in smaller batches of another order, and everything a step leaves behind is
-compared bit for bit.
+The promise "same seed, same bytes, whoever else is served" depends on code that ONNX Runtime or our kernel chooses for
+the processor. So it is tested at the start: random rows, each with its own sampling inputs, are stepped all together,
+then alone and in smaller batches of another order. Outputs, draws, trace bytes and states are compared bit for bit.
 """
 
 import time
@@ -18,24 +17,24 @@ from service.engine.runners.onnx import MAX_ROWS
 from service.engine.sampling import COLDEST
 
 STEPS = 12
-ALONE = 4
+ALONE = 4  # rows that are also stepped alone and prefilled
 BATCH_SIZES = (2, 3, 7, 31, MAX_ROWS)
 
-Inputs = list[tuple[Any, dict[str, Any]]]
+Inputs = list[tuple[Any, dict[str, Any]]]  # for every step the inputs of all rows and their sampling inputs
 
 
 class BatchVarianceError(Exception):
-    """A row depends on the rows beside it, or has an output that is not finite; the message says where."""
+    """A row's result depends on the other rows of its batch, or an output is not finite; the message says where."""
 
 
 @dataclass(frozen=True)
 class SelfTestReport:
-    """What was tried.
+    """What the test has compared.
 
     Attributes:
-        sizes: numbers of rows that were stepped together.
-        row_steps: steps of single rows that were compared bit for bit.
-        ms: how long that took.
+        sizes: batch sizes, ascending.
+        row_steps: number of steps of single rows that were compared bit for bit.
+        ms: duration of the test.
     """
 
     sizes: list[int]
@@ -44,30 +43,36 @@ class SelfTestReport:
 
 
 def check_batch_invariance(bundle: Bundle, runner: Runner) -> SelfTestReport:
-    """Try a runner that nobody uses yet; it is left with cleared rows.
+    """Test that a row's result does not depend on the other rows of its batch, nor on being prefilled.
+
+    Args:
+        bundle: a checked bundle.
+        runner: a runner of this bundle that is not in use; its rows are cleared afterwards.
 
     Raises:
-        BatchVarianceError: a row's bits depend on the others, or an output is not finite.
+        BatchVarianceError: a row's bits depend on the others or on prefill, or an output is not finite.
     """
     began = time.perf_counter()
     random = np.random.default_rng(0)
-    # One row more than fit into one run, where there is room for it.
+    # Step all rows together: one more than fit into one run of ONNX Runtime, if there are so many.
     count = min(runner.capacity, MAX_ROWS + 1)
     inputs = _inputs(bundle, count, random)
     wanted = _run(runner, inputs, np.arange(count))
     batches = [np.array([row]) for row in range(min(ALONE, count))]
     batches += [random.permutation(count)[:size] for size in BATCH_SIZES if size <= count]
+    # Step single rows and smaller batches, and compare them with that.
     for rows in batches:
         for step, (found, all_of_them) in enumerate(zip(_run(runner, inputs, rows), wanted, strict=True)):
             for place, row in enumerate(rows):
                 if found[place] != all_of_them[row]:
                     raise BatchVarianceError(
-                        f"step {step} of a row among {len(rows)} rows has other bits than among {count}: on this "
-                        "processor rows are not treated alike"
+                        f"step {step} of a row has other bits in a batch of {len(rows)} than in one of {count}: on "
+                        "this processor a row's result depends on the other rows"
                     )
     for row in range(min(ALONE, count)):
+        # Prefilled inputs must leave the same state and trace bytes as steps.
         if _prefill(runner, inputs, row) != [wanted[-1][row], *(step[row][-1] for step in wanted[:-1])]:
-            raise BatchVarianceError("inputs that are read in one go leave other bits than steps that read them")
+            raise BatchVarianceError("prefilled inputs leave other bits than steps that read them")
     for row in range(count):
         runner.clear(row)
     sizes = sorted({count, *(len(rows) for rows in batches)})
@@ -75,16 +80,16 @@ def check_batch_invariance(bundle: Bundle, runner: Runner) -> SelfTestReport:
 
 
 def _inputs(bundle: Bundle, count: int, random: np.random.Generator) -> Inputs:
-    """Return for every step what the rows read and how they draw."""
+    """Return random inputs and sampling inputs of all rows for every step."""
     shape = (STEPS, count)
     if bundle.kind == "ink":
         bias = random.choice([0.0, 1.0], count)
         noise = np.concatenate(
             [random.random((*shape, 1)), random.normal(size=(*shape, 2)), random.random((*shape, 1))], 2
         )
-        # What a bundle that writes texts takes besides, what the row writes and in whose hand, is of any values.
-        others = [wish for wish in bundle.draws if wish.name not in ("bias", "noise")]
-        fixed = {"bias": bias, **{wish.name: random.normal(size=wish.shape_for(count)) for wish in others}}
+        # A bundle that writes texts also takes the text and the hand; any values will do.
+        others = [spec for spec in bundle.draws if spec.name not in ("bias", "noise")]
+        fixed = {"bias": bias, **{spec.name: random.normal(size=spec.shape_for(count)) for spec in others}}
         return [(x, {**fixed, "noise": now}) for x, now in zip(random.normal(size=(*shape, 3)), noise, strict=True)]
     size = bundle.model["vocabulary"]
     sampling_inputs = {
@@ -98,7 +103,11 @@ def _inputs(bundle: Bundle, count: int, random: np.random.Generator) -> Inputs:
 
 
 def _run(runner: Runner, inputs: Inputs, rows: Any) -> list[list[bytes]]:
-    """Step some of the rows together from a fresh state; return all that each step leaves of each row."""
+    """Step some of the rows together from zeros.
+
+    Returns:
+        For each step and row output, draw and trace byte as bytes; then, as one more entry, the state of each row.
+    """
     count = len(rows)
     for place in range(count):
         runner.clear(place)
@@ -121,7 +130,7 @@ def _run(runner: Runner, inputs: Inputs, rows: Any) -> list[list[bytes]]:
 
 
 def _prefill(runner: Runner, inputs: Inputs, row: int) -> list[Any]:
-    """Read in one go what a row reads at all steps; return its state after them, and the trace bytes."""
+    """Prefill the inputs of a row from zeros; return its state after them, and the trace bytes."""
     runner.clear(0)
     for name, values in inputs[0][1].items():
         runner.sampling_inputs[name][0] = values[row]

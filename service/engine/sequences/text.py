@@ -228,21 +228,26 @@ class TextSequence(Sequence):
             return
         if self.score:
             self._unfinished.append(self.score)
-        # Scores of the symbols that the new characters consist of; those of pending symbols come later.
-        done = len(self._unfinished) - self._decoder.num_pending
-        # A broken character and a whole one may come at once: the last symbol is then the whole one.
-        for left in range(len(characters) - 1, -1, -1):
-            first, self._unfinished = self._unfinished[: done - left], self._unfinished[done - left :]
+        self._score_items(len(characters), len(self._unfinished) - self._decoder.num_pending)
+
+    def _score_items(self, num_characters: int, num_scores: int) -> None:
+        """Give the last characters the oldest scores of `_unfinished`: one to each, and what is left to the first.
+
+        Several characters come at once only if the first ones are broken, and then each later one is a single symbol.
+        """
+        for left in range(num_characters - 1, -1, -1):
+            first, self._unfinished = self._unfinished[: num_scores - left], self._unfinished[num_scores - left :]
             self._item_scores.append(first)
-            done -= len(first)
+            num_scores -= len(first)
 
     def _finish_spelling(self) -> None:
         """Append the replacement of an incomplete character, unless a later request may complete it."""
         if self._keeps:
             return
-        rest = self._decoder.flush()
+        rest = self._decoder.flush()  # of some broken bytes several characters
         self._items += rest
-        self._item_scores += [self._unfinished] if rest and self.params.logprobs is not None else []
+        if self.params.logprobs is not None:
+            self._score_items(len(rest), len(self._unfinished))
 
     def _penalise(self, token: int) -> None:
         """Count a drawn symbol and apply the penalties to it."""
@@ -268,7 +273,9 @@ class TextSequence(Sequence):
         for token in self._counts:
             self._set_bias(token)
         if has_prompt:
-            self._items += self._decoder.flush()
+            broken = self._decoder.flush()
+            self._items += broken
+            self._item_scores += [[] for _ in broken] if self.params.logprobs is not None else []
         else:
             for character in start.held:
                 self._stops.push(character)

@@ -1,7 +1,7 @@
 """An executor with sequences that come, go, branch, stop and go on, on a fake runner and on real ones.
 
 The rules of the state machine are what clients do; what must hold is checked after each: no row has two owners, the
-order of arrival is kept, everyone finishes, nobody reads what they would not have read alone.
+order of arrival is kept, everyone finishes, and every client gets the same text as without the others.
 """
 
 from collections.abc import Iterator
@@ -31,8 +31,8 @@ STEPS_AT_MOST = 1000
 
 
 def drive(executor: Executor[Any], sequences: list[Any]) -> list[Delta]:
-    """Run sequences together to their ends and return what each tells, the last piece with its end."""
-    told = [Delta() for _ in sequences]
+    """Run sequences together to their ends and return the items of each, with its end."""
+    written = [Delta() for _ in sequences]
     for sequence in sequences:
         executor.scheduler.add(sequence)
     for _ in range(STEPS_AT_MOST):
@@ -42,9 +42,9 @@ def drive(executor: Executor[Any], sequences: list[Any]) -> list[Delta]:
         for sequence in executor.step():
             if sequence.reason:
                 executor.remove(sequence)
-            told[sequences.index(sequence)].extend(sequence.take().unseen)
-    assert all(delta.end for delta in told)
-    return told
+            written[sequences.index(sequence)].extend(sequence.take().unseen)
+    assert all(delta.end for delta in written)
+    return written
 
 
 def end_of(delta: Delta) -> End:
@@ -80,7 +80,7 @@ class Model:
         return TextSequence(self.codec, ids, 0, given, boundaries=boundaries, part=part)
 
     def write(self, length: int, part: StreamPart, **given: Any) -> Delta:
-        """Return what such a sequence tells, beside two others that are none of its business."""
+        """Return the items of such a sequence, which runs beside two others."""
         others = [self.sequence(3 + length % 5, StreamPart(), prompt="ab") for _ in range(self.num_rows - 1)]
         return drive(self.executor, [*others, self.sequence(length, part, **given)])[-1]
 
@@ -130,7 +130,7 @@ def test_a_text_in_many_parts_is_the_text(model: Model) -> None:
 
 @pytest.mark.parametrize("boundaries", [True, False])
 def test_a_stream_is_taken_up_at_any_position(model: Model, boundaries: bool) -> None:
-    """What was told before is not told again, and the rest is the rest."""
+    """Items that the client already has are not sent again, and the rest does not change."""
     given: dict[str, Any] = {"prompt": "ba", "boundaries": boundaries, "stop": ("zz",)}
     whole = model.write(15, StreamPart(), **given)
     count = len(whole.items)
@@ -177,9 +177,9 @@ def test_branches_of_a_state_differ_from_their_first_symbol(model: Model) -> Non
     if isinstance(model.executor, InkExecutor):
         start = snapshot_of(model.write(5, StreamPart(keeps=True)))
         params = [InkParams(seed=seed, max_points=2, bias=0.5) for seed in (7, 7, 8)]
-        told = drive(model.executor, [InkSequence((0.0, 0.0, 0.0), one, part=StreamPart(start)) for one in params])
-        assert told[0].items == told[1].items
-        assert told[0].items[0] != told[2].items[0]
+        written = drive(model.executor, [InkSequence((0.0, 0.0, 0.0), one, part=StreamPart(start)) for one in params])
+        assert written[0].items == written[1].items
+        assert written[0].items[0] != written[2].items[0]
         return
     start = snapshot_of(model.write(5, StreamPart(keeps=True), prompt="ba"))
     texts = {
@@ -193,14 +193,14 @@ def test_branches_of_a_state_differ_from_their_first_symbol(model: Model) -> Non
     assert len(set(texts.values())) > 1
 
 
-def test_a_poisoned_row_harms_nobody(model: Model) -> None:
-    """A row that turns to NaN ends its own sequence; neighbours and the next one on that row do not notice."""
+def test_a_row_that_is_not_finite_ends_alone(model: Model) -> None:
+    """A row that turns to NaN ends its own sequence; its neighbour and the next sequence on that row are unchanged."""
     runner: Any = model.executor.runner
     clean = [model.write(9, StreamPart(), prompt="ba") for _ in range(2)]
     poisoned, neighbour = (model.sequence(9, StreamPart(), prompt="ba") for _ in range(2))
     for sequence in (poisoned, neighbour):
         model.executor.scheduler.add(sequence)
-    told = {poisoned: Delta(), neighbour: Delta()}
+    written = {poisoned: Delta(), neighbour: Delta()}
     for step in range(STEPS_AT_MOST):
         model.executor.admit(0.0)
         if not model.executor.scheduler.rows:
@@ -211,10 +211,10 @@ def test_a_poisoned_row_harms_nobody(model: Model) -> None:
         for sequence in model.executor.step():
             if sequence.reason:
                 model.executor.remove(sequence)
-            told[sequence].extend(sequence.take())
-    assert end_of(told[poisoned]).reason == "error"
-    assert end_of(told[poisoned]).snapshot is None
-    assert (told[neighbour].items, told[neighbour].trace) == (clean[0].items, clean[0].trace)
+            written[sequence].extend(sequence.take())
+    assert end_of(written[poisoned]).reason == "error"
+    assert end_of(written[poisoned]).snapshot is None
+    assert (written[neighbour].items, written[neighbour].trace) == (clean[0].items, clean[0].trace)
     after = model.write(9, StreamPart(), prompt="ba")
     assert (after.items, after.trace) == (clean[0].items, clean[0].trace)
     assert clean[0].items == clean[1].items
@@ -222,13 +222,13 @@ def test_a_poisoned_row_harms_nobody(model: Model) -> None:
 
 @dataclass(eq=False)
 class Client:
-    """What someone asked for, and what they were told so far."""
+    """What a client asked for, and what it has received so far."""
 
     prompt: list[int]
     count: int
     sequence: TextSequence
     expected: list[int]
-    told: Delta = field(default_factory=Delta)
+    received: Delta = field(default_factory=Delta)
     is_gone: bool = False
 
 
@@ -279,22 +279,22 @@ class Machine(RuleBasedStateMachine):
         """Someone goes on from where a text ended, with or without a prompt."""
         before = data.draw(st.sampled_from(self._saved()))
         expected = CountingRunner.expected([*before.prompt, *before.expected, *more], count)
-        client = self._come(more, count, expected, part=StreamPart(snapshot_of(before.told), keeps=True))
+        client = self._come(more, count, expected, part=StreamPart(snapshot_of(before.received), keeps=True))
         client.prompt = [*before.prompt, *before.expected, *more]
 
     def _saved(self) -> list[Client]:
-        return [client for client in self.clients if client.told.end and client.told.end.snapshot]
+        return [client for client in self.clients if client.received.end and client.received.end.snapshot]
 
     @precondition(lambda self: self.clients)
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
         """Someone leaves, waiting, running or done: what they occupied is free at once."""
         client = data.draw(st.sampled_from(self.clients))
-        if client.told.end:
+        if client.received.end:
             return
         client.sequence.finish("cancelled")
         self.executor.remove(client.sequence)
-        client.told.extend(client.sequence.take())
+        client.received.extend(client.sequence.take())
         client.is_gone = True
         assert client.sequence not in self.executor.scheduler.rows
         assert client.sequence not in self.executor.scheduler.waiting
@@ -315,31 +315,31 @@ class Machine(RuleBasedStateMachine):
             client = next(client for client in self.clients if client.sequence is sequence)
             if sequence.reason:
                 self.executor.remove(sequence)
-            client.told.extend(sequence.take())
+            client.received.extend(sequence.take())
 
     @invariant()
-    def nobody_shares_a_row(self) -> None:
-        """Running sequences own rows 0 .. n-1, one each, and nobody who left or ended is among them."""
+    def rows_have_one_owner(self) -> None:
+        """Running sequences own rows 0 .. n-1, one each, and none of them has left or ended."""
         rows = self.executor.scheduler.rows
         assert [sequence.row for sequence in rows] == list(range(len(rows)))
         assert all(sequence.reason is None for sequence in rows)
 
     @invariant()
     def everyone_reads_their_own(self) -> None:
-        """What was told is the beginning of what is told alone; at the end it is all of it."""
+        """What a client has received is the beginning of its expected text; at the end it is all of it."""
         for client in self.clients:
-            text, expected = "".join(client.told.items), CODEC.decode(client.expected)
+            text, expected = "".join(client.received.items), CODEC.decode(client.expected)
             assert expected.startswith(text)
-            if client.told.end and not client.is_gone:
+            if client.received.end and not client.is_gone:
                 assert text == expected
 
     def teardown(self) -> None:
-        """With nobody new everyone finishes, within as many steps as their lengths allow."""
+        """Without new clients every sequence finishes, within as many steps as the lengths allow."""
         bound = sum(len(client.sequence._inputs) + client.count + 1 for client in self.clients)
         for _ in range(bound):
             self.step()
         assert not self.executor.has_work
-        assert all(client.told.end for client in self.clients)
+        assert all(client.received.end for client in self.clients)
         self.everyone_reads_their_own()
 
 
@@ -347,10 +347,10 @@ TestMachine = Machine.TestCase
 TestMachine.settings = settings(max_examples=40, stateful_step_count=25)
 
 
-def test_a_long_prompt_delays_nobody() -> None:
+def test_a_long_prompt_does_not_delay_others() -> None:
     """Beside a prompt of 2,000 symbols a running stream gets a symbol at each step, and so does one that joins.
 
-    What is read ahead in between is bounded.
+    The number of inputs that are prefilled in between is bounded.
     """
     executor = TextExecutor("counting", CountingRunner(4), CODEC)
     running, joining = (TextSequence(CODEC, [1], 0, TextParams(1, 500)) for _ in range(2))
@@ -391,7 +391,7 @@ def _firsts(executor: Executor[Any], sequences: list[Any]) -> Iterator[int]:
                 yield step
 
 
-def test_nobody_starves() -> None:
+def test_no_sequence_starves() -> None:
     """However many come, they begin in the order in which they came, and the last one waits for its turn only."""
     executor = TextExecutor("counting", CountingRunner(3), CODEC)
     sequences = [TextSequence(CODEC, [number % 11], 0, TextParams(1, 1 + number * 5 % 9)) for number in range(40)]
@@ -405,14 +405,14 @@ def test_nobody_starves() -> None:
 
 @pytest.mark.parametrize("neighbours", [0, 2])
 @pytest.mark.parametrize("given", [{}, {"echo": True}, {"echo": True, "logprobs": 2}, {"max_tokens": 0}])
-def test_a_prompt_that_is_read_ahead_is_read(
+def test_a_prefilled_prompt_is_as_one_read_by_steps(
     model: Model, given: dict[str, Any], neighbours: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether a prompt is read in one go or step by step, alone or in company: the same text, trace and state."""
+    """Prefilled or read step by step, alone or beside others, a prompt gives the same text, trace and state."""
     prompt = "abba " * 60 if not isinstance(model.executor, InkExecutor) else ""
     prime = np.random.default_rng(3).normal(size=(300, 3)).tolist()
 
-    def told() -> tuple[Delta, int]:
+    def write() -> tuple[Delta, int]:
         others = [model.sequence(400, StreamPart()) for _ in range(neighbours)]
         if isinstance(model.executor, InkExecutor):
             read: Any = InkSequence((0.0, 0.0, 0.0), InkParams(7, given.get("max_tokens", 9)), prime=prime)
@@ -438,9 +438,9 @@ def test_a_prompt_that_is_read_ahead_is_read(
             model.executor.remove(sequence)
         return delta, prefilled
 
-    quick, prefilled = told()
+    quick, prefilled = write()
     monkeypatch.setattr(type(model.sequence(1, StreamPart())), "prefillable", lambda *_: [])
-    slow, none = told()
+    slow, none = write()
     assert none == 0
     if "logprobs" in given and not isinstance(model.executor, InkExecutor):
         assert prefilled == 0
@@ -461,8 +461,8 @@ def test_a_prompt_that_is_read_ahead_is_read(
         (64, 17, 0),
     ],
 )
-def test_somebody_alone_reads_much_and_a_crowd_a_little(rows: int, reading: int, expected: int) -> None:
-    """The bound goes down with the number of rows, and the first come are served first; many readers step together."""
+def test_prefill_chunks_shrink_with_the_batch(rows: int, reading: int, expected: int) -> None:
+    """The chunk shrinks with the number of rows, in order of arrival; with many prompts nothing is prefilled."""
     executor = TextExecutor("counting", CountingRunner(rows), CODEC)
     prompts = [[1] * 500 if number < reading else [1] for number in range(rows)]
     sequences = [TextSequence(CODEC, prompt, 0, TextParams(1, 9)) for prompt in prompts]
@@ -474,8 +474,8 @@ def test_somebody_alone_reads_much_and_a_crowd_a_little(rows: int, reading: int,
     assert [len(sequence._trace) for sequence in sequences] == [expected + 1, *[1] * (rows - 1)]
 
 
-def test_readers_that_are_done_make_way() -> None:
-    """Where too many read at once they step, until so few are left that these may read ahead."""
+def test_prefill_begins_when_few_prompts_are_left() -> None:
+    """While too many sequences read prompts they step, until so few are left that these are prefilled."""
     executor = TextExecutor("counting", CountingRunner(6), CODEC)
     for length in (3, 3, 40, 40, 40, 40):
         executor.scheduler.add(TextSequence(CODEC, [1] * length, 0, TextParams(1, 99)))

@@ -52,7 +52,7 @@ async def take(stream: Stream) -> Delta:
 
 
 async def read(stream: Stream) -> Delta:
-    """Take all a stream tells and join it."""
+    """Take all deltas of a stream and join them."""
     whole = Delta()
     while whole.end is None:
         whole.extend(await take(stream))
@@ -111,7 +111,7 @@ async def test_prompts_are_read_beside_running_rows(build: Build) -> None:
     assert rig.engine.gauges.row_steps == 60
 
 
-async def test_the_first_item_is_told_at_once(build: Build) -> None:
+async def test_the_first_item_is_published_at_once(build: Build) -> None:
     """However lazy the policy, the first character does not wait for more."""
     rig = build(policy=AT_THE_END, is_gated=True)
     stream = rig.submit([1], 10)
@@ -122,8 +122,8 @@ async def test_the_first_item_is_told_at_once(build: Build) -> None:
 
 
 @pytest.mark.parametrize(("rows", "steps"), [(2, 3), (64, 3), (128, 6)])
-async def test_a_crowd_is_told_less_often(build: Build, rows: int, steps: int) -> None:
-    """Up to 64 streams hear something after the interval, so that people see it come; more share as many events."""
+async def test_a_large_batch_publishes_less_often(build: Build, rows: int, steps: int) -> None:
+    """Up to 64 streams get a delta after each interval; for more the interval grows, and the events stay as many."""
     rig = build(rows, policy=FlushPolicy(items=1000, interval_s=3.0), is_gated=True)
     rig.submit([1], 100)
     await rig.until(lambda: rig.engine.num_running == 1)
@@ -146,7 +146,7 @@ async def test_a_slow_reader_gets_longer_pieces_and_no_queue(build: Build) -> No
     rig = build(is_gated=True)
     slow, quick = rig.submit([1], 40), rig.submit([2], 40)
     rig.runner.let(1)
-    told = [await take(slow), await take(quick)]
+    whole = [await take(slow), await take(quick)]
     for _ in range(20):
         waiting = asyncio.create_task(take(quick))
         await asyncio.sleep(0)
@@ -160,7 +160,7 @@ async def test_a_slow_reader_gets_longer_pieces_and_no_queue(build: Build) -> No
     assert len(late.items) == 21
     rig.runner.open()
     rest = await read(slow)
-    assert "".join(told[0].items + late.items + rest.items) == text_of([1], 40)
+    assert "".join(whole[0].items + late.items + rest.items) == text_of([1], 40)
 
 
 @pytest.mark.parametrize("where", ["queued", "in the prompt", "decoding"])
@@ -205,7 +205,7 @@ async def test_cancelling_half_leaves_the_other_half_alone(build: Build) -> None
 
 
 async def test_cancelling_after_the_end_does_nothing(build: Build) -> None:
-    """A late order to cancel finds nobody and harms nobody."""
+    """An order to cancel that comes after the end changes nothing."""
     rig = build()
     stream = rig.submit([1], 1)
     await read(stream)
@@ -229,7 +229,7 @@ async def test_admission_is_bounded(build: Build, waiting: int) -> None:
 
 
 async def test_a_failed_step_ends_its_rows_and_nothing_else(build: Build) -> None:
-    """Running sequences hear of the error, the waiting ones run on fresh rows, and the engine stays."""
+    """Running sequences end with the error, the waiting ones run on fresh rows, and the engine goes on."""
     rig = build(capacity=2, is_gated=True)
     running, waiting = [rig.submit([1], 9) for _ in range(2)], rig.submit([3], 9)
     rig.runner.let(3)
@@ -246,7 +246,7 @@ async def test_a_failed_step_ends_its_rows_and_nothing_else(build: Build) -> Non
 
 
 async def test_repeated_failures_make_it_unready_until_a_step_works(build: Build) -> None:
-    """Three failed steps in a row are trouble; a good one ends it."""
+    """After three failed steps in a row the engine is not ready; a step that succeeds makes it ready again."""
     rig = build()
     rig.runner.fails = 3
     for _ in range(3):
@@ -269,7 +269,7 @@ async def test_a_broken_row_ends_alone(build: Build) -> None:
 
 
 async def test_readiness_watches_progress(build: Build) -> None:
-    """Idle is well; work without a step for too long is trouble, by the engine's clock; the next step ends it."""
+    """An idle engine is ready; one with work but no step for too long is not, until its next step."""
     rig = build(is_gated=True)
     rig.clock[0] = 1000.0
     assert rig.engine.unready_reason is None
@@ -297,7 +297,7 @@ async def test_draining_refuses_new_work_and_finishes_old(build: Build) -> None:
 
 
 @pytest.mark.parametrize("how", ["end_all", "stop"])
-async def test_whatever_runs_hears_of_the_end(build: Build, how: str) -> None:
+async def test_whatever_runs_gets_an_end(build: Build, how: str) -> None:
     """At the end of patience running and waiting sequences end with the reason shutdown."""
     rig = build(capacity=1, is_gated=True)
     streams = [rig.submit([1], 10**6), rig.submit([2], 10**6)]
@@ -381,15 +381,15 @@ async def test_several_streams_are_read_as_one(build: Build) -> None:
 
 
 async def test_likelihoods_come_with_what_was_read_and_drawn(build: Build) -> None:
-    """The executor tells each sequence that asks the likelihoods of its own symbols, the prompt's too, and no other."""
+    """Each sequence that asks for them gets the log-probabilities of its own symbols only, the prompt's too."""
     rig = build(capacity=4)
     asks = TextParams(seed=1, max_tokens=5, echo=True, logprobs=2)
     plain = rig.submit([1, 2], 5)
     scored = rig.engine.submit(rig.executor, TextSequence(CODEC, [3, 4, 5], 0, asks))
-    told = await read(scored)
+    whole = await read(scored)
     symbols = [3, 4, 5, *CountingRunner.expected([3, 4, 5], 5)]
-    assert "".join(told.items) == CODEC.decode(symbols)
-    scores = [score for item in told.scores for score in item]
+    assert "".join(whole.items) == CODEC.decode(symbols)
+    scores = [score for item in whole.scores for score in item]
     assert [score.token for score in scores] == symbols
     assert (scores[0].logprob, scores[0].top) == (None, [])
     # The counting runner is sure of one symbol: 100 nats above each of the others.
@@ -407,14 +407,14 @@ async def test_a_bias_belongs_to_its_row(build: Build) -> None:
     params = TextParams(seed=1, max_tokens=20, logit_bias=((2, 100.0), (0, -100.0)), temperature=0)
     short, plain = rig.submit([1], 3), rig.submit([1, 2], 20)
     biased = rig.engine.submit(rig.executor, TextSequence(CODEC, [7], 0, params))
-    told = await read(biased)
+    whole = await read(biased)
     # 100 for the one and 100 against the likeliest: "c" ties with it, and of equals the lower id counts.
     total, expected = 8, []
     for _ in range(20):
         best = total % NUM_SYMBOLS
         expected.append(min(best, 2) if best != 0 else 2)
         total += expected[-1] + 1
-    assert "".join(told.items) == CODEC.decode(expected)
+    assert "".join(whole.items) == CODEC.decode(expected)
     assert "".join((await read(plain)).items) == text_of([1, 2], 20)
     assert "".join((await read(short)).items) == text_of([1], 3)
 
@@ -453,7 +453,7 @@ async def test_bundles_share_the_thread_fairly() -> None:
 
 
 async def test_ten_thousand_joins_and_cancels_leak_nothing(build: Build) -> None:
-    """After clients came and left at random, nobody is left in a row, in the queue or in the books."""
+    """After clients came and left at random, no sequence is left in a row, in the queue or in the counts."""
     rig, chance = build(capacity=8, waiting=200), np.random.default_rng(1)
     streams: list[Stream] = []
     for _ in range(10_000):

@@ -144,8 +144,8 @@ def test_every_processor_has_the_same_bits(bundle: Bundle, variant: str) -> None
     assert [best.save(row) for row in range(9)] == [other.save(row) for row in range(9)]
 
 
-def test_rows_are_alike_in_any_company_and_prompts_are_steps(bundle: Bundle) -> None:
-    """The start-up's own proof holds, beyond a block of rows too."""
+def test_the_kernel_is_batch_invariant_and_prefill_is_steps(bundle: Bundle) -> None:
+    """The test at start-up passes, also with more rows than a block of the kernel."""
     assert check_batch_invariance(bundle, KernelRunner(bundle, 100)).sizes == [1, 2, 3, 7, 31, 64, 65]
 
 

@@ -61,7 +61,7 @@ def run(runner: Runner, inputs: Any) -> tuple[Any, Any]:
     return np.array(outputs), np.array(codes)
 
 
-def test_a_row_is_the_same_bits_alone_and_in_company(opened: Opened) -> None:
+def test_a_row_has_the_same_bits_alone_and_in_a_batch(opened: Opened) -> None:
     """Outputs and trace bytes of a row do not depend on how many rows there are, bit for bit.
 
     One row has a graph of its own, and more than 64 are run in parts, of which the last may be of one row.
@@ -94,16 +94,16 @@ def test_steps_are_those_of_the_graph(bundle: Bundle) -> None:
     assert alone.save(0) == runner.save(0)
     hierarchy = Hierarchy(len(bundle.hidden), has_detectors=bool(detectors(bundle)))
     for row in range(3):
-        told = hierarchy.boundaries(bytes(codes[:, row].tolist()))
+        boundaries = hierarchy.boundaries(bytes(codes[:, row].tolist()))
         expected = ["".join(str(int(layers[layer][row])) for layers in z) for layer in range(hierarchy.num_detectors)]
-        assert told == expected
+        assert boundaries == expected
         if bundle.name == "small-text":
-            assert all(0 < column.count("1") < 60 for column in told), (
+            assert all(0 < column.count("1") < 60 for column in boundaries), (
                 "detectors of the test bundle should fire at times"
             )
 
 
-def test_inputs_read_in_one_go_are_steps(opened: Opened) -> None:
+def test_prefilled_inputs_are_steps(opened: Opened) -> None:
     """A row that reads many inputs at once has the state and the trace bytes of one that steps; others keep theirs."""
     bundle, make = opened
     inputs = inputs_of(bundle, 40, 3)
@@ -161,7 +161,7 @@ def test_moved_rows_go_on_as_if_nothing_happened(bundles: Path, data: st.DataObj
 
 
 def test_a_saved_row_goes_on_elsewhere(opened: Opened) -> None:
-    """Saved at any position and restored in another runner, row and company, a row goes on bit for bit, trace too."""
+    """Saved at any position and restored in another runner, row and batch, a row goes on bit for bit, trace too."""
     bundle, make = opened
     inputs = inputs_of(bundle, 24, 3)
     first, second = make(bundle, 3), make(bundle, 3)
@@ -206,7 +206,7 @@ def test_a_state_that_no_step_leaves_behind_is_refused(opened: Opened) -> None:
     runner.check(saved)
 
 
-def test_rows_draw_as_they_wish_wherever_they_sit(bundle: Bundle) -> None:
+def test_rows_draw_with_their_own_sampling_inputs(bundle: Bundle) -> None:
     """A row draws what the graph draws with the same sampling inputs, alone too, and keeps them when it moves."""
     plain, runner, alone = OnnxStep.of(bundle), OnnxRunner(bundle, 3), OnnxRunner(bundle, 1)
     inputs = inputs_of(bundle, 12, 3)

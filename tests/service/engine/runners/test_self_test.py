@@ -22,7 +22,7 @@ from tests.service.live_server import Server
 
 @pytest.mark.parametrize("name", ["small-text", "small-ink"])
 def test_a_sound_bundle_passes_and_leaves_fresh_rows(bundles: Path, name: str) -> None:
-    """Companies of many sizes are compared, and the first sequence finds rows as new."""
+    """Batches of many sizes are compared, and the first sequence finds the rows cleared."""
     bundle = bundles_of.load(bundles / name)
     runner = OnnxRunner(bundle, 256)
     report = check_batch_invariance(bundle, runner)
@@ -30,8 +30,8 @@ def test_a_sound_bundle_passes_and_leaves_fresh_rows(bundles: Path, name: str) -
     assert report.row_steps == 12 * (4 + 2 + 3 + 7 + 31 + 64)
     fresh = OnnxRunner(bundle, 1)
     assert {runner.save(row) for row in range(65)} == {fresh.save(0)}
-    for wish, values in fresh.sampling_inputs.items():
-        assert all(np.array_equal(runner.sampling_inputs[wish][row], values[0]) for row in range(65))
+    for key, values in fresh.sampling_inputs.items():
+        assert all(np.array_equal(runner.sampling_inputs[key][row], values[0]) for row in range(65))
 
 
 def test_a_runner_of_one_row_has_nothing_to_compare_but_itself(bundles: Path) -> None:
@@ -52,18 +52,18 @@ def altered(bundle: Bundle, file: str, change: Any) -> Bundle:
 def test_a_millionth_counts(bundles: Path) -> None:
     """If the graph for one row gives other bits than that for many, were it in the last places, nothing is served."""
     bundle = altered(bundles_of.load(bundles / "small-text"), "single.onnx", lambda bias: bias + 1e-6)
-    with pytest.raises(BatchVarianceError, match="step 0 of a row among 1 rows has other bits than among 9"):
+    with pytest.raises(BatchVarianceError, match="step 0 of a row has other bits in a batch of 1 than in one of 9"):
         check_batch_invariance(bundle, OnnxRunner(bundle, 9))
 
 
-def test_prompts_are_to_be_read_as_steps_read_them(bundles: Path) -> None:
+def test_prefill_has_to_leave_what_steps_leave(bundles: Path) -> None:
     """The graph that reads many inputs is tried too."""
     bundle = bundles_of.load(bundles / "small-text")
     model = onnx.ModelProto.FromString(bundle.prompt)
     (gain,) = (one for one in constants(model.graph) if one.name == "layer1.gain")
     gain.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(gain) * np.float32(1 + 1e-6), gain.name))
     changed = replace(bundle, files=MappingProxyType({**bundle.files, "prompt.onnx": model.SerializeToString()}))
-    with pytest.raises(BatchVarianceError, match="read in one go leave other bits"):
+    with pytest.raises(BatchVarianceError, match="prefilled inputs leave other bits"):
         check_batch_invariance(changed, OnnxRunner(changed, 9))
 
 
@@ -78,7 +78,10 @@ def test_the_service_does_not_start_on_it(bundles: Path, monkeypatch: pytest.Mon
     """One clear sentence with the bundle's place in it."""
     load = bundles_of.load
     monkeypatch.setattr(bundles_of, "load", lambda path: altered(load(path), "single.onnx", lambda bias: bias + 1))
-    with pytest.raises(LoadingError, match=r"A bundle cannot be served: .*small-.*: step 0 of a row among 1 rows"):
+    with pytest.raises(
+        LoadingError,
+        match=r"cannot be served: .*small-.*: step 0 of a row has other bits in a batch of 1 ",
+    ):
         ModelRegistry.open(bundles, 4, "copybook")
 
 

@@ -1,4 +1,4 @@
-"""A stop string is found at its last character, and nothing that may become one is told before."""
+"""A stop string is found at its last character, and nothing that may become one is published before."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,22 +1,23 @@
-"""What a sequence tells, and when: whole characters, aligned columns, nothing of a stop string."""
+"""What a sequence publishes, and when: whole characters, aligned columns, nothing of a stop string."""
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from model.codec import REPLACEMENT, TextCodec
 from service.engine.sampling import FAILED, SMALLEST, uniforms
 from service.engine.sequences.base import Delta, Score
 from service.engine.sequences.free_ink import InkParams, InkSequence
+from service.engine.sequences.snapshot import Snapshot, StreamPart
 from service.engine.sequences.text import TextParams, TextSequence
 
 LETTERS = TextCodec(("a", "b", "c", "\n", REPLACEMENT), "replace")
 BYTES = TextCodec((), "bytes")
 
 
-def run(sequence: TextSequence, tokens: list[int], told_at: set[int] | None = None) -> list[Delta]:
-    """Advance with these tokens as draws until the sequence ends, taking what it tells at the steps named."""
+def run(sequence: TextSequence, tokens: list[int], taken_at: set[int] | None = None) -> list[Delta]:
+    """Advance with these tokens as draws until the sequence ends, and take its items at the steps named."""
     deltas = []
     drawn = iter(tokens)
     for step in range(10_000):
@@ -30,14 +31,14 @@ def run(sequence: TextSequence, tokens: list[int], told_at: set[int] | None = No
         sequence.advance(step % 4, choice)
         if sequence.reason:
             break
-        if told_at is None or step in told_at:
+        if taken_at is None or step in taken_at:
             deltas.append(sequence.take())
     deltas.append(sequence.take())
     return deltas
 
 
-def told(deltas: list[Delta]) -> Delta:
-    """Join all that was told."""
+def joined(deltas: list[Delta]) -> Delta:
+    """Join deltas."""
     whole = Delta()
     for delta in deltas:
         whole.extend(delta)
@@ -50,13 +51,15 @@ def told(deltas: list[Delta]) -> Delta:
     st.booleans(),
     st.sets(st.integers(0, 60)),
 )
+@example([], [237, 160], False, set())  # two characters at the end
+@example([237], [160, 97], True, {1})
 def test_echo_and_scores_fit_the_text(
-    prompt: list[int], tokens: list[int], boundaries: bool, told_at: set[int]
+    prompt: list[int], tokens: list[int], boundaries: bool, taken_at: set[int]
 ) -> None:
     """Of any bytes, broken ones too, the echo is their text, and each character has the scores of its own symbols."""
     params = TextParams(seed=0, max_tokens=len(tokens), echo=True, logprobs=1)
-    deltas = run(TextSequence(BYTES, prompt, 65, params, boundaries=boundaries), tokens, told_at)
-    whole = told(deltas)
+    deltas = run(TextSequence(BYTES, prompt, 65, params, boundaries=boundaries), tokens, taken_at)
+    whole = joined(deltas)
     assert "".join(whole.items) == BYTES.decode(prompt + tokens)
     assert all(len(delta.scores) == len(delta.items) for delta in deltas)
     assert all(len(delta.trace) == (len(delta.items) if boundaries else 0) for delta in deltas)
@@ -81,16 +84,16 @@ def test_echo_and_scores_fit_the_text(
 def test_a_stop_string_takes_its_scores_with_it(prompt: str, tokens: list[int], stop: str) -> None:
     """A stop string is looked for in what was drawn, never in the echo, and what it takes away has no scores."""
     params = TextParams(seed=0, max_tokens=len(tokens), stop=(stop,), echo=True, logprobs=0)
-    whole = told(run(TextSequence(LETTERS, LETTERS.encode(prompt).tolist(), 3, params), tokens))
+    whole = joined(run(TextSequence(LETTERS, LETTERS.encode(prompt).tolist(), 3, params), tokens))
     text = LETTERS.decode(tokens)
     assert "".join(whole.items) == prompt + (text[: text.find(stop)] if stop in text else text)
     assert len(whole.scores) == len(whole.items)
 
 
 def test_without_echo_only_what_is_drawn_has_scores() -> None:
-    """The prompt is neither told nor scored, and the first score is that of the first symbol drawn."""
+    """The prompt is neither published nor scored, and the first score is that of the first symbol drawn."""
     sequence = TextSequence(LETTERS, [0, 1, 2], 3, TextParams(seed=0, max_tokens=2, logprobs=1))
-    whole = told(run(sequence, [1, 2]))
+    whole = joined(run(sequence, [1, 2]))
     assert "".join(whole.items) == "bc"
     assert [[score.token for score in item] for item in whole.scores] == [[1], [2]]
 
@@ -117,13 +120,13 @@ def test_penalties_follow_what_was_drawn() -> None:
     st.text("abc", max_size=5),
 )
 def test_tells_the_text_up_to_the_first_stop(
-    tokens: list[int], stops: list[str], boundaries: bool, told_at: set[int], prompt: str
+    tokens: list[int], stops: list[str], boundaries: bool, taken_at: set[int], prompt: str
 ) -> None:
-    """The text told is that before the stop string which is complete first, however it is cut and with or without z."""
+    """The text is what precedes the stop string that is complete first, however it is cut, with or without z."""
     params = TextParams(seed=0, max_tokens=len(tokens), stop=tuple(stops))
     ids = LETTERS.encode(prompt).tolist()
     sequence = TextSequence(LETTERS, ids, 3, params, boundaries=boundaries)
-    whole = told(run(sequence, tokens, told_at))
+    whole = joined(run(sequence, tokens, taken_at))
     text = LETTERS.decode(tokens)
     ends = [(text.find(stop) + len(stop), text.find(stop)) for stop in stops if stop in text]
     expected = text[: min(ends)[1]] if ends else text
@@ -144,21 +147,30 @@ def test_tells_the_text_up_to_the_first_stop(
     st.booleans(),
     st.sets(st.integers(0, 60)),
 )
-def test_bytes_become_whole_characters(text: str, boundaries: bool, told_at: set[int]) -> None:
-    """A character of several bytes is told when its last byte has come, with one trace byte."""
+def test_bytes_become_whole_characters(text: str, boundaries: bool, taken_at: set[int]) -> None:
+    """A character of several bytes is published when its last byte has come, with one trace byte."""
     tokens = list(text.encode())
     sequence = TextSequence(BYTES, [65], 65, TextParams(seed=0, max_tokens=len(tokens)), boundaries=boundaries)
-    deltas = run(sequence, tokens, told_at)
-    whole = told(deltas)
+    deltas = run(sequence, tokens, taken_at)
+    whole = joined(deltas)
     assert "".join(whole.items) == text
     for delta in deltas:
         assert len(delta.trace) == (len("".join(delta.items)) if boundaries else 0)
 
 
-def test_an_unfinished_character_is_told_as_one_replacement() -> None:
-    """A text that ends within a character's bytes tells U+FFFD for it, with its trace byte."""
+def test_a_character_broken_by_a_prompt_takes_no_scores_of_others() -> None:
+    """Where a prompt follows half a character, its replacement has no scores, and later characters have their own."""
+    part = StreamPart(Snapshot(b"", 226, 1, unfinished=bytes([226])))
+    params = TextParams(seed=0, max_tokens=2, logprobs=1)
+    whole = joined(run(TextSequence(BYTES, [97], 65, params, part=part), [98, 99]))
+    assert "".join(whole.items) == "\ufffdbc"
+    assert [[score.token for score in scores] for scores in whole.scores] == [[], [98], [99]]
+
+
+def test_an_unfinished_character_becomes_one_replacement() -> None:
+    """A text that ends within a character's bytes has U+FFFD for it, with its trace byte."""
     sequence = TextSequence(BYTES, [65], 65, TextParams(seed=0, max_tokens=2), boundaries=True)
-    whole = told(run(sequence, list("\N{SNOWMAN}".encode())))
+    whole = joined(run(sequence, list("\N{SNOWMAN}".encode())))
     assert whole.items == [REPLACEMENT]
     assert len(whole.trace) == 1
 
@@ -167,7 +179,7 @@ def test_an_empty_prompt_reads_the_primer() -> None:
     """Without a prompt the primer is read, and it is not counted as one."""
     sequence = TextSequence(LETTERS, [], 3, TextParams(seed=0, max_tokens=1))
     assert sequence.next_input == 3
-    end = told(run(sequence, [0])).end
+    end = joined(run(sequence, [0])).end
     assert end is not None
     assert (end.num_prompt, end.num_drawn, len(end.trace)) == (0, 1, 1)
 
@@ -175,7 +187,7 @@ def test_an_empty_prompt_reads_the_primer() -> None:
 def test_a_failed_draw_ends_the_sequence() -> None:
     """An output that is not finite ends the sequence with an error, after what it had."""
     sequence = TextSequence(LETTERS, [0], 3, TextParams(seed=0, max_tokens=9))
-    whole = told(run(sequence, [1, FAILED]))
+    whole = joined(run(sequence, [1, FAILED]))
     assert whole.items == ["b"]
     assert whole.end is not None
     assert whole.end.reason == "error"
@@ -238,7 +250,7 @@ def test_ink_reads_a_prime_and_tells_none_of_it() -> None:
 
 
 def test_ink_that_is_not_finite_ends_with_an_error() -> None:
-    """A broken offset is not told."""
+    """A broken offset is not published."""
     sequence = InkSequence((0.0, 0.0, 0.0), InkParams(seed=0, max_points=9))
     sequence.advance(0, [float("nan")] * 3)
     delta = sequence.take()
