@@ -11,6 +11,7 @@ PORT    ?= 8000
 WORKERS ?= 2
 PYTEST_ARGS ?=
 
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 SERVE := .venv/serve
 DEV   := .venv/dev
 MADE_FROM := pyproject.toml $(wildcard service/engine/kernel/*.[ch] service/engine/kernel/*.inc)
@@ -130,7 +131,7 @@ gpu-run: ## check, measure, train and evaluate on a GPU in MINUTES= (DATA=, OUT=
 
 .PHONY: docker
 docker: ## build the serving image with the engine that DOCKER and DOCKER_HOST name
-	$(or $(DOCKER),docker) build --network host -f docker/serve.Dockerfile -t copyist:0.1.0 .
+	$(or $(DOCKER),docker) build --network host -f docker/serve.Dockerfile -t copyist:$(VERSION) -t copyist .
 
 .PHONY: docker-test
 docker-test: $(DEV)/.installed ## build the image, run it locked down, stream through it, stop it

@@ -108,7 +108,7 @@ def _strangers() -> Iterator[Finding]:
             yield Finding(name, True, "is no setting and changes nothing")
 
 
-_OURS_ELSEWHERE = ("COPYIST_DATA", "COPYIST_SERVE_PYTHON")  # of the tests
+_OURS_ELSEWHERE = ("COPYIST_DATA", "COPYIST_ENGINE_SCRIPT", "COPYIST_SERVE_PYTHON")  # read by the tests
 
 
 def _bundles(folder: Path) -> Iterator[Finding]:

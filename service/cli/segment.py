@@ -64,8 +64,8 @@ def _show(text: str, tree: Node, screen: Console) -> None:
     shown = printable(text).replace("\n", LINE_BREAK)
     for start, end in rows_of(text, screen.width):
         screen.print(shown[start:end])
-        for layer, band in enumerate(bands, 1):
-            screen.print(Text("".join(band[start:end]), BANDS[layer].removeprefix("black on ")))
+        for layer, signs in enumerate(bands, 1):
+            screen.print(Text("".join(signs[start:end]), BANDS[layer].removeprefix("black on ")))
 
 
 def _level(tree: Node, layer: int) -> list[Node]:

@@ -1,7 +1,12 @@
-"""What sort of machine computes: where it differs, the same weights may give other bits."""
+"""What a fingerprint is made of besides the bundle: our version, and the class of the machine.
+
+Where either differs, the same weights and the same seed may give other bits.
+"""
 
 import platform
+import tomllib
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -40,4 +45,13 @@ def _flags() -> set[str]:
     return set()
 
 
-VERSION = "0.1.0"
+def _version() -> str:
+    """The version of the package; where it is not installed, that of the tree it runs from."""
+    try:
+        return metadata.version("copyist")
+    except metadata.PackageNotFoundError:
+        project = Path(__file__).parents[2] / "pyproject.toml"
+        return str(tomllib.loads(project.read_text("utf-8"))["project"]["version"]) if project.exists() else "unknown"
+
+
+VERSION = _version()

@@ -28,7 +28,7 @@ from tests.model.networks import config_for, make_network
 from tests.strategies import seeds
 
 Floats = NDArray[np.float64]
-DATA = Path(os.environ.get("COPYIST_DATA", Path(__file__).resolve().parents[4] / "shared" / "data"))
+DATA = Path(os.environ.get("COPYIST_DATA", "not-given"))
 IAM = DATA / "iam_ondb" / "iam_ondb.npz"
 
 

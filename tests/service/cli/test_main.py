@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.cli.main import main
+from service.cli import __main__ as start
 from tests.programs import started
 from tests.service.cli.command import COPYIST, copyist, environment
 from tests.service.cli.conftest import Run
@@ -45,7 +45,8 @@ def test_the_package_installs_it() -> None:
     """The console script that pip makes calls what these tests call."""
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
     module, _, name = scripts["copyist"].partition(":")
-    assert getattr(importlib.import_module(module), name) is main
+    assert importlib.import_module(module) is start
+    assert getattr(start, name) is start.main
 
 
 def test_the_default_install_has_it() -> None:

@@ -141,10 +141,11 @@ class TestOneService:
 
     def test_stepping_gives_way_to_talking(self, three: Server) -> None:
         """In each process one thread, the engine's, runs after the others where cores are short."""
+        usual = os.getpriority(os.PRIO_PROCESS, 0)
         for pid in children(three):
             tasks = Path(f"/proc/{pid}/task").glob("*/stat")
             nice = [int(task.read_text("ascii").rpartition(")")[2].split()[16]) for task in tasks]
-            assert sorted(nice) == [0] * (len(nice) - 1) + [NICENESS]
+            assert sorted(nice) == [usual] * (len(nice) - 1) + [max(usual, NICENESS)]
 
 
 class TestDying:
