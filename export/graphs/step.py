@@ -40,7 +40,7 @@ def build_step(weights: StepWeights, *, single: bool = False) -> bytes:
     """
     config = weights.config
     graph = Graph("", weights.precision, 1 if single else "batch")
-    # The layers (Eqs. 2-9); e1 is a tensor of this step, the others are carried.
+    # The layers (Eqs. 2-9), and what each of them sends to the output.
     done = stack(graph, weights)
     sent = [done[f"e{number}"] for number in range(1, config.num_layers + 1)]
     places: tuple[str, ...] = ()

@@ -264,9 +264,9 @@ def test_what_cannot_be_skipped_is_refused(change: dict[str, Any], reason: str) 
     StepWeights.of(network_of(replace(LSTM, **change)))  # the control has no boundaries that could matter
 
 
-def test_a_batch_normalised_lstm_is_not_served() -> None:
-    """It is there to stand beside the others in a table, and the refusal says so."""
-    with pytest.raises(ExportError, match=r"is there to be measured beside the others .* not to be served"):
+def test_a_batch_normalised_lstm_is_not_exported() -> None:
+    """It is a baseline, and the message says so."""
+    with pytest.raises(ExportError, match=r"is a baseline to measure .* cannot be exported"):
         compile_network(network_of(replace(LSTM, cell="bn-lstm", layer_norm=False)))
 
 
