@@ -1,6 +1,6 @@
 """API keys: each has a name, and only its hash is stored.
 
-    python -m service.keys NAME      make a key and print it, once, with the entry to configure
+    copyist key NAME      make a key and print it, once, with the entry to configure
 
 An entry is NAME:SHA256, the hash as 64 hexadecimal digits. Two keys may have the same name, so that a key can be
 replaced without an interruption: rate limits and tokens belong to the name, not to the key.
@@ -10,7 +10,6 @@ import hashlib
 import hmac
 import re
 import secrets
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
@@ -50,7 +49,7 @@ class Keys:
         for number, word in enumerate(words, 1):
             found = _ENTRY.fullmatch(word)
             if not found:
-                raise ValueError(f"entry {number} is not NAME:SHA256; `python -m service.keys NAME` makes one")
+                raise ValueError(f"entry {number} is not NAME:SHA256; `copyist key NAME` makes one")
             digest = bytes.fromhex(found[2])
             if digest in entries:
                 raise ValueError(f"entry {number} repeats the key of an earlier one")
@@ -84,19 +83,3 @@ def make(name: str) -> tuple[str, str]:
         raise ValueError("a name is 1 to 64 letters, digits, dots, dashes and underscores")
     key = "copyist-" + secrets.token_urlsafe(32)
     return key, f"{name}:{hashlib.sha256(key.encode()).hexdigest()}"
-
-
-def main(arguments: list[str]) -> int:
-    """Make a key, print it, and return the exit code."""
-    try:
-        (name,) = arguments
-        key, entry = make(name)
-    except ValueError as error:
-        sys.stderr.write(f"python -m service.keys NAME: {error}\n")
-        return 2
-    sys.stdout.write(f"{key}\n{entry}\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -10,6 +10,7 @@ from service.cli.bench import bench
 from service.cli.bundles import bundles
 from service.cli.doctor import doctor
 from service.cli.generate import generate
+from service.cli.key import key
 from service.cli.problems import INTERRUPTED, CommandError
 from service.cli.score import score
 from service.cli.segment import segment
@@ -23,7 +24,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (serve, generate, write, segment, score, bundles, bench, doctor):
+for command in (serve, generate, write, segment, score, bundles, bench, doctor, key):
     app.command()(command)
 
 

@@ -17,7 +17,7 @@ from service.api.schemas.handwriting import HandwritingRequest, refusal
 from service.engine.operations import Hierarchy
 from service.handwriting.candidates import CandidateWriter
 from service.handwriting.copybook import writer as copybook
-from service.handwriting.copybook.writer import Copybook
+from service.handwriting.copybook.writer import CopybookWriter
 from service.handwriting.drawing.document import Box, Document, Ink
 from service.handwriting.drawing.formats import MEDIA_TYPES, render
 from service.handwriting.drawing.layout import LayoutError
@@ -163,7 +163,7 @@ class CopybookReply:
 
     def __init__(self, request: HandwritingRequest, seed: int, max_pages: int) -> None:
         text, style, skips = request.text or "", request.hand(), request.unsupported == "skip"
-        self._writer = Copybook(text, style, seed, request.bias, request.wobble, skips_unsupported=skips)
+        self._writer = CopybookWriter(text, style, seed, request.bias, request.wobble, skips_unsupported=skips)
         fingerprint = f"copyist-{VERSION}-{copybook.fingerprint()[:12]}"
         author = Author({"model": copybook.NAME, "system_fingerprint": fingerprint, "style": style.name})
         self._renderer = TextRenderer(request, seed, max_pages, self._writer, author)

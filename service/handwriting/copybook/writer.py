@@ -79,7 +79,7 @@ STYLES = {
 DEFAULT_STYLE = "plain"
 
 
-class Copybook:
+class CopybookWriter:
     """Writes the lines of one text in one style.
 
     Args:

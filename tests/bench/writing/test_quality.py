@@ -5,7 +5,7 @@ import pytest
 
 from bench.writing import tesseract
 from bench.writing.quality import Errors, Line, endings, shares
-from service.handwriting.copybook.writer import STYLES, Copybook
+from service.handwriting.copybook.writer import STYLES, CopybookWriter
 
 DOT = np.array([[0.0, 0.0, 1.0]])
 
@@ -51,7 +51,7 @@ def test_ink_is_drawn_level_and_of_one_height() -> None:
 def test_tesseract_reads_letters_of_a_font() -> None:
     """The plain hand of the copybook, in which every letter has its textbook form, is read without many errors."""
     text = "many men have seen the sea"
-    book = Copybook(text, STYLES["plain"], seed=1, bias=5.0, wobble=0.0)
+    book = CopybookWriter(text, STYLES["plain"], seed=1, bias=5.0, wobble=0.0)
     ink = book.write(0, len(text), 0)
     offsets = np.column_stack([np.diff(ink.xy, axis=0, prepend=ink.xy[:1]), ink.pen])
     found = tesseract.read([offsets])

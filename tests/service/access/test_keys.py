@@ -72,10 +72,14 @@ def test_an_empty_setting_does_not_open_the_service(tmp_path: Path) -> None:
 
 def test_a_key_is_made_and_let_in() -> None:
     """The command prints a key and its entry; the entry makes the key valid, and no two keys are equal."""
-    command = [sys.executable, "-m", "service.keys", "ann"]
+    command = [sys.executable, "-m", "service.cli", "key", "ann"]
     made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     key, line = made.stdout.splitlines()
     assert Keys.parse(line).whose(key.encode()) == "ann"
     assert len({make("ann")[0] for _ in range(100)} | {key}) == 101
     with pytest.raises(ValueError, match="letters"):
         make("two words")
+    command[-1] = "two words"
+    refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "NAME: a name is 1 to 64 letters" in " ".join(refused.stderr.split())

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from model.codec import InkCodec
 from service.engine.sequences.snapshot import Snapshot
-from service.handwriting.copybook.writer import STYLES, Copybook
+from service.handwriting.copybook.writer import STYLES, CopybookWriter
 from service.handwriting.drawing import inkml
 from service.handwriting.drawing.document import Document, Ink
 from service.handwriting.drawing.layout import Layout
@@ -19,7 +19,7 @@ TEXT = "Dear Sir or Madam"
 
 def written() -> Document:
     """A line of the copybook."""
-    layout, writer = Layout(), Copybook(TEXT, STYLES["plain"], 1)
+    layout, writer = Layout(), CopybookWriter(TEXT, STYLES["plain"], 1)
     ink = Ink.join(layout.lines(layout.wrap(TEXT, writer), TEXT, writer))
     return Document(ink, layout.pages(1, ink), TEXT, TEXT)
 

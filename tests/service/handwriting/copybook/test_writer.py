@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from service.handwriting.copybook.fonts.pack import SOURCES, pack
 from service.handwriting.copybook.glyphs import BOX, fonts
 from service.handwriting.copybook.pacing import RATE_HZ, pace, smooth
-from service.handwriting.copybook.writer import STYLES, Copybook, Style
+from service.handwriting.copybook.writer import STYLES, CopybookWriter, Style
 from service.handwriting.drawing.document import NONE, Ink
 
 ROOT = Path(__file__).parents[4]
@@ -24,13 +24,13 @@ ANY_STYLE = st.sampled_from(list(STYLES.values()))
 
 def write(text: str, style: Style = PLAIN, seed: int = 1, line: int = 0) -> Ink:
     """Write a text as one line."""
-    return Copybook(text, style, seed).write(0, len(text), line)
+    return CopybookWriter(text, style, seed).write(0, len(text), line)
 
 
 @pytest.mark.parametrize("style", STYLES.values(), ids=STYLES)
 def test_every_ascii_character_is_drawn_as_itself(style: Style) -> None:
     """Each printable character but the space has ink of its own, of a letter's size, and none is substituted."""
-    writer = Copybook(ASCII, style, 3)
+    writer = CopybookWriter(ASCII, style, 3)
     assert writer.substitutions() == []
     ink = writer.write(0, len(ASCII), 0)
     assert set(ink.character.tolist()) == set(range(1, len(ASCII)))
@@ -46,10 +46,10 @@ def test_accented_latin_is_composed(style: str) -> None:
     """Letters of the European and Vietnamese alphabets are drawn, precomposed or as letter and marks, as themselves."""
     latin = "".join(chr(point) for point in [*range(0xC0, 0x17F), *range(0x1EA0, 0x1EFA)])
     latin = "".join(c for c in latin if c.isalpha() and c not in "ÞþðĸŊŋŉŒœſĲĳĿŀ")
-    writer = Copybook(latin, STYLES[style], 1)
+    writer = CopybookWriter(latin, STYLES[style], 1)
     assert [chr(each.code_point) for each in writer.substitutions()] == []
     apart = unicodedata.normalize("NFD", latin)
-    assert Copybook(apart, STYLES[style], 1).substitutions() == []
+    assert CopybookWriter(apart, STYLES[style], 1).substitutions() == []
     assert len(writer.write(0, len(latin), 0).strokes()) > len(latin)
 
 
@@ -82,13 +82,13 @@ def test_marks_are_above_and_below_their_letters() -> None:
 )
 def test_what_cannot_be_drawn_is_replaced_and_listed(character: str, drawn: str) -> None:
     """Each substitution says where, what and by what; what is drawn belongs to the character it stands for."""
-    writer = Copybook(f"a{character}b", PLAIN, 1)
+    writer = CopybookWriter(f"a{character}b", PLAIN, 1)
     (found,) = writer.substitutions()
     assert (found.index, found.code_point, found.drawn) == (1, ord(character), drawn)
     ink = writer.write(0, 3, 0)
     assert (1 in ink.character) == bool(drawn)
     assert {0, 2} <= set(ink.character.tolist())
-    skipping = Copybook(f"a{character}b", PLAIN, 1, skips_unsupported=True)
+    skipping = CopybookWriter(f"a{character}b", PLAIN, 1, skips_unsupported=True)
     assert [each.drawn for each in skipping.substitutions()] == [""]
     assert set(skipping.write(0, 3, 0).character.tolist()) == {0, 2}
 
@@ -127,7 +127,7 @@ def test_bias_and_wobble_calm_the_hand() -> None:
     def spread(bias: float) -> float:
         heights = []
         for seed in range(6):
-            ink = Copybook("nnnnnnnn", PLAIN, seed, bias).write(0, 8, 0)
+            ink = CopybookWriter("nnnnnnnn", PLAIN, seed, bias).write(0, 8, 0)
             heights += [np.ptp(ink.xy[ink.character == index][:, 1]) for index in range(8)]
         return float(np.std(heights))
 
@@ -137,7 +137,7 @@ def test_bias_and_wobble_calm_the_hand() -> None:
     def drift(wobble: float) -> float:
         feet = []
         for seed in range(6):
-            ink = Copybook(text, PLAIN, seed, 0.0, wobble).write(0, len(text), 0)
+            ink = CopybookWriter(text, PLAIN, seed, 0.0, wobble).write(0, len(text), 0)
             feet.append(np.std([ink.xy[ink.character == index][:, 1].max() for index in range(len(text))]))
         return float(np.mean(feet))
 
@@ -158,7 +158,7 @@ def test_joined_hands_join_and_points_belong_to_their_letters() -> None:
 
 def test_words_are_numbered() -> None:
     """Each point has the index of its word, also across line breaks."""
-    writer = Copybook("one two\nthree", PLAIN, 1)
+    writer = CopybookWriter("one two\nthree", PLAIN, 1)
     assert sorted(set(writer.write(0, 7, 0).word.tolist())) == [0, 1]
     assert set(writer.write(8, 13, 1).word.tolist()) == {2}
     assert NONE not in writer.write(0, 7, 0).word

@@ -16,7 +16,7 @@ from PIL import Image
 from svgpathtools import svgstr2paths
 
 from model.data.inkml import read_inkml
-from service.handwriting.copybook.writer import STYLES, Copybook
+from service.handwriting.copybook.writer import STYLES, CopybookWriter
 from service.handwriting.drawing import formats, png
 from service.handwriting.drawing.document import Document, Ink, Look
 from service.handwriting.drawing.formats import Making, Picture
@@ -32,7 +32,7 @@ POINTS_PER_MM = 72 / 25.4
 
 def document(layout: Layout = PAPER, text: str = TEXT, style: str = "plain", look: Look = Look()) -> Document:  # noqa: B008
     """Return a document of a written text."""
-    writer = Copybook(text, STYLES[style], 7)
+    writer = CopybookWriter(text, STYLES[style], 7)
     rows = layout.wrap(text, writer)
     ink = Ink.join(layout.lines(rows, text, writer))
     return Document(ink, layout.pages(len(rows), ink), text, text, look)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.handwriting.copybook.writer import STYLES, Copybook
+from service.handwriting.copybook.writer import STYLES, CopybookWriter
 from service.handwriting.drawing.document import Ink
 from service.handwriting.drawing.layout import Layout, LayoutError
 
@@ -151,6 +151,6 @@ def test_what_leaves_no_room_is_refused_by_field(layout: Layout, field: str) -> 
 def test_a_restless_hand_keeps_to_the_width(style: object, seed: int) -> None:
     """Lines of the copybook are no longer than the line width, except for a swash."""
     layout = Layout(line_width=90.0)
-    writer = Copybook(TEXT, style, seed)  # type: ignore[arg-type]
+    writer = CopybookWriter(TEXT, style, seed)  # type: ignore[arg-type]
     for ink in layout.lines(layout.wrap(TEXT, writer), TEXT, writer):
         assert float(ink.xy[:, 0].max()) <= 90.01
