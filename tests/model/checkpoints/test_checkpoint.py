@@ -189,7 +189,7 @@ def test_a_crash_while_writing_leaves_the_old_one(moment: str, tmp_path: Path, m
 WRITER = """
 import sys
 from pathlib import Path
-from model import checkpoint as checkpoints
+from model.checkpoints import checkpoint as checkpoints
 from tests.model.checkpoints.test_checkpoint import make_checkpoint
 saved = make_checkpoint(filler="x" * 2_000_000)
 number = 0
