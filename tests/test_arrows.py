@@ -38,7 +38,7 @@ FORBIDDEN = [
 ]
 ALLOWED = [
     ("service/planted.py", "import model.codec"),
-    ("service/engine/planted.py", "from export import bundle"),
+    ("service/engine/planted.py", "from export.bundle import folder"),
     ("service/cli/planted.py", "import typer"),
     ("export/planted.py", "import model.config"),
     ("export/planted.py", "import torch"),
