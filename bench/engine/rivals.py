@@ -142,7 +142,8 @@ def dense_masks(weights: StepWeights) -> bytes:
         source = nodes("Gemm", "source", "offset", table, nodes.weight("input.bias", weights.embedding_bias))
     given: dict[str, Any] = _input_of(config.kind)
     made: dict[str, Any] = {}
-    sent, below, z_below = [], "", ""
+    sent = []
+    below = z_below = ""
     for number, layer in enumerate(weights.layers, start=1):
         below, z_below, e = _masked_layer(nodes, number, layer, source, below, z_below, weights.precision)
         sent.append(e)

@@ -90,7 +90,9 @@ def _walk(message: memoryview, kind: str, depth: int) -> Iterator[tuple[str, mem
 
 def _tensor(message: memoryview) -> tuple[str, NDArray[Any]]:
     """Return name and values of a tensor that keeps them as raw bytes, as `onnx.numpy_helper` writes them."""
-    name, kind, shape = "", 0, list[int]()
+    name = ""
+    kind = 0
+    shape: list[int] = []
     raw = memoryview(b"")
     for number, value in _fields(message):
         if number == _TENSOR_NAME:

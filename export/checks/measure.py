@@ -39,7 +39,8 @@ def measure(
         `test_early_stops`. All: `test_steps`, `data_version`, and for an HM-LSTM `z_rates` and `cell_work_share`.
     """
     counts = _Counts(np.zeros(config.num_layers), np.zeros(config.num_layers))
-    nats, steps, starts = 0.0, 0, 0
+    nats = 0.0
+    steps = starts = 0
     state: dict[str, Array] = {}
     # Window by window: rows that begin a new stream or line start from a state of zeros, others carry theirs on.
     for window in corpus.evaluation(split, WINDOW):

@@ -276,7 +276,8 @@ def agree(first: OnnxStep, second: ScriptStep, fresh: Trace, *, is_int8: bool = 
         VerifyError: outputs or states differ by more than rounding, or boundaries more often than it can explain.
     """
     state = first.zeros(fresh.rows)
-    worst, decisions, mismatches, tied = 0.0, 0, 0, 0
+    worst = 0.0
+    decisions = mismatches = tied = 0
     for x in fresh.inputs:
         output, following = first.step(x, state, fresh.lines)
         other, theirs = second.step(x, state, fresh.lines)
