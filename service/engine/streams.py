@@ -71,7 +71,6 @@ class Choices:
         self._open = list(streams)
         self._ready = asyncio.Event()
         self._deltas: deque[Delta] = deque()
-        self._is_nudged = False
         for stream in streams:
             stream.join(self._ready)
 
@@ -80,25 +79,16 @@ class Choices:
         """Whether everything was taken."""
         return not (self._open or self._deltas)
 
-    async def take(self) -> Delta | None:
-        """Wait for the next delta of any stream and return it, or None after a `nudge` when there is none."""
+    async def take(self) -> Delta:
+        """Wait for the next delta of any stream and return it."""
         while not self._deltas:
             # Cleared before the streams are polled: a delta that comes later sets it again, and one that the poll
             # finds does not leave it set, which would end the next wait with nothing.
             self._ready.clear()
             self._poll()
-            if self._deltas:
-                break
-            if self._is_nudged:
-                self._is_nudged = False
-                return None
-            await self._ready.wait()
+            if not self._deltas:
+                await self._ready.wait()
         return self._deltas.popleft()
-
-    def nudge(self) -> None:
-        """Let a waiting `take` return."""
-        self._is_nudged = True
-        self._ready.set()
 
     def cancel(self) -> None:
         """Cancel every stream that has not ended."""

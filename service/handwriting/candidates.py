@@ -210,9 +210,7 @@ class CandidateWriter:
         deltas: list[Delta] = []
         try:
             while not choices.is_over:
-                delta = await choices.take()
-                if delta:
-                    deltas.append(self._checked(delta))
+                deltas.append(self._checked(await choices.take()))
         finally:
             choices.cancel()
             self._open.discard(choices)
@@ -241,10 +239,7 @@ class CandidateWriter:
         choices = await self._submitted(number, piece, 0, whole=False)
         try:
             while not choices.is_over:
-                delta = await choices.take()
-                if delta is None:
-                    continue
-                self._checked(delta)
+                delta = self._checked(await choices.take())
                 items = self._items(delta)
                 yield pen.draw(items, delta.trace, is_last=delta.end is not None)
                 if delta.end:
@@ -324,9 +319,7 @@ class CandidateWriter:
         choices = submit_all(self._engine, params.model.executor, [sequence])
         try:
             while not choices.is_over:
-                delta = await choices.take()
-                if delta:
-                    self._checked(delta)
+                self._checked(await choices.take())
         finally:
             choices.cancel()
         assert sequence.primed, "the sequence has read its prime"

@@ -96,8 +96,6 @@ class ChoicesReply:
 
     async def _take(self) -> Delta:
         delta = await self._choices.take()
-        while delta is None:  # woken by what an earlier call returned already
-            delta = await self._choices.take()
         if delta.end:
             self._ends.append(delta.end)
         return delta
