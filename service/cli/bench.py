@@ -34,7 +34,7 @@ def bench(
     json: Json = False,
     url: Url = None,
 ) -> None:
-    """Measure what this client gets: time to the first character and characters per second, with one stream and with several.
+    """Measure time to the first character and characters per second, for one stream and for several.
 
     The client's own work is part of the figures. One request beforehand is not counted.
     """
