@@ -14,6 +14,7 @@ PYTEST_ARGS ?=
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 SERVE := .venv/serve
 DEV   := .venv/dev
+LOWEST := .venv/lowest
 MADE_FROM := pyproject.toml $(wildcard service/engine/kernel/*.[ch] service/engine/kernel/*.inc)
 PIP   := -m pip install --disable-pip-version-check --quiet --quiet
 
@@ -47,6 +48,20 @@ serve: $(SERVE)/.installed ## run the service (HOST=, PORT=)
 test: $(SERVE)/.installed check peers ## lint, types, arrows and every test this machine can run
 	COPYIST_SERVE_PYTHON=$(CURDIR)/$(SERVE)/bin/python OMP_NUM_THREADS=1 \
 	    $(DEV)/bin/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+# Each direct dependency of the service and of its extras in the lowest version that pyproject.toml allows. What the tests
+# need besides is as new as these let it be. PYTEST_ARGS= may add --fast.
+$(LOWEST)/.installed: $(MADE_FROM) tests/lowest.py
+	@echo "installing the lowest versions of the service's dependencies into $(LOWEST) (about 1.6 GB)"
+	@rm -rf $(LOWEST) && $(PYTHON) -m venv $(LOWEST)
+	@$(PYTHON) tests/lowest.py redis otel > $(LOWEST)/constraints.txt
+	@$(LOWEST)/bin/python $(PIP) --constraint $(LOWEST)/constraints.txt --editable '.[redis,otel,train,dev]'
+	@touch $@
+
+.PHONY: test-lowest
+test-lowest: $(LOWEST)/.installed ## the service's tests, and short ones of the rest, with the lowest versions it may have
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist loadgroup tests/service $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n $(WORKERS) --fast tests/model tests/export $(PYTEST_ARGS)
 
 .PHONY: check
 check: $(DEV)/.installed ## lint, types, arrows and container files, without the tests

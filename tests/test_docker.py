@@ -109,7 +109,9 @@ def service(image: str) -> Iterator[tuple[str, str]]:
 @pytest.fixture(scope="module")
 def models(service: tuple[str, str]) -> list[dict[str, Any]]:
     """The entries of GET /v1/models."""
-    entries: list[dict[str, Any]] = httpx.get(f"{service[1]}/v1/models").raise_for_status().json()["data"]
+    entries: list[dict[str, Any]] = (
+        httpx.get(f"{service[1]}/v1/models", timeout=PATIENCE_S).raise_for_status().json()["data"]
+    )
     return entries
 
 
@@ -142,7 +144,7 @@ def test_it_runs_locked_down(service: tuple[str, str]) -> None:
 def test_it_is_healthy_and_ready(service: tuple[str, str]) -> None:
     """Liveness, readiness and the first page answer from inside the image."""
     for path in ("/healthz", "/readyz", "/"):
-        assert httpx.get(service[1] + path).status_code == 200, path
+        assert httpx.get(service[1] + path, timeout=PATIENCE_S).status_code == 200, path
 
 
 def test_it_carries_the_shipped_bundles(models: list[dict[str, Any]]) -> None:

@@ -11,24 +11,18 @@ import httpx
 import pytest
 from httpx_sse import connect_sse
 
+from tests.service.contract.conftest import KEY
 from tests.service.live_server import Server, problem, running
 
-KEY, NEXT_KEY = "first-key-" * 4, "second-key-" * 4
+NEXT_KEY = "second-key-" * 4
 LENGTH = 18
 TEXT: dict[str, Any] = {"model": "small-text", "prompt": "It was ", "seed": 5, "boundaries": True}
 STOPS: dict[str, Any] = {**TEXT, "prompt": "a", "stop": ["qx", "e", "Z9"], "presence_penalty": 0.5, "boundaries": False}
 
 
 @pytest.fixture(scope="module")
-def here(bundles: Path) -> Iterator[Server]:
-    """A server that tells every character by itself."""
-    with running(bundles, state_keys=KEY, flush_chars=1, flush_ms=0) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
 def there(bundles: Path) -> Iterator[Server]:
-    """Another process, which has a newer key in front, fewer rows, and tells more at once."""
+    """Another process, which has a newer key in front, fewer rows, and sends more at once."""
     with running(bundles, state_keys=f"{NEXT_KEY}, {KEY}", rows=2, flush_chars=64) as started:
         yield started
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from httpx_sse import connect_sse
 
+from tests.service.contract.conftest import KEY
 from tests.service.live_server import Server, problem, running
 
-KEY = "the-key-of-both-" * 2
 LENGTH = 16
 FREE: dict[str, Any] = {"seed": 5, "bias": 0.4, "max_points": LENGTH}
 WRAPPED: dict[str, Any] = {**FREE, "line_width_mm": 12, "x_height_mm": 4}
@@ -19,15 +19,8 @@ COLUMNS = ("x", "y", "t", "pen", "line", "op", "z", "segment")
 
 
 @pytest.fixture(scope="module")
-def here(bundles: Path) -> Iterator[Server]:
-    """A server that tells every point by itself."""
-    with running(bundles, state_keys=KEY, flush_chars=1, flush_ms=0) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
 def there(bundles: Path) -> Iterator[Server]:
-    """Another process, which tells more at once."""
+    """Another process with the same key, which sends more at once."""
     with running(bundles, state_keys=KEY, rows=2, flush_chars=64) as started:
         yield started
 
