@@ -66,10 +66,10 @@ class Client:
                 for event in EventSource(response).iter_sse():
                     if event.data == DONE:
                         return
-                    told = orjson.loads(event.data)
-                    if "error" in told:
-                        raise _kind_of(told["error"])(_sentence(told["error"]))
-                    yield told
+                    event_body = orjson.loads(event.data)
+                    if "error" in event_body:
+                        raise _kind_of(event_body["error"])(_sentence(event_body["error"]))
+                    yield event_body
         except httpx.HTTPError as error:
             raise self._lost(error) from None
         raise UnreachableError(f"The connection to {self.place} was lost before the end of the reply.")

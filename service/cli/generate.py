@@ -41,12 +41,12 @@ def generate(
     """
     stdin_is_asked = prompt == "-" or (prompt is None and not sys.stdin.isatty())
     text = standard_input() if stdin_is_asked else prompt or ""
-    wishes = given(
+    fields = given(
         prompt=text, max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, stop=stop
     )
     screen = output()
     with connect(url) as client:
-        body = {"model": client.model("text", model), **wishes}
+        body = {"model": client.model("text", model), **fields}
         if json:
             write_bytes(client.post(PATH, {**body, "boundaries": True}).content + b"\n")
         elif screen.is_terminal:

@@ -1,4 +1,4 @@
-"""The service inside this process, for commands that are told no server: the same application behind a private socket.
+"""The service inside this process, for commands without --url: the same application behind a private socket.
 
 It is the real thing (uvicorn, HTTP, the engine's thread), so a command gets the same bytes as from a server elsewhere,
 as they come. httpx's own ASGI transport hands over nothing before the end of a reply, so it cannot do this. The socket

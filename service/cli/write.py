@@ -101,14 +101,14 @@ def _listed(cards: list[dict[str, Any]]) -> str:
     return "".join("\t".join(" ".join(cell.split()) for cell in row) + "\n" for row in rows)
 
 
-def _style(client: Client, wish: str) -> str:
+def _style(client: Client, style: str) -> str:
     """The name of a hand, where a number was given instead."""
-    if not wish.isdecimal():
-        return wish
+    if not style.isdecimal():
+        return style
     names = [card["id"] for card in client.get(STYLES)["data"]]
-    if wish not in names and not 1 <= int(wish) <= len(names):
-        raise UsageError(f"There is no hand number {wish}; there are {len(names)}, and --styles lists them.")
-    return wish if wish in names else str(names[int(wish) - 1])
+    if style not in names and not 1 <= int(style) <= len(names):
+        raise UsageError(f"There is no hand number {style}; there are {len(names)}, and --styles lists them.")
+    return style if style in names else str(names[int(style) - 1])
 
 
 def _format_of(out: Path | None) -> Any:

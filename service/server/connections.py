@@ -2,7 +2,7 @@
 
 uvicorn has a deadline for the time between two requests and no other. Here a head must be complete in time and may
 weigh so much, a reader must take what there is for it, and there are so many connections at most. What is refused
-before there is a request is told in the same error object as everything else.
+before there is a request is answered with the same error object as everything else.
 """
 
 import asyncio
@@ -71,8 +71,8 @@ def bounded(settings: Settings, note: Callable[[str], None]) -> Any:
     """Return what uvicorn makes its connections with.
 
     Args:
-        settings: of the operator.
-        note: is told the error's code of every connection that is refused.
+        settings: service settings.
+        note: called with the error's code of every connection that is refused.
     """
     return partial(Connection, bounds=Bounds.of(settings), note=note)
 

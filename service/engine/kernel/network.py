@@ -151,7 +151,7 @@ class KernelNetwork:
         network.window_out_width = _up(sent.shape[1], TILE)
         network.window_out = self._rows(sent, network.window_out_width)
         network.window_mixtures, network.character_width = count, width
-        network.slots = next(wish.shape[1] for wish in bundle.draws if wish.name == "text")
+        network.slots = next(spec.shape[1] for spec in bundle.draws if spec.name == "text")
         network.window_stride = STRIDE
 
     def _matrix(self, arrays: "_Constants", name: str) -> _Matrix:
