@@ -1,4 +1,4 @@
-"""copyist bench: what a client gets of a server, as it sees it."""
+"""copyist bench: how fast a server answers, as a client sees it."""
 
 import statistics
 import time
@@ -20,7 +20,7 @@ PROMPT = "It was the best of times, it was the worst of times, it was the age of
 
 @dataclass(frozen=True)
 class Timing:
-    """One stream as its reader saw it: seconds to the first character, and characters."""
+    """What was measured of one stream: seconds to the first character, and number of characters."""
 
     first_s: float
     characters: int
@@ -28,15 +28,15 @@ class Timing:
 
 def bench(
     model: Model = None,
-    requests: Annotated[int, typer.Option(min=1, max=1000, help="Requests, one after the other.")] = 8,
-    streams: Annotated[int, typer.Option(min=1, max=64, help="Then so many at a time, as often.")] = 4,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", min=2, help="Characters of each.")] = 200,
+    requests: Annotated[int, typer.Option(min=1, max=1000, help="Number of requests sent one after the other.")] = 8,
+    streams: Annotated[int, typer.Option(min=1, max=64, help="Number of streams at a time in a second round.")] = 4,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", min=2, help="Characters written by each.")] = 200,
     json: Json = False,
     url: Url = None,
 ) -> None:
-    """Measure time to the first character and characters per second, for one stream and for several.
+    """Measure time to the first character and characters per second, for one stream at a time and for several.
 
-    The client's own work is part of the figures. One request beforehand is not counted.
+    The figures include the client's own work. One request beforehand warms up and is not counted.
     """
     with connect(url) as client:
         name = client.model("text", model)
@@ -62,7 +62,7 @@ def bench(
 
 
 def _round(client: Client, body: Mapping[str, Any], count: int, streams: int) -> tuple[list[Timing], float]:
-    """Run `count` requests, `streams` at a time; return each one's timing and the seconds of all."""
+    """Run `count` requests, `streams` at a time; return the timing of each and the seconds of the whole round."""
     began = time.perf_counter()
     with ThreadPoolExecutor(streams) as pool:
         timings = list(pool.map(lambda at: _follow(client, {**body, "seed": at}), range(count)))
@@ -82,7 +82,7 @@ def _follow(client: Client, body: Mapping[str, Any]) -> Timing:
 
 
 def _figures(timings: list[Timing], wall_s: float) -> dict[str, float]:
-    """Sum up a round: what its readers saw, and characters of all of them over the time of the whole round."""
+    """Summarise a round: times to the first character, and all characters over the seconds of the round."""
     firsts = sorted(1000 * timing.first_s for timing in timings)
     return {
         "requests": len(timings),

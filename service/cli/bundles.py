@@ -1,4 +1,4 @@
-"""copyist bundles: what is served, and under which terms."""
+"""copyist bundles: which bundles are served, and under which terms."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from service.cli.options import Json, Url
 from service.cli.terminal import output, write_bytes
 
 COLUMNS = ("name", "kind", "network", "figures", "data", "licence", "may be used for")
-# Figures worth a line, with their units; a bundle's own facts hold the rest (--json).
+# The figures shown, with their units; --json prints all facts of a bundle.
 FIGURES = {
     "test_bpc": "bits per character",
     "test_nats_per_line": "nats per line",
@@ -22,7 +22,7 @@ FIGURES = {
 def bundles(json: Json = False, url: Url = None) -> None:
     """List the bundles that are served: kind, network, figures, data, licence and use.
 
-    In a pipe there is one line for each, its columns separated by tabs.
+    In a pipe each bundle is one line, with its columns separated by tabs.
     """
     with connect(url) as client:
         listed = client.get("/v1/models")
@@ -41,7 +41,7 @@ def bundles(json: Json = False, url: Url = None) -> None:
 
 
 def _row(card: Mapping[str, Any]) -> list[str]:
-    """One bundle's cells, each on one line."""
+    """The cells of one bundle, none with a line break."""
     data, metrics = card["data"], card["metrics"]
     layers = "-".join(str(size) for size in card["layers"])
     network = f"{layers}, {card['parameters']:,} parameters" if layers else "none"

@@ -1,4 +1,4 @@
-"""The one way in which commands speak with the service: HTTP, to a server elsewhere or to one in this process."""
+"""How commands reach the service: over HTTP, on another server or in this process."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ INSIDE = "http://copyist"
 
 
 class ClientSettings(BaseSettings):
-    """What the commands read from the environment; `serve` and the service in this process have `Settings`."""
+    """Environment variables of the commands; `serve` and the service in this process read `Settings`."""
 
     model_config = SettingsConfigDict(env_prefix="COPYIST_", frozen=True, extra="ignore")
 
@@ -28,15 +28,16 @@ class ClientSettings(BaseSettings):
 
 
 class Client:
-    """Asks a service.
+    """Sends requests to a service.
 
     Args:
-        http: bound to its address.
-        place: how to call it in a message.
+        http: a client with the service's address as its base.
+        place: name of the service in messages.
     """
 
     def __init__(self, http: httpx.Client, place: str) -> None:
-        self._http, self.place = http, place
+        self._http = http
+        self.place = place
 
     def get(self, path: str) -> Any:
         """Return the JSON of a reply.
@@ -66,10 +67,10 @@ class Client:
                 for event in EventSource(response).iter_sse():
                     if event.data == DONE:
                         return
-                    event_body = orjson.loads(event.data)
-                    if "error" in event_body:
-                        raise _kind_of(event_body["error"])(_sentence(event_body["error"]))
-                    yield event_body
+                    content = orjson.loads(event.data)
+                    if "error" in content:
+                        raise _kind_of(content["error"])(_sentence(content["error"]))
+                    yield content
         except httpx.HTTPError as error:
             raise self._lost(error) from None
         raise UnreachableError(f"The connection to {self.place} was lost before the end of the reply.")
@@ -124,7 +125,7 @@ def connect(url: str | None) -> Iterator[Client]:
 
 
 def _base(address: str) -> httpx.URL:
-    """Check an address; the /v1 that OpenAI's clients want at its end is not needed and does no harm."""
+    """Check an address; a /v1 at its end, as OpenAI's clients want it, is dropped."""
     try:
         url = httpx.URL(address.rstrip("/").removesuffix("/v1"))
     except httpx.InvalidURL:
@@ -142,7 +143,7 @@ def _json(response: httpx.Response) -> Any:
 
 
 def _refusal(response: httpx.Response) -> RefusedError:
-    """Say what the server said; one that is not ours may say anything."""
+    """Return the server's own message; a server that is not ours may answer in any form."""
     try:
         return RefusedError(_sentence(response.json()["error"]))
     except (ValueError, KeyError, TypeError):
@@ -150,7 +151,7 @@ def _refusal(response: httpx.Response) -> RefusedError:
 
 
 def _kind_of(error: Mapping[str, Any]) -> type[CommandError]:
-    """A server that is about to stop has said nothing about the request."""
+    """Choose the exception: a server that is shutting down has not refused the request itself."""
     return UnreachableError if error.get("code") == SHUTTING_DOWN else RefusedError
 
 

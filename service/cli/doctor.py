@@ -32,7 +32,7 @@ LIBRARIES = ("onnxruntime", "numpy", "fastapi", "uvicorn")
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at: what, whether it will do, and what was found."""
+    """The result of one check: what was checked, whether it is in order, and what was found."""
 
     what: str
     is_good: bool
@@ -50,10 +50,10 @@ class Setting:
 
 
 def doctor(json: Json = False, url: Url = None) -> None:
-    """Look whether the service can run here: interpreter, libraries, CPU, bundles, settings, port.
+    """Check whether the service can run here: interpreter, libraries, CPU, bundles, settings, port.
 
-    With a URL, look whether the server there is ready instead of whether the port is free.
-    Exit code 0 if everything is in order, 1 if not.
+    With a URL, check that the server there is ready instead of that the port is free.
+    The exit code is 0 if everything is in order, and 1 if not.
     """
     settings, problems = _settings()
     findings = [*_machine(), *problems, *_strangers()]
@@ -101,7 +101,7 @@ def _settings() -> tuple[Settings | None, list[Finding]]:
 
 
 def _strangers() -> Iterator[Finding]:
-    """Variables with our prefix that set nothing: most likely slips of the pen."""
+    """Variables with our prefix that are no settings: most likely mistyped."""
     known = {f"{PREFIX}{name.upper()}" for model in (Settings, ClientSettings) for name in model.model_fields}
     for name in sorted(os.environ):
         if name.upper().startswith(PREFIX) and name.upper() not in known and name not in _OURS_ELSEWHERE:
@@ -112,7 +112,7 @@ _OURS_ELSEWHERE = ("COPYIST_DATA", "COPYIST_ENGINE_SCRIPT", "COPYIST_SERVE_PYTHO
 
 
 def _bundles(folder: Path) -> Iterator[Finding]:
-    """Every bundle, each byte checked against its manifest."""
+    """Check every byte of every bundle against its manifest."""
     paths = sorted(path.parent for path in folder.glob("*/bundle.json")) if folder.is_dir() else []
     if not paths:
         yield Finding("bundles", False, f"there are none in {folder}")
@@ -128,7 +128,7 @@ def _bundles(folder: Path) -> Iterator[Finding]:
 
 
 def _port(settings: Settings) -> Finding:
-    """Whether a server could listen where the settings say."""
+    """Check that a server could listen on the address of the settings."""
     place = f"{settings.host}:{settings.port}"
     try:
         family, kind, *_, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
@@ -145,7 +145,7 @@ def _url(url: str | None) -> str | None:
 
 
 def _server(url: str | None) -> Finding:
-    """Whether the server there is ready."""
+    """Check that the server at a URL is ready."""
     try:
         with connect(url) as client:
             status = client.get("/readyz")["status"]
@@ -156,7 +156,7 @@ def _server(url: str | None) -> Finding:
 
 
 def _listed(settings: BaseSettings | None, model: type[BaseSettings]) -> list[Setting]:
-    """Every field with its value and source; where the settings as a whole are refused, with what was given."""
+    """Every field with its value and source; if the settings are invalid, with the value that was given."""
     rows = []
     variables = {name.upper(): value for name, value in os.environ.items()}
     for name, field in model.model_fields.items():

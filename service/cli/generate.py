@@ -1,4 +1,4 @@
-"""copyist generate: go on from a text."""
+"""copyist generate: continue a text."""
 
 import sys
 from typing import Annotated, Any
@@ -14,22 +14,22 @@ from service.cli.terminal import legend, messages, output, painted, printable, w
 
 def generate(
     prompt: Annotated[
-        str | None, typer.Argument(help="Text to go on from; - or none reads standard input.", show_default=False)
+        str | None, typer.Argument(help="Text to continue; - or none reads standard input.", show_default=False)
     ] = None,
     model: Model = None,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="Characters to write at most.")] = 200,
-    temperature: Annotated[float, typer.Option("--temperature", "-t", help="0 takes the likeliest always.")] = 0.7,
-    top_p: Annotated[float | None, typer.Option(help="Draw from the smallest set that holds this share.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Draw from so many likeliest characters.")] = None,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="Most characters to write.")] = 200,
+    temperature: Annotated[float, typer.Option("--temperature", "-t", help="0 always takes the likeliest.")] = 0.7,
+    top_p: Annotated[float | None, typer.Option(help="Draw from the smallest set with this probability.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Draw from this number of likeliest characters.")] = None,
     seed: Seed = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends it; up to four.")] = None,
     echo: Annotated[bool, typer.Option("--echo", help="Print the prompt first.")] = False,
     json: Json = False,
     url: Url = None,
 ) -> None:
-    """Go on from a text, character by character, as they come.
+    """Continue a text, character by character as they are written.
 
-    On a terminal, colours show where the layers end their segments; in a pipe there is the text and nothing else.
+    On a terminal, colours show where the layers end their segments. In a pipe the output is the text alone.
 
     For example:
 
@@ -41,12 +41,12 @@ def generate(
     """
     stdin_is_asked = prompt == "-" or (prompt is None and not sys.stdin.isatty())
     text = standard_input() if stdin_is_asked else prompt or ""
-    fields = given(
+    parameters = given(
         prompt=text, max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, stop=stop
     )
     screen = output()
     with connect(url) as client:
-        body = {"model": client.model("text", model), **fields}
+        body = {"model": client.model("text", model), **parameters}
         if json:
             write_bytes(client.post(PATH, {**body, "boundaries": True}).content + b"\n")
         elif screen.is_terminal:
@@ -59,7 +59,7 @@ def generate(
 
 
 def _show(client: Client, body: dict[str, Any], screen: Console, echoed: str) -> None:
-    """Paint the stream; close with what it was, on standard error."""
+    """Print the stream in colours; then say on standard error which model and seed it was."""
     screen.print(printable(echoed), style="dim", end="")
     num_detectors, num_written, seed = 0, 0, None
     for choice, event in pieces(client, {**body, "boundaries": True}):

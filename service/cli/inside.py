@@ -1,8 +1,8 @@
 """The service inside this process, for commands without --url: the same application behind a private socket.
 
-It is the real thing (uvicorn, HTTP, the engine's thread), so a command gets the same bytes as from a server elsewhere,
-as they come. httpx's own ASGI transport hands over nothing before the end of a reply, so it cannot do this. The socket
-lies in a folder that only this user may enter, and both are gone afterwards.
+It is the whole service (uvicorn, HTTP, the engine's thread), so a command gets the same bytes as from another server,
+and as they are written. httpx's own ASGI transport returns nothing before the end of a reply, so it cannot do this. The
+socket lies in a folder that only this user can open, and both are removed afterwards.
 """
 
 import tempfile
@@ -27,10 +27,10 @@ GRACE_S = 1
 
 @contextmanager
 def service_inside() -> Iterator[httpx.HTTPTransport]:
-    """Run the service of this environment's settings for as long as the block; yield the way to it.
+    """Run the service with the settings of this environment during the block; yield a transport to it.
 
     Raises:
-        UsageError: a setting is out of its limits.
+        UsageError: a setting is out of range.
         UnreachableError: the service cannot start.
     """
     settings = _settings()
@@ -51,7 +51,7 @@ def service_inside() -> Iterator[httpx.HTTPTransport]:
 
 
 def _settings() -> Settings:
-    """The operator's settings, but nobody else can ask, and only what goes wrong is logged: stderr is the user's."""
+    """The settings of the environment, without keys and rates, as no other client can connect, and with few logs."""
     try:
         return Settings(log_level="error", api_keys=None, api_keys_file=None, rate_limit=None)
     except ValidationError as error:
@@ -78,14 +78,14 @@ class _Server(uvicorn.Server):
         self._thread = threading.Thread(target=self._run, name="service", daemon=True)
 
     def begin(self) -> None:
-        """Return when it listens."""
+        """Start the server and return when it listens."""
         self._thread.start()
         self._is_up.wait()
         if not self.started:
             raise UnreachableError("The service cannot start in this process.")
 
     def end(self) -> None:
-        """Stop and wait for the end; its one client has left, so there is nothing to finish."""
+        """Stop the server and wait for its end; its one client has left, so no request is open."""
         self.should_exit = True
         self._thread.join()
 

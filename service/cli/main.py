@@ -1,4 +1,4 @@
-"""copyist: every command is a client of the HTTP service, of one elsewhere (--url) or of one inside the command."""
+"""copyist: every command is a client of the HTTP service, on another server (--url) or inside the command itself."""
 
 import sys
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ from service.cli.terminal import messages
 from service.cli.write import write
 
 app = typer.Typer(
-    help="Write text and handwriting with a Hierarchical Multiscale LSTM, and see where it ends its segments.",
-    epilog="Exit codes: 0 done, 1 the server said no, 2 wrong usage, 3 no server, 130 Ctrl-C.",
+    help="Write text and handwriting with a Hierarchical Multiscale LSTM, and see where it places segment boundaries.",
+    epilog="Exit codes: 0 success, 1 refused by the server, 2 wrong usage, 3 no server, 130 Ctrl-C.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )

@@ -1,4 +1,4 @@
-"""Arguments that several commands share, and how text reaches them."""
+"""Arguments that several commands share, and how they read text."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ Url = Annotated[
     typer.Option(
         "--url",
         metavar="URL",
-        help="Server to ask (COPYIST_URL; its key in COPYIST_API_KEY). Without one, the service runs in the command.",
+        help="Server to use (COPYIST_URL; its key: COPYIST_API_KEY). Without one, the service runs in the command.",
         show_default=False,
     ),
 ]
@@ -30,7 +30,7 @@ def given(**fields: Any) -> dict[str, Any]:
 
 
 def standard_input() -> str:
-    """Return what is piped in, without the line break at its end that `echo` makes.
+    """Return the text of standard input, without the line break that `echo` puts at its end.
 
     Raises:
         UsageError: it is not UTF-8.

@@ -1,9 +1,9 @@
-"""What ends a command early, each with its exit code; the message is the one sentence that goes to standard error.
+"""Errors that end a command, each with its exit code. The message is one sentence, printed to standard error.
 
     CommandError
-    ├── RefusedError      1    the server said no, and why
-    ├── UsageError        2    the command cannot be what was meant
-    └── UnreachableError  3    there is no service to ask, or it went away
+    ├── RefusedError      1    the server refused the request
+    ├── UsageError        2    wrong arguments, settings or files
+    └── UnreachableError  3    no service answers, or the connection was lost
 
 0 is success, and 130 an end by Ctrl-C.
 """
@@ -14,7 +14,7 @@ OK, INTERRUPTED = 0, 130
 
 
 class CommandError(Exception):
-    """Base of what ends a command."""
+    """Base of the errors that end a command."""
 
     exit_code: ClassVar[int] = 1
 
@@ -24,7 +24,7 @@ class RefusedError(CommandError):
 
 
 class UsageError(CommandError):
-    """The arguments, the settings or the files named by them will not do."""
+    """The arguments, the settings, or the files that they name are wrong."""
 
     exit_code = 2
 

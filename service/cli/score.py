@@ -1,4 +1,4 @@
-"""copyist score: how well a network foretells a text."""
+"""copyist score: how well a network predicts a text."""
 
 import math
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ def score(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     url: Url = None,
 ) -> None:
-    """Measure a text in bits per character: how many a network needs for each, knowing those before it.
+    """Measure how well a network predicts a text, in bits per character.
 
     The first character has none before it and is not counted.
 
@@ -51,9 +51,9 @@ def score(
 
 
 def _nats(client: Client, model: str, text: str) -> Iterator[float]:
-    """Yield the logarithm of each symbol's probability, but of the first.
+    """Yield the natural logarithm of the probability of each symbol but the first.
 
-    A text of any length is read once, a piece at a time: each goes on from the state in which the one before it ended.
+    A text of any length is read once, in pieces: each starts from the state in which the one before it ended.
     """
     state = None
     for start in range(0, len(text), PIECE_CHARS):

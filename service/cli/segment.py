@@ -1,4 +1,4 @@
-"""copyist segment: where a network ends its segments in a text that is there already."""
+"""copyist segment: where a network places segment boundaries in a given text."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -23,10 +23,10 @@ def segment(
     json: Json = False,
     url: Url = None,
 ) -> None:
-    """Read a text and show the segments that each layer finds, those of a layer within those of the one above.
+    """Show the segments that each layer finds in a text.
 
-    On a terminal a band runs below the text for each segment, layer 1 first. In a pipe each line is a segment of the
-    highest layer, with those of the layers below in brackets.
+    On a terminal a band below the text marks each segment, layer 1 first. In a pipe each line is a segment of the
+    highest layer, with the segments of the layers below in brackets.
 
     For example:
 

@@ -1,4 +1,4 @@
-"""copyist serve: the service, until a signal ends it."""
+"""copyist serve: run the service until a signal ends it."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""All hands on one sheet: the samples that the service gives of them, under each other with their names."""
+"""One sheet with a sample of every hand, each below its name."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,10 +10,10 @@ _SIZE = re.compile(r'\bwidth="([\d.]+)mm" height="([\d.]+)mm"')
 
 
 def sheet(cards: Sequence[Mapping[str, Any]]) -> str:
-    """Return an SVG with the sample of each hand.
+    """Return an SVG with a sample of each hand.
 
     Args:
-        cards: of the hands, as `GET /v1/handwriting/styles` gives them, each with an SVG as its preview.
+        cards: the entries of `GET /v1/handwriting/styles`, each with an SVG as its preview.
     """
     parts, y = [], _GAP
     for card in cards:

@@ -1,4 +1,4 @@
-"""A completion as it comes; where the connection is cut, it is taken up again at the very character."""
+"""A completion as it arrives. A cut connection is resumed at the character where it was cut."""
 
 import secrets
 import time
@@ -14,26 +14,26 @@ SEED_BITS = 53
 
 
 def pieces(client: Client, body: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Yield the choice of each event that has one, and the event.
+    """Yield each choice of each event, together with the event.
 
-    A server that goes away in the middle is asked again, or the one that took its place: with the same seed it goes on
-    with the same characters.
+    If the connection is lost, the request is repeated with the position reached. With the same seed the server, or its
+    replacement, goes on with the same characters.
 
     Raises:
-        RefusedError: the server said no.
-        UnreachableError: there is none, or none came back in some seconds.
+        RefusedError: the server refused the request.
+        UnreachableError: no server answers, or none came back within some seconds.
     """
     fixed = {"seed": secrets.randbits(SEED_BITS), **body}
-    num_told, pauses, cut = 0, list(PAUSES_S), None
+    num_read, pauses, cut = 0, list(PAUSES_S), None
     while True:
         try:
-            for event in client.events(PATH, fixed | ({"resume_at": num_told} if num_told else {})):
+            for event in client.events(PATH, fixed | ({"resume_at": num_read} if num_read else {})):
                 for choice in event["choices"]:
-                    num_told, pauses, cut = num_told + len(choice["text"]), list(PAUSES_S), None
+                    num_read, pauses, cut = num_read + len(choice["text"]), list(PAUSES_S), None
                     yield choice, event
         except UnreachableError as error:
-            cut = cut or error  # what broke the stream says more than that nobody answers since
-            if not num_told or not pauses:
+            cut = cut or error  # it says more than the errors of the tries after it
+            if not num_read or not pauses:
                 raise cut from None
             time.sleep(pauses.pop(0))
         else:

@@ -14,7 +14,7 @@ LINE_BREAK = "↵"
 
 
 def output() -> Console:
-    """Return standard output; it `is_terminal` where colours can be seen or are asked for (FORCE_COLOR, NO_COLOR)."""
+    """Return standard output; it `is_terminal` where it shows colours, or where FORCE_COLOR asks for them."""
     return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
@@ -24,7 +24,7 @@ def messages() -> Console:
 
 
 def write_bytes(content: bytes) -> None:
-    """Write to standard output as it is, at once."""
+    """Write bytes to standard output unchanged, and flush."""
     sys.stdout.flush()
     sys.stdout.buffer.write(content)
     sys.stdout.buffer.flush()
@@ -56,7 +56,7 @@ def painted(text: str, z: Sequence[Sequence[int]]) -> Text:
 
 
 def legend(num_detectors: int) -> Text:
-    """Return what the colours mean."""
+    """Return a line that explains the colours."""
     words = [Text.assemble((f" layer {layer} ", BANDS[layer])) for layer in range(1, num_detectors + 1)]
     return Text(" ").join([Text("a segment ends:"), *words]) if words else Text("this network has no boundaries")
 

@@ -31,29 +31,31 @@ BINARY = ("png", "pdf")
 def write(
     text: Annotated[
         str | None,
-        typer.Argument(help="What to write; - reads standard input; none: free writing.", show_default=False),
+        typer.Argument(help="Text to write; - reads standard input; without one: free writing.", show_default=False),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", dir_okay=False, help=f"File; its end says the format: {', '.join(FORMATS)}."),
     ] = None,
-    format_: Annotated[str | None, typer.Option("--format", help="Format, whatever the file is called.")] = None,
+    format_: Annotated[
+        str | None, typer.Option("--format", help="Format, whatever the name of the file ends in.")
+    ] = None,
     model: Model = None,
-    style: Annotated[str | None, typer.Option(help="Whose hand: its name, or its number among --styles.")] = None,
+    style: Annotated[str | None, typer.Option(help="Name of a hand, or its number in the list of --styles.")] = None,
     styles: Annotated[
-        bool, typer.Option("--styles", help="List the hands there are, or draw them into the file, and end.")
+        bool, typer.Option("--styles", help="List the hands, or draw a sample of each into the file.")
     ] = False,
-    bias: Annotated[float | None, typer.Option(help="0 writes as learned, more writes neater.")] = None,
-    max_points: Annotated[int | None, typer.Option(help="Free writing: points of the pen's path.")] = None,
-    page: Annotated[str | None, typer.Option(help="a4, a5, letter, ... or fit: as much as the ink needs.")] = None,
+    bias: Annotated[float | None, typer.Option(help="0 writes as learned; a larger value writes neater.")] = None,
+    max_points: Annotated[int | None, typer.Option(help="Free writing: number of points of the pen's path.")] = None,
+    page: Annotated[str | None, typer.Option(help="a4, a5, letter, ..., or fit: as large as the ink.")] = None,
     line_width_mm: Annotated[float | None, typer.Option(help="Width of the lines.")] = None,
     x_height_mm: Annotated[float | None, typer.Option(help="Height of a lower-case x.")] = None,
     align: Annotated[str | None, typer.Option(help="left, center, right or justify.")] = None,
-    color: Annotated[str | None, typer.Option(help="Of the ink, as #rrggbb.")] = None,
+    color: Annotated[str | None, typer.Option(help="Colour of the ink, as #rrggbb.")] = None,
     seed: Seed = None,
     url: Url = None,
 ) -> None:
-    """Write with a pen, into a file or to standard output (SVG where nothing says otherwise).
+    """Write by hand, into a file or to standard output (as SVG by default).
 
     For example:
 
@@ -73,7 +75,7 @@ def write(
     )  # fmt: skip
     with connect(url) as client:
         if styles:
-            _tell_styles(client, out, chosen)
+            _print_styles(client, out, chosen)
             return
         if style is not None:
             body["style"] = _style(client, style)
@@ -84,7 +86,7 @@ def write(
         _save(out, content)
 
 
-def _tell_styles(client: Client, out: Path | None, chosen: str) -> None:
+def _print_styles(client: Client, out: Path | None, chosen: str) -> None:
     """List the hands, or draw a sheet of them into a file."""
     cards = client.get(STYLES)["data"]
     if out is None:
@@ -96,19 +98,19 @@ def _tell_styles(client: Client, out: Path | None, chosen: str) -> None:
 
 
 def _listed(cards: list[dict[str, Any]]) -> str:
-    """A line for each hand: number, name, who writes it, what it is."""
+    """A line for each hand: its number, name, model and description."""
     rows = [(str(number), card["id"], card["model"], card["description"]) for number, card in enumerate(cards, 1)]
     return "".join("\t".join(" ".join(cell.split()) for cell in row) + "\n" for row in rows)
 
 
-def _style(client: Client, style: str) -> str:
-    """The name of a hand, where a number was given instead."""
-    if not style.isdecimal():
-        return style
+def _style(client: Client, given_style: str) -> str:
+    """Return the name of a hand that was given by its name or by its number."""
+    if not given_style.isdecimal():
+        return given_style
     names = [card["id"] for card in client.get(STYLES)["data"]]
-    if style not in names and not 1 <= int(style) <= len(names):
-        raise UsageError(f"There is no hand number {style}; there are {len(names)}, and --styles lists them.")
-    return style if style in names else str(names[int(style) - 1])
+    if given_style not in names and not 1 <= int(given_style) <= len(names):
+        raise UsageError(f"There is no hand number {given_style}; there are {len(names)}, and --styles lists them.")
+    return given_style if given_style in names else str(names[int(given_style) - 1])
 
 
 def _format_of(out: Path | None) -> Any:

@@ -1,20 +1,20 @@
-"""A port that several processes of ours listen on, and nobody else."""
+"""Sockets for a port on which several processes of one service listen, and no other program."""
 
 import socket
 from typing import Any
 
-# Connections that were closed a moment ago keep nobody from the port, whichever way they came.
+# Connections closed a moment ago do not keep a new service from its port.
 _AGAIN = socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
 
 
 def reserve(host: str, port: int) -> socket.socket:
-    """Return a socket that keeps a port for our processes to listen on, and for nobody else.
+    """Return a socket that keeps a port for the processes of this service.
 
     Raises:
-        OSError: somebody listens there.
+        OSError: another program listens there.
     """
     family, kind, proto, _, address = _resolved(host, port)
-    with socket.socket(family, kind, proto) as only:  # would share it with nobody, so it finds out who is there
+    with socket.socket(family, kind, proto) as only:  # without SO_REUSEPORT, so it fails if another listens
         only.setsockopt(*_AGAIN)
         only.bind(address)
         address = only.getsockname()
@@ -22,7 +22,7 @@ def reserve(host: str, port: int) -> socket.socket:
 
 
 def share(host: str, port: int) -> socket.socket:
-    """Return one more socket on a reserved port; the system deals connections out to those that listen."""
+    """Return one more socket on a reserved port; the system spreads connections over those that listen."""
     family, _, _, _, address = _resolved(host, port)
     return _bound(family, address)
 

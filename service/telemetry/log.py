@@ -7,15 +7,17 @@ import sys
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, clear_contextvars, get_contextvars, merge_contextvars
 from structlog.typing import EventDict
 
-from service.engine.sequences.base import End
 from service.settings import Settings
+
+if TYPE_CHECKING:  # the supervisor logs too, and has no use for the engine and NumPy
+    from service.engine.sequences.base import End
 
 _log = structlog.get_logger(__name__)
 
@@ -119,7 +121,7 @@ def _request_id(scope: Scope) -> str:
     return secrets.token_hex(12)
 
 
-def log_ends(ends: Seq[End]) -> None:
+def log_ends(ends: "Seq[End]") -> None:
     """Add to the request's log line the steps of all its choices, and reason and times of the last one."""
     times = ends[-1].times
     bind_contextvars(

@@ -43,13 +43,18 @@ def allowed(field: dict[str, Any]) -> str:
         return "`true` or `false`"
     lowest = kind.get("minimum", f"above {kind['exclusiveMinimum']:g}" if "exclusiveMinimum" in kind else None)
     if lowest is not None:
-        low = lowest if isinstance(lowest, str) else f"{lowest:,}"
-        return f"{low} to {kind['maximum']:,}"
+        low = lowest if isinstance(lowest, str) else number(lowest)
+        return f"{low} to {number(kind['maximum'])}"
     return (
         "a list"
         if kind["type"] == "array"
         else {"path": "a folder", "file-path": "a file"}.get(kind.get("format", ""), "text")
     )
+
+
+def number(value: float) -> str:
+    """A number as people write it; whether a whole one is an int or a float differs between versions of pydantic."""
+    return f"{int(value) if value == int(value) else value:,}"
 
 
 def default(name: str) -> str:

@@ -1,6 +1,7 @@
+#!/usr/bin/env python3
 """Print the lowest version that pyproject.toml allows of each direct dependency, as constraints for pip.
 
-    python tests/lowest.py [EXTRA ...] > constraints.txt
+    python .ci/lowest.py [EXTRA ...] > constraints.txt
 
 Without an extra these are the dependencies of the service alone.
 """
