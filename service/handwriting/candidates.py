@@ -1,8 +1,8 @@
 """Writing a text with a network, line by line: several candidates are written side by side, the most legible is taken.
 
-All that is drawn for a piece of a line depends on (seed, number of the piece, number of the candidate) and on nothing
-that happens meanwhile, so a text is the same ink alone and under load. With one candidate points can be sent as the pen
-draws them; with more, line after line. A line that no candidate ended by itself is tried once more.
+The random numbers of a piece of a line depend on (seed, number of the piece, number of the candidate) and not on other
+requests, so a text is the same ink alone and under load. With one candidate points can be sent as the pen draws them;
+with more, line after line. A piece that no candidate finished is tried once more.
 """
 
 import asyncio
@@ -31,9 +31,9 @@ from service.registry.served import Hand, LineModel
 MAX_CANDIDATES = 8
 LONGEST_PIECE = 56  # characters; the data's longest line has 64
 _TRIES = 2
-_STREAMS = 2 * MAX_CANDIDATES  # draws of one piece, all tries together
-_AT_A_TIME = 16  # sequences that one request keeps in the engine
-_BUSY_S = 0.05
+_CHOICES_PER_PIECE = _TRIES * MAX_CANDIDATES  # numbers of draws that are reserved for each piece
+_AT_A_TIME = 16  # lines join a group while it has at most so many sequences; one line may have more
+_BUSY_S = 0.05  # before a full queue is tried again
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class WritingParams:
 
     Attributes:
         model, hand: what writes, and in which hand.
-        seed, bias: of the draws.
+        seed, bias: how points are drawn: the seed of the random numbers, and how much neater than learned.
         candidates: how often each piece of a line is written.
         prime, prime_text: ink that the network reads before every line, and what it says.
     """
@@ -97,12 +97,15 @@ class CandidateWriter:
             number += len(pieces)
         self._open: set[Choices] = set()
         self._first: tuple[int, Choices] | None = None
+        self._priming: tuple[LineSequence, Choices] | None = None
         self._primed: Snapshot | None = None
         self._ends: list[End] = []
         self._report: list[dict[str, Any]] = []
 
     def begin(self, *, is_live: bool) -> None:
-        """Submit the first piece, so that a full queue is known before the reply begins.
+        """Submit what runs first, so that a full queue is known before the reply begins.
+
+        That is the first piece, or the prime if its state is not in the cache: all pieces start from that state.
 
         Args:
             is_live: whether `live` will be asked for, and not `lines`.
@@ -112,7 +115,11 @@ class CandidateWriter:
             ShuttingDownError: the engine drains.
         """
         first = next(((n, piece) for line in self._lines for n, piece in line if piece.text), None)
-        if first and not self._params.prime:
+        if first is None:
+            return
+        if self._needs_prime():
+            self._priming = self._submit_prime()
+        else:
             self._first = first[0], self._submit(*first, 0, whole=not is_live)
 
     async def lines(self) -> AsyncGenerator[Ink, None]:
@@ -273,7 +280,7 @@ class CandidateWriter:
             same["nats"] = max(same["nats"] or 0.0, nats or 0.0) if nats is not None else same["nats"]
 
     async def _submitted(self, number: int, piece: Piece, attempt: int, *, whole: bool = True) -> Choices:
-        """Submit the candidates of a piece; where the queue is full this waits, because the reply has begun."""
+        """Submit the candidates of a piece. The reply has begun, so where the queue is full this waits for room."""
         if attempt == 0 and self._first and self._first[0] == number:
             choices, self._first = self._first[1], None
             self._open.add(choices)
@@ -290,7 +297,7 @@ class CandidateWriter:
     def _submit(self, number: int, piece: Piece, attempt: int, *, whole: bool = True) -> Choices:
         params = self._params
         line = params.model.line(piece.text, params.hand, params.prime, params.prime_text)
-        first = _STREAMS * number + attempt * params.candidates
+        first = _CHOICES_PER_PIECE * number + attempt * params.candidates
         sequences = [self._sequence(line, first + index, whole=whole) for index in range(params.candidates)]
         return submit_all(self._engine, params.model.executor, sequences)
 
@@ -298,29 +305,36 @@ class CandidateWriter:
         params = self._params
         return LineSequence(params.model.start, line, params.seed, params.bias, choice, whole=whole, after=self._primed)
 
+    def _needs_prime(self) -> bool:
+        """Whether the network must read a prime first: there is one, and the cache does not hold its state."""
+        if self._params.prime and self._primed is None:
+            self._primed = self._primed_states.get(self._prime_key)
+        return bool(self._params.prime) and self._primed is None
+
+    @property
+    def _prime_key(self) -> tuple[Any, ...]:
+        params = self._params
+        return params.model.name, params.hand.name, params.prime_text, tuple(params.prime)
+
     async def _prime(self) -> None:
         """Have the network read the prime, unless the cache holds its state; every line starts from there."""
-        params = self._params
-        if not params.prime or self._primed is not None:
+        if not self._needs_prime():
             return
-        key = (params.model.name, params.hand.name, params.prime_text, tuple(params.prime))
-        self._primed = self._primed_states.get(key)
-        if self._primed is None:
-            self._primed = await self._read_prime()
-            self._primed_states.put(key, self._primed)
-
-    async def _read_prime(self) -> Snapshot:
-        """Return the state of the network after the prime."""
-        params = self._params
-        ids = params.model.codec.encode_text(params.prime_text)
-        given = params.model.reader.read(ids, params.hand.writer)
-        line = Line(len(ids), given, params.prime, len(ids) - 1)
-        sequence = LineSequence(params.model.start, line, params.seed, params.bias)
-        choices = submit_all(self._engine, params.model.executor, [sequence])
+        sequence, choices = self._priming or self._submit_prime()
         try:
             while not choices.is_over:
                 self._checked(await choices.take())
         finally:
             choices.cancel()
         assert sequence.primed, "the sequence has read its prime"
-        return sequence.primed
+        self._primed = sequence.primed
+        self._primed_states.put(self._prime_key, self._primed)
+
+    def _submit_prime(self) -> tuple[LineSequence, Choices]:
+        """Submit the prime alone."""
+        params = self._params
+        ids = params.model.codec.encode_text(params.prime_text)
+        given = params.model.reader.read(ids, params.hand.writer)
+        line = Line(len(ids), given, params.prime, len(ids) - 1)
+        sequence = LineSequence(params.model.start, line, params.seed, params.bias)
+        return sequence, submit_all(self._engine, params.model.executor, [sequence])

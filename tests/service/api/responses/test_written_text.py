@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from model.codec import REPLACEMENT, HandwritingCodec, InkCodec, TextCodec
+from tests.programs import PATIENCE_S
 from tests.service.contract.test_cancel import Client
 from tests.service.live_server import Server, running
 
@@ -235,3 +236,27 @@ def test_a_reader_that_leaves_ends_the_writing(scribe: Server, candidates: int, 
         scribe.gauges_when(lambda gauges: gauges["running"] > 0)
     after = scribe.gauges_when(lambda gauges: gauges["running"] == gauges["waiting"] == 0)
     assert after["cancelled"] > 0
+
+
+def test_a_full_queue_refuses_a_prime_before_the_stream_begins(folder: Path) -> None:
+    """A request whose prime finds no place gets a 429, and never a stream that ends with that error."""
+    prime = {
+        "x": [float(3 * n) for n in range(40)],
+        "y": [float(9 * (n % 4)) for n in range(40)],
+        "pen": [0] * 39 + [1],
+    }
+    body = {"text": TEXT, "model": "scribe", "candidates": 1, "stream": True, "prime": prime}
+    refused = 0
+    with running(folder, rows=1, queue=7, processes=1) as full:
+        long = {"text": "the quick brown fox jumps over it " * 60, "model": "scribe", "candidates": 8, "stream": True}
+        with full.client.stream("POST", "/v1/handwriting", json=long, timeout=PATIENCE_S) as busy:
+            assert busy.status_code == 200
+            for attempt in range(200):
+                # Each says something else, so that no cache spares it the prime.
+                words = f"fox {'ab'[attempt % 2] * (1 + attempt // 2 % 9)}"
+                reply = full.client.post("/v1/handwriting", json={**body, "prime_text": words}, timeout=PATIENCE_S)
+                assert "queue_full" not in reply.text or reply.status_code == 429
+                refused += reply.status_code == 429
+                if refused:
+                    break
+    assert refused
