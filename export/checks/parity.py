@@ -1,4 +1,4 @@
-"""Does the bundle compute the trained network? Reference, PyTorch, TorchScript and ONNX Runtime over one trace.
+"""Do the files compute what the network computes? Reference, PyTorch, TorchScript and ONNX Runtime over one trace.
 
 The reference is `model/network/reference.py`: float64, one row at a time, branches instead of masks. Each engine is
 compared with it in two ways over the same trace:
@@ -14,11 +14,12 @@ rounding decides. Such cases are counted and reported, not hidden in a tolerance
 trajectory, so it is set back too. A boundary that differs anywhere else fails the check.
 
 Files in int8 round h before every product, and the reference then rounds as they do (see `reference.py`). A row of the
-**step** comparison is left out and counted as tied where that rounding is undecided. PyTorch runs the network as
-trained, without rounding h; its figures show what the rounding does to outputs and boundaries.
+**step** comparison is left out and counted as tied where that rounding is undecided. PyTorch runs the same weights
+without rounding h; its figures show what that rounding does to outputs and boundaries.
 
-The report also says whether rows that COPY are skipped, whether a row depends on its batch, and whether prefill leaves
-what single steps leave.
+The C kernel of the service is compared with the graphs elsewhere: before it serves, and in the service's tests. The
+report also says whether rows that COPY are skipped, whether a row depends on its batch, and whether prefill leaves what
+single steps leave.
 """
 
 import hashlib
@@ -51,7 +52,7 @@ from model.network.stack import Network
 Array = NDArray[Any]
 
 FORMAT = "copyist-parity/3"
-MIN_STEPS = 2_000  # of the trace of a bundle that ships; `verify` asks for them
+MIN_STEPS = 2_000  # steps of the trace of a bundle that ships; `verify` refuses a report with fewer
 OPERATIONS = ("COPY", "UPDATE", "FLUSH")
 
 
@@ -82,7 +83,7 @@ def check_parity(network: Network, precision: Precision, files: Files, trace: Tr
 
     Args:
         network: with the very weights that are in the files (see `round_weights`).
-        precision: in which the files store them.
+        precision: in which the files store the weights.
         files: to check.
         trace: inputs; a bundle that ships needs MIN_STEPS steps of them.
 

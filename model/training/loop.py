@@ -1,8 +1,8 @@
 """The loop: train on a window, and now and then evaluate, log and save.
 
 A budget of minutes (or updates) drives the learning rate and the slope, so a training ends on time and with its
-schedule done. Everything that decides the next update is saved (resume.py): on the CPU a resumed training gives the
-same bits.
+schedule done. Everything that decides the next update is saved (resume.py): on the CPU a resumed training with a budget
+of updates gives the same bits.
 """
 
 import math
@@ -35,7 +35,7 @@ VALIDATION_STEPS = 100_000
 
 
 def build(preset: Preset, corpus: Corpus) -> tuple[Network, TrainConfig]:
-    """A fresh, seeded network for a corpus: its symbols and writers, the detector primed where the preset says so."""
+    """A fresh, seeded network for the symbols and writers of a corpus, with the detector prior of the preset."""
     model: ModelConfig = preset.model
     if model.kind == "text":
         model = replace(model, vocabulary=corpus.codec.size)  # type: ignore[union-attr]
@@ -138,7 +138,7 @@ class Trainer:
                     raise Interrupted(f"stopped at update {self.budget.done}; go on with --resume")
 
     def updates(self, stop_after: int | None = None) -> Iterator[None]:
-        """Train as `run` does, an update at a time: after each, other trainings may have their turn."""
+        """Train as `run` does, and yield after every update, so that several trainings can take turns."""
         evaluated, begun = -1, self.budget.done
         while (progress := self.workers.agree(self.budget.progress)) < 1 and self.budget.done - begun != stop_after:
             self.one_update(progress)
@@ -154,7 +154,7 @@ class Trainer:
     def one_update(self, progress: float) -> None:
         """Train on the next window."""
         state, config, rows = self.state, self.state.config, self.state.rows
-        # The order of the draws is part of a training: restarts, noise, masks.
+        # Restarts, noise and masks are drawn from one generator: another order would give another training.
         window = self._with_restarts(training_window(state.streams))
         noise = self._noise(rows)
         masks = draw_masks(self.network, config, rows, state.generator)
@@ -176,7 +176,7 @@ class Trainer:
         record: dict[str, Any] = {}
         if self.workers.is_first:
             network = self.averaged()
-            # Always the same part of the split, so that the best is the best of equals; `evaluate` measures all of it.
+            # Always the same part of the split, so that evaluations are comparable; `evaluate` measures all of it.
             windows = self.corpus.evaluation("valid", config.window, VALIDATION_STEPS, config.batch)
             found = evaluate(network, windows, state.update.options, config.slope_at(progress))
             self._check_finite(found["nats_per_step"])
@@ -216,7 +216,7 @@ class Trainer:
 
     def _with_restarts(self, window: Window) -> Window:
         """The window with a few more streams that start afresh."""
-        if self.network.config.kind == "ink":  # every line begins anew as it is
+        if self.network.config.kind == "ink":  # each line starts from a blank state already
             return window
         config = self.state.config
         draws = torch.rand(config.batch, generator=self.state.generator, device=self.workers.device)
@@ -238,5 +238,5 @@ class Trainer:
             raise TrainingError(
                 f"the loss or its gradient is not finite at update {self.budget.done}: lower train.learning_rate "
                 f"(now {config.learning_rate:g}) or train.clip (now {config.clip:g}), or train in "
-                f"train.precision=float32; {LAST} holds the last good weights"
+                f"train.precision=float32; {LAST}, where there is one, holds the last good weights"
             )

@@ -18,10 +18,10 @@ from service.engine.sequences.text import TextSequence
 
 S = TypeVar("S", bound=Sequence)
 
-# Prompts are prefilled in chunks before a step: a row that runs alone gets MAX_PREFILL inputs, several rows share them,
-# and at least MIN_PREFILL are taken. A prefilled input costs three to four times what it costs in a full batch, but
-# small chunks do not stall the running streams. If more than MAX_PREFILLING sequences and more than a quarter of the
-# rows have a prompt to read, common steps get through the prompts sooner, and nothing is prefilled.
+# Prompts are prefilled in chunks before a step: MAX_PREFILL inputs divided by the number of running rows, but at least
+# MIN_PREFILL, are taken from the oldest prompts first. A prefilled input costs three to four times what it costs in a
+# full batch, but small chunks do not stall the running streams. If more than MAX_PREFILLING sequences and more than a
+# quarter of the rows have a prompt to read, common steps get through the prompts sooner, and nothing is prefilled.
 MAX_PREFILL = 128
 MIN_PREFILL = 8
 MAX_PREFILLING = 4
@@ -185,7 +185,7 @@ class Executor(ABC, Generic[S]):
         """Look at the outputs of a step before the sequences advance; by default nothing is needed of them.
 
         Args:
-            outputs: (B, V or 6M+1) float32.
+            outputs: (B, V), (B, 6M+1), or (B, 6M+2) where a text is written, float32.
             choices: what each row drew.
         """
 

@@ -1,9 +1,10 @@
 """The engine: one thread that steps all bundles, and the only bridge between that thread and asyncio.
 
 Orders (submit, cancel, end all, stop) go to the thread through a queue. Deltas come back through another one, with at
-most one pending wake-up of the event loop, however many streams have news. Neither side waits for the other: asyncio
-puts an order and goes on, and the thread publishes deltas and takes the next step. A reader that has not taken its last
-delta gets no further one. Its sequence collects the items meanwhile, and it can hold no more than it may draw.
+most one pending wake-up of the event loop, however many streams have news. While it runs neither side waits for the
+other: asyncio puts an order and goes on, and the thread publishes deltas and takes the next step. A reader that has not
+taken its last delta gets no further one but the last. Its sequence keeps the items meanwhile, at most as many as the
+request allows.
 """
 
 import asyncio

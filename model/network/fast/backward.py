@@ -38,7 +38,7 @@ def backward(
     d_q, d_nested = _through_detector(variant, values, gates, slope, d_fire)
     d_s, d_gain, d_bias = _through_norm(variant, values, gain, by_cell.y, d_q)
 
-    # What the previous step is passed: by c and by h (Eqs. 2-3), and by its z, which chose flush = 1 or 0 here:
+    # Gradients for the previous step: with respect to its c and h (Eqs. 2-3), and to its z, which is flush here:
     # d copy / d flush = -(1 - z_below), d keep / d flush = -z_below.
     f = values.gates[:, : variant.size].to(values.c.dtype)
     d_c_prev = (gates.keep * f + gates.copy) * by_cell.c
@@ -64,14 +64,14 @@ def backward(
 
 
 def _by_h_and_z(variant: Variant, arriving: Arriving, values: Saved, gates: Gating) -> tuple[Tensor, Tensor | None]:
-    """All gradients by this step's h (B, H), and by its z (B,): h goes up as z * h, and comes back as z * h above."""
+    """The whole gradients by this step's h (B, H) and z (B,); the layer above reads z * h, this one that of above."""
     dtype = values.c.dtype
     d_h = arriving.out.to(dtype) + arriving.own.to(dtype) + arriving.carry
     d_z = None
     if variant.detects and values.z is not None and arriving.z is not None:
         d_z = arriving.z
         if arriving.from_above is not None and arriving.z_above is not None:
-            # By z * h, which the layer above read: z times it is by h, h times it is by z.
+            # The product rule for z * h: its gradient times z is that by h, and its dot product with h is that by z.
             from_above = arriving.from_above.to(dtype)
             d_h = d_h + values.z[:, None] * from_above
             d_z = d_z + arriving.z_above + (from_above * values.h.to(dtype)).sum(1)
@@ -172,7 +172,7 @@ def _through_norm(
         d_s = values.rstd[:, None] * (d_hat - sum_1[:, None] / width - hat * (sum_2[:, None] / width))
     if d_s_q is not None:
         d_s = torch.cat([d_s, d_s_q[:, None]], 1)
-    # The detector's own column joins the sums only when they are short.
+    # The detector's entry is appended to the sums: that is cheaper than appending its column to (B, N) matrices.
     if d_q is not None:
         d_bias = torch.cat([d_bias, d_q.sum()[None]])
         if d_gain is not None and values.q_hat is not None:

@@ -127,7 +127,7 @@ class EventStream(Response):
             yield b"data: " + error.body + b"\n\n"
         except Exception as error:  # noqa: BLE001 - the status has been sent, so the stream itself says that it failed
             _log.error("unforeseen", exc_info=error)
-            yield b"data: " + EngineFailureError("The service failed to write on.").body + b"\n\n"
+            yield b"data: " + EngineFailureError("The service failed while writing the reply.").body + b"\n\n"
 
     async def _beat(self, send: Send) -> None:
         """Send a comment whenever nothing was sent for `heartbeat_s`."""
