@@ -10,7 +10,7 @@
 
 from typing import ClassVar
 
-OK, INTERRUPTED = 0, 130
+INTERRUPTED = 130
 
 
 class CommandError(Exception):
